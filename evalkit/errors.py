@@ -1,0 +1,56 @@
+"""Errors a user can cause or meet. Each is one line: the value, what is allowed, the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvalkitError(Exception):
+    """Something ended this piece of work; the message is one line fit for a terminal."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UsageError(EvalkitError):
+    """The words of a command or call are wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class VariantError(EvalkitError):
+    """One variant cannot be made, loaded or run; the others are unharmed."""
+
+
+class OutOfMemoryError(VariantError):
+    """The variant does not fit, even with the smallest batch."""
+
+
+class DataError(EvalkitError):
+    """A text, task or calibration file cannot be used."""
+
+    exit_code = 2
+
+
+class StoreError(EvalkitError):
+    """The run store cannot be read or written."""
+
+
+class NotComparableError(EvalkitError):
+    """Two runs differ in a field that makes their difference meaningless."""
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """Return '; did you mean X?' for the closest allowed word, or an empty string."""
+    close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, value: str, allowed: Iterable[str]) -> UsageError:
+    """The error for a word that is not one of a known list."""
+    words = sorted(allowed)
+    listing = ", ".join(words) if words else "none are installed"
+    return UsageError(f"unknown {kind} {value!r}: allowed are {listing}{did_you_mean(value, words)}")
