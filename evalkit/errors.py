@@ -29,6 +29,12 @@ class OutOfMemoryError(VariantError):
     """The variant does not fit, even with the smallest batch."""
 
 
+class ModelError(EvalkitError):
+    """A model's checkpoint cannot be found, read or trusted."""
+
+    exit_code = 2
+
+
 class DataError(EvalkitError):
     """A text, task or calibration file cannot be used."""
 
@@ -53,4 +59,5 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> UsageError:
     """The error for a word that is not one of a known list."""
     words = sorted(allowed)
     listing = ", ".join(words) if words else "none are installed"
-    return UsageError(f"unknown {kind} {value!r}: allowed are {listing}{did_you_mean(value, words)}")
+    hint = did_you_mean(value, words)
+    return UsageError(f"unknown {kind} {value!r}: allowed are {listing}{hint}")

@@ -12,7 +12,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 Direction = Literal["lower", "higher", "none"]
 Status = Literal["ok", "failed", "out_of_memory", "interrupted", "running"]
@@ -95,6 +95,15 @@ class Suite:
         content["texts"] = [(text.sha256, text.documents) for text in self.texts]
         return content_hash(content)
 
+    def parts(self) -> tuple[Suite, ...]:
+        """The suite cut into pieces that are measured and stored on their own.
+
+        One for all texts, one for each task: adding a task or a text leaves the rest measured.
+        """
+        texts = [dataclasses.replace(self, tasks=(), limit=None)] if self.texts else []
+        bare = dataclasses.replace(self, texts=(), convention="", context=0, bos="", limit=None)
+        return (*texts, *(dataclasses.replace(bare, tasks=(task,)) for task in self.tasks))
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -103,6 +112,8 @@ class Measurement:
     `values` are inline raw samples (speed repetitions, byte counts) with optional `weights` and
     `units` (ids of window, document or item). Larger raw data lies in the Parquet file `table`
     (relative to the store) and `values` is empty. `convention` says how it was measured in words.
+    Speed and memory hold on the `machine` they were measured on; a divergence holds against the
+    run `baseline`.
     """
 
     metric: str
@@ -115,6 +126,7 @@ class Measurement:
     table: str | None = None
     convention: str = ""
     machine: str | None = None
+    baseline: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -157,9 +169,22 @@ class Run:
     notes: tuple[str, ...] = ()
     created: str = ""
 
-    def measurement(self, metric: str) -> Measurement | None:
-        """The measurement named `metric`, or None: not measured is never zero."""
-        return next((m for m in self.measurements if m.metric == metric), None)
+    def measurement(
+        self, metric: str, machine: str | None = None, baseline: str = ""
+    ) -> Measurement | None:
+        """The measurement named `metric`, or None: not measured is never zero.
+
+        `machine` and `baseline` choose among several where speed was measured on several machines
+        or a divergence against several baselines; the newest is taken where they are not given.
+        """
+        found = [
+            m
+            for m in self.measurements
+            if m.metric == metric
+            and (machine is None or m.machine in (None, machine))
+            and (not baseline or m.baseline in ("", baseline))
+        ]
+        return found[-1] if found else None
 
 
 @dataclass(frozen=True)
@@ -184,12 +209,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of a comparison."""
+    """One variant of a comparison.
+
+    `verdict` is the row's overall finding at the margin, in words fit for a table ("no loss",
+    "inconclusive: 900 more items"): over the tasks where there are any, else of perplexity.
+    """
 
     variant: Variant
     status: Status
     message: str = ""
     kernel: str = ""
+    verdict: str = ""
     metrics: dict[str, Value] = field(default_factory=dict)
     slices: dict[str, dict[str, Value]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -222,7 +252,7 @@ def from_json(kind: type[T], content: Any) -> T:
 
     Raises KeyError, TypeError or ValueError on content of another shape.
     """
-    return typing.cast(T, _build(kind, content))
+    return cast(T, _build(kind, content))
 
 
 def content_hash(content: Any, length: int = 16) -> str:
@@ -244,7 +274,7 @@ def _build(kind: Any, content: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         known = {f.name: f for f in dataclasses.fields(kind)}
-        return kind(**{k: _build(hints[k], v) for k, v in content.items() if k in known})
+        return cast(Any, kind)(**{k: _build(hints[k], v) for k, v in content.items() if k in known})
     if origin in (typing.Union, types.UnionType):
         options = [a for a in arguments if a is not type(None)]
         return _build(options[0], content) if len(options) == 1 else content

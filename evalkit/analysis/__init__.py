@@ -1,0 +1,1 @@
+"""Statistics, comparison and verdicts: pure functions."""

@@ -1,0 +1,1 @@
+"""What is evaluated: resolving a name to a checkpoint and loading it."""

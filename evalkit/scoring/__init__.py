@@ -1,0 +1,1 @@
+"""The shared engine: token scoring, prefix sharing, the reference cache."""

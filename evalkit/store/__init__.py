@@ -1,0 +1,1 @@
+"""The run directory: atomic files, claims, runs, raw values."""

@@ -1,0 +1,1 @@
+"""On what variants are measured: texts, windows, tasks, calibration, presets."""

@@ -1,0 +1,1 @@
+"""Terminal table, exports, charts and reports: pure functions of a Comparison."""
