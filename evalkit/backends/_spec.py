@@ -1,10 +1,23 @@
-"""What a backend file declares about itself, readable without importing any heavy library."""
+"""What a backend file declares about itself, readable without importing any heavy library.
+
+A backend is one file in this folder with
+
+- `SPEC: BackendSpec`
+- `check(config, variant) -> None`: raises VariantError, before anything is loaded, where a layer
+  of the model (`config` is its config.json) cannot be taken
+- `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
+  original checkpoint, or what `quantize` wrote
+- `quantize(source, variant, out, device, calibration, *, trust_remote_code) -> None`, where
+  `SPEC.quantizes`: writes the library's standard checkpoint into the empty directory `out`
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass
 
-from evalkit.records import OptionValue
+from evalkit.errors import VariantError
+from evalkit.records import OptionValue, Variant
 
 
 @dataclass(frozen=True)
@@ -13,6 +26,9 @@ class Option:
 
     `allowed` lists the admissible values, or `minimum` and `maximum` bound a number. An option
     with `shown` is part of the canonical form even at its default (group_size names the method).
+    `precisions` limits the option to some of the backend's precisions; empty means all.
+    `measures` is False for an option that changes how a variant is made but is kept by content
+    elsewhere (the calibration file's text, not its path, identifies an artifact).
     """
 
     name: str
@@ -22,6 +38,8 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     shown: bool = False
+    precisions: tuple[str, ...] = ()
+    measures: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,3 +59,32 @@ class BackendSpec:
     install: str = ""
     quantizes: bool = False
     needs_calibration: bool = False
+
+    def options_for(self, precision: str) -> tuple[Option, ...]:
+        """The options that apply to `precision`."""
+        return tuple(o for o in self.options if not o.precisions or precision in o.precisions)
+
+
+def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionValue]:
+    """Every option that applies to `variant` with its value, defaults included."""
+    return {o.name: variant.option(o.name, o.default) for o in spec.options_for(variant.precision)}
+
+
+def check_installed(spec: BackendSpec) -> None:
+    """Raise VariantError with the install line where a distribution the backend needs is absent."""
+    for name in spec.requires:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            line = spec.install or f"pip install {name}"
+            message = f"backend {spec.name!r} needs the package {name!r}: install it with `{line}`"
+            raise VariantError(message) from None
+
+
+def check_device(spec: BackendSpec, device: str) -> None:
+    """Raise VariantError where the backend does not run on `device` ("cpu", "cuda", "cuda:1")."""
+    if device.partition(":")[0] not in spec.devices:
+        raise VariantError(
+            f"backend {spec.name!r} does not run on {device!r}: it runs on "
+            f"{', '.join(spec.devices)}; use --device {spec.devices[0]} or another backend"
+        )

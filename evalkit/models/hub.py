@@ -1,0 +1,76 @@
+"""Fetching checkpoints from the Hugging Face hub, and saying what to do where it cannot be reached.
+
+Imports no torch; huggingface_hub is imported when something is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from evalkit.errors import ModelError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+CONFIG_AND_TOKENIZER = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
+
+
+def download(
+    repository: str, *, offline: bool, allow_pickle: bool, trust_remote_code: bool
+) -> Path:
+    """The snapshot directory of `repository`; raises ModelError in one line with the way out."""
+    patterns = [*CONFIG_AND_TOKENIZER, *WEIGHTS]
+    patterns += PICKLED if allow_pickle else ()
+    patterns += ("*.py",) if trust_remote_code else ()
+    return _snapshot(repository, patterns, offline)
+
+
+def download_config(repository: str, *, offline: bool) -> Path:
+    """The snapshot directory with at least config.json of `repository`."""
+    return _snapshot(repository, ["config.json"], offline)
+
+
+def _snapshot(repository: str, patterns: list[str], offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        # Subfolders of a model repository hold other formats (original/, onnx/).
+        folder = snapshot_download(
+            repository, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=offline
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repository} is gated on the hub: accept its licence there and run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no model {repository!r} (or it is private): check the spelling, or run "
+            "`hf auth login`"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise _out_of_reach(repository, patterns, offline) from error
+    except Exception as error:
+        # The HTTP library's own errors differ between versions of huggingface_hub.
+        raise _out_of_reach(repository, patterns, offline, type(error).__name__) from error
+    return Path(folder)
+
+
+def _out_of_reach(
+    repository: str, patterns: list[str], offline: bool, reason: str = ""
+) -> ModelError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    off = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    why = "offline was asked for" if off else f"the hub is out of reach{reason and f' ({reason})'}"
+    folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    return ModelError(
+        f"{repository} is not in the cache {folder} and {why}: {', '.join(patterns)} are looked "
+        f"for; where there is a network run `hf download {repository} --local-dir DIR`, copy DIR "
+        "here and give --model DIR; speed and memory need no download: --weights random"
+    )

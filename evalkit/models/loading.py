@@ -1,0 +1,134 @@
+"""Loading a checkpoint into a model: whole; pickled weights and remote code only when allowed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+import evalkit.models.phi3_small  # noqa: F401  registers the architecture with the Auto classes
+from evalkit.errors import ModelError
+
+_SHOWN_KEYS = 3
+
+
+@dataclass
+class Loaded:
+    """A model ready to run, and what really runs in it.
+
+    `kernel` names the class and dtype of the modules that run the linear layers of the decoder
+    ("Linear (float16)", "Linear4bit nf4 (float16)"); `kept_16bit` names the weight modules that a
+    quantized model keeps in 16 bit by design; `notes` are lines for the run's record.
+    """
+
+    model: PreTrainedModel
+    kernel: str
+    kept_16bit: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def load_causal_lm(
+    path: Path,
+    *,
+    dtype: torch.dtype | str,
+    device: str,
+    quantization_config: Any = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """The causal language model of the directory `path` on `device`, in evaluation mode.
+
+    `dtype` is that of the floating point weights ("auto" keeps the checkpoint's). `options` go to
+    `from_pretrained`. Raises ModelError where weights are missing or of another shape, or where
+    the file holds tensors the model does not have (its own ignore list excepted).
+    """
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    try:
+        with _quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                device_map={"": device},
+                use_safetensors=None if allow_pickle else True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **options,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{path} cannot be loaded: {_first_line(error)}") from error
+    _check_report(path, report)
+    model.eval()
+    return model
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of the directory `path`; raises ModelError where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        raise ModelError(f"{path} has no usable tokenizer: {_first_line(error)}") from error
+    return tokenizer
+
+
+def linear_kernels(model: PreTrainedModel) -> str:
+    """Class and dtype of the modules that run the linear layers, the most frequent first.
+
+    The output head is left out: it is a plain layer in nearly every method.
+    """
+    head = model.get_output_embeddings()
+    classes = Counter(
+        f"{type(module).__name__} ({str(module.weight.dtype).removeprefix('torch.')})"
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    return ", ".join(name for name, _ in classes.most_common())
+
+
+def _check_report(path: Path, report: dict[str, Any]) -> None:
+    problems = {
+        "lacks": report.get("missing_keys"),
+        "holds unknown": report.get("unexpected_keys"),
+        "holds in another shape": report.get("mismatched_keys"),
+    }
+    for words, keys in problems.items():
+        if keys:
+            names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
+            more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
+            raise ModelError(
+                f"{path} {words} weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do not "
+                "belong to this config.json; download or save the checkpoint again"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' tables and bars while loading: `_check_report` says it in one line."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,228 @@
+"""From a model's name to a checkpoint on disk: demo, Phi-3 Small, a hub id or a directory.
+
+Imports no torch. Nothing is loaded here; files are checked for presence and wholeness.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import evalkit
+from evalkit.errors import ModelError, unknown
+from evalkit.models import hub
+from evalkit.models.identity import checkpoint_identity
+from evalkit.models.safetensors_header import read_header
+from evalkit.records import content_hash
+
+ALIASES = {
+    "phi-3-small": "microsoft/Phi-3-small-8k-instruct",
+    "phi-3-small-128k": "microsoft/Phi-3-small-128k-instruct",
+}
+DEMO = "demo"
+# Architectures that evalkit brings itself, beside those of transformers.
+NATIVE = ("phi3small",)
+_PACKAGE = Path(evalkit.__file__).parent
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk: its files and its identity (a hash of their content).
+
+    `path` is a directory with config.json; `weight_files` are its safetensors (or, where allowed,
+    pickled) files, none for a model of random weights.
+    """
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    identity: str
+    weight_files: tuple[Path, ...]
+
+    @property
+    def architecture(self) -> str:
+        """The first of config.json's architectures, else its model type."""
+        return str((self.config.get("architectures") or [self.config.get("model_type", "")])[0])
+
+
+def resolve_model(
+    ref: str,
+    *,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    hash_cache: Path | None = None,
+) -> Checkpoint:
+    """The checkpoint that `ref` names; downloads a hub id that is not in the cache.
+
+    Raises ModelError (or UsageError for a word that names nothing) in one line: a directory
+    without config.json, a missing shard, a truncated file, only pickled weights without
+    `allow_pickle`, an architecture that needs remote code without `trust_remote_code`, a hub
+    that is out of reach.
+    """
+    path = _directory(ref)
+    if path is None:
+        path = hub.download(
+            ALIASES.get(ref, ref),
+            offline=offline,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+    config = read_config(path)
+    _check_remote_code(path, config, trust_remote_code)
+    weight_files = _weight_files(path, allow_pickle)
+    identity = checkpoint_identity(path, weight_files, hash_cache)
+    return Checkpoint(ref, path, config, identity, weight_files)
+
+
+def resolve_config(ref: str, *, offline: bool = False) -> Checkpoint:
+    """The configuration alone, for planning and for random weights: no weight files.
+
+    Phi-3 Small's are part of evalkit, so they need no hub.
+    """
+    embedded = _PACKAGE / "models" / "configs" / f"{ref}.json"
+    if ref in ALIASES and embedded.is_file():
+        path, config = embedded.parent, _read_json(embedded)
+    else:
+        path = _directory(ref) or hub.download_config(ALIASES.get(ref, ref), offline=offline)
+        config = read_config(path)
+    return Checkpoint(ref, path, config, f"config:{content_hash(config, 64)}", ())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of the directory `path`; raises ModelError where it is absent or broken."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(
+            f"{path} has no config.json: give the directory of a Hugging Face checkpoint"
+        )
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no JSON object: give a Hugging Face checkpoint")
+    return content
+
+
+def _directory(ref: str) -> Path | None:
+    """The directory that `ref` names, or None for a hub id; raises where it names nothing."""
+    if ref == DEMO:
+        return _demo_directory()
+    if ref in ALIASES:
+        return None
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(f"{ref!r} is a file: give the directory that holds it and config.json")
+    if _HUB_ID.fullmatch(ref):
+        return None
+    if "/" in ref or ref.startswith((".", "~")):
+        raise ModelError(
+            f"no directory {ref!r}: give a checkpoint's directory, a hub id NAMESPACE/NAME, "
+            f"{', '.join([DEMO, *ALIASES])}"
+        )
+    raise unknown("model", ref, [DEMO, *ALIASES, "a directory", "a hub id NAMESPACE/NAME"])
+
+
+def _demo_directory() -> Path:
+    for data in (_PACKAGE / "_data", _PACKAGE.parent / "data"):
+        if (data / "demo" / "model").is_dir():
+            return data / "demo" / "model"
+    raise ModelError(
+        "the demo model is not part of this installation: install the evalkit wheel, or run from "
+        "a checkout that holds data/demo/model"
+    )
+
+
+def _check_remote_code(path: Path, config: dict[str, Any], trusted: bool) -> None:
+    model_type = str(config.get("model_type", ""))
+    if not model_type and "auto_map" not in config:
+        raise ModelError(f"{path}/config.json names no model_type: give a Hugging Face checkpoint")
+    if trusted or _is_native(model_type):
+        return
+    if "auto_map" in config:
+        raise ModelError(
+            f"model type {model_type!r} of {path} needs the checkpoint's own Python code: read it, "
+            "then allow it with --trust-remote-code"
+        )
+    raise ModelError(
+        f"model type {model_type!r} of {path} is not known to the installed transformers: "
+        "upgrade transformers or choose another model"
+    )
+
+
+def _is_native(model_type: str) -> bool:
+    if model_type in NATIVE:
+        return True
+    spec = importlib.util.find_spec("transformers")
+    folders = spec.submodule_search_locations if spec is not None else None
+    name = model_type.replace("-", "_")
+    # Most model types are a folder of transformers: this answers without importing it.
+    if name and any((Path(folder) / "models" / name).is_dir() for folder in folders or ()):
+        return True
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def _weight_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        files: tuple[Path, ...] = (single,)
+    elif index.is_file():
+        files = _shards(index)
+    else:
+        return _pickled_files(path, allow_pickle)
+    for file in files:
+        read_header(file)
+    return files
+
+
+def _pickled_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:
+    pickled = sorted([*path.glob("pytorch_model*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
+    if not pickled:
+        raise ModelError(
+            f"{path} has no weights: model.safetensors or model.safetensors.index.json is expected"
+        )
+    if not allow_pickle:
+        raise ModelError(
+            f"{path} has only pickled weights ({pickled[0].name}), which can run code: convert "
+            "them to safetensors, or allow them with --allow-pickle"
+        )
+    single, index = path / "pytorch_model.bin", path / "pytorch_model.bin.index.json"
+    if single.is_file():
+        return (single,)
+    if index.is_file():
+        return _shards(index)
+    raise ModelError(
+        f"{path} holds {pickled[0].name}, but transformers reads only pytorch_model.bin or "
+        "pytorch_model.bin.index.json: rename or convert it"
+    )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no weight_map: download or copy it again")
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ModelError(f"{index} names {outside[0]!r}, which is no file beside it")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{index.parent} lacks {missing[0]} ({len(missing)} of {len(names)} shards missing): "
+            "download or copy it again"
+        )
+    return tuple(index.parent / name for name in names)
