@@ -1,3 +1,61 @@
 """evalkit: what quantizing a language model costs in quality and buys in speed and memory."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalkit.api import (
+        compare,
+        listing,
+        load_comparison,
+        load_run,
+        plan_comparison,
+        quantize,
+    )
+    from evalkit.errors import EvalkitError
+    from evalkit.records import Comparison, Measurement, Run, Suite, Variant
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "compare": "evalkit.api",
+    "listing": "evalkit.api",
+    "load_comparison": "evalkit.api",
+    "load_run": "evalkit.api",
+    "plan_comparison": "evalkit.api",
+    "quantize": "evalkit.api",
+    "EvalkitError": "evalkit.errors",
+    "Comparison": "evalkit.records",
+    "Measurement": "evalkit.records",
+    "Run": "evalkit.records",
+    "Suite": "evalkit.records",
+    "Variant": "evalkit.records",
+}
+
+__all__ = [
+    "Comparison",
+    "EvalkitError",
+    "Measurement",
+    "Run",
+    "Suite",
+    "Variant",
+    "compare",
+    "listing",
+    "load_comparison",
+    "load_run",
+    "plan_comparison",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing evalkit stays light."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'evalkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

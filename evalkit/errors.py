@@ -45,6 +45,12 @@ class StoreError(EvalkitError):
     """The run store cannot be read or written."""
 
 
+class InterruptedWorkError(EvalkitError):
+    """The user asked to stop; everything measured so far is stored."""
+
+    exit_code = 130
+
+
 class NotComparableError(EvalkitError):
     """Two runs differ in a field that makes their difference meaningless."""
 

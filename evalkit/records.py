@@ -223,7 +223,7 @@ class Row:
     metrics: dict[str, Value] = field(default_factory=dict)
     slices: dict[str, dict[str, Value]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    run: str = ""
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

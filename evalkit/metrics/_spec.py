@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit.records import Direction
+from evalkit.records import Direction, Measurement
 
 Columns = Mapping[str, NDArray[np.float32]]
 
@@ -47,3 +48,40 @@ class ProbeMetric:
     version: int
     definition: str
     per_machine: bool = True
+
+    def measured(self, values: tuple[float, ...], convention: str, **details: Any) -> Measurement:
+        """A Measurement of this metric with raw `values`."""
+        return Measurement(
+            metric=self.name,
+            version=self.version,
+            unit=self.unit,
+            direction=self.direction,
+            values=values,
+            convention=convention,
+            details=details,
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How speed and memory are probed: tokens of prompt and generation, repetitions."""
+
+    prompt: int = 512
+    generate: int = 64
+    repetitions: int = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A loaded variant and what is known about its making, handed to `measure`.
+
+    `resident_before` is the process's resident set in bytes just before loading, `seconds` holds
+    the time of "load" and, where a checkpoint was made, "quantize".
+    """
+
+    model: Any
+    device: str
+    kernel: str
+    protocol: Protocol
+    resident_before: int
+    seconds: Mapping[str, float]

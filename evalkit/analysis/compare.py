@@ -1,0 +1,304 @@
+"""A comparison from finished runs: values, paired differences, verdicts. Pure functions.
+
+The first variant is the baseline. Runs that differ in model, suite, or (for speed and memory)
+machine are not compared; the row says which field differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evalkit.analysis.advice import advise
+from evalkit.analysis.bootstrap import Interval
+from evalkit.analysis.summaries import (
+    TokenTable,
+    correlation,
+    median_interval,
+    paired_delta,
+    ratio_interval,
+    summarise,
+)
+from evalkit.analysis.task_values import TaskResult, task_values
+from evalkit.analysis.verdicts import Margin, judge
+from evalkit.errors import NotComparableError
+from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Suite, Value, Variant
+
+# Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
+# differences from the baseline.
+PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
+WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "running", "ok")
+# Repetitions in one process understate how much speed differs between processes.
+SPEED_NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant with its runs (probes, texts, tasks) and the raw values behind them.
+
+    `tokens` is the pass over the texts, `noise` the baseline's second pass with another batch
+    size, `tasks` the per-item results of each task.
+    """
+
+    variant: Variant
+    runs: tuple[Run, ...]
+    tokens: TokenTable | None = None
+    noise: TokenTable | None = None
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+
+    def measurements(self) -> dict[str, Measurement]:
+        """Every measurement of the runs by metric; the newest of a metric counts."""
+        return {m.metric: m for run in self.runs for m in run.measurements}
+
+    @property
+    def status(self) -> Status:
+        """The worst status of its runs."""
+        found = {run.status for run in self.runs}
+        return next((status for status in WORST_FIRST if status in found), "ok")
+
+
+def compare(
+    model: Model,
+    suite: Suite,
+    measured: Sequence[Measured],
+    margin: Margin,
+    notes: tuple[str, ...] = (),
+    store: str = "",
+) -> Comparison:
+    """Compare `measured` variants with the first one, the baseline."""
+    baseline = measured[0]
+    floor = noise_floor(baseline)
+    rows = tuple(_row(suite, baseline, one, margin, floor) for one in measured)
+    environments = [run.environment for one in measured for run in one.runs if run.environment]
+    comparison = Comparison(
+        model=model,
+        suite=suite,
+        baseline=baseline.variant.label,
+        margin=margin.text,
+        rows=rows,
+        noise_floor=floor,
+        environment=environments[0] if environments else None,
+        notes=notes,
+        store=store,
+    )
+    return advise(comparison)
+
+
+def noise_floor(baseline: Measured) -> dict[str, float]:
+    """How much each metric moves when the baseline is scored again with another batch size.
+
+    For perplexity the absolute difference, for a divergence its value, for top-1 agreement the
+    shortfall from 1. Empty where it was not measured.
+    """
+    if baseline.noise is None or baseline.tokens is None:
+        return {}
+    floor: dict[str, float] = {}
+    known = baseline.measurements()
+    noise = known.get("noise")
+    specs = noise.details.get("metrics", {}) if noise else {}
+    for metric, spec in specs.items():
+        column, summary = spec["column"], spec["summary"]
+        if summary in PAIRED_SUMMARIES:
+            again = summarise(baseline.noise, column, summary).estimate
+            # The second pass keeps the first pass's values of the same tokens beside its own.
+            first = summarise(baseline.noise, f"ref_{column}", summary).estimate
+            floor[metric] = abs(again - first)
+        else:
+            value = summarise(baseline.noise, column, summary).estimate
+            floor[metric] = 1.0 - value if spec["direction"] == "higher" else abs(value)
+    return floor
+
+
+def check_comparable(baseline: Run, other: Run) -> None:
+    """Raise NotComparableError naming the field in which two runs differ."""
+    fields = {
+        "model": (baseline.model.identity, other.model.identity),
+        "suite": (baseline.suite.id, other.suite.id),
+        "device": (_device(baseline), _device(other)),
+    }
+    for name, (mine, theirs) in fields.items():
+        if mine != theirs:
+            raise NotComparableError(
+                f"{other.variant.label} is not comparable with {baseline.variant.label}:"
+                f" {name} differs ({theirs} against {mine})"
+            )
+
+
+def _device(run: Run) -> str:
+    return run.environment.device if run.environment else "unknown"
+
+
+def _row(
+    suite: Suite, baseline: Measured, one: Measured, margin: Margin, floor: dict[str, float]
+) -> Row:
+    metrics: dict[str, Value] = {}
+    slices: dict[str, dict[str, Value]] = {}
+    message = next((run.message for run in one.runs if run.message), "")
+    message = message or _incomparable(baseline, one)
+    known, base = one.measurements(), baseline.measurements()
+    for name, measurement in known.items():
+        if "summary" in measurement.details:
+            continue
+        if measurement.values:
+            metrics[name] = _sampled(measurement, base.get(name), one is baseline)
+    if one.tokens is not None and baseline.tokens is not None:
+        specs = [m for m in known.values() if "summary" in m.details]
+        metrics |= _token_values(specs, baseline, one, margin, floor, None)
+        if len(suite.texts) > 1:
+            for index, text in enumerate(suite.texts):
+                slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
+    metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
+    return Row(
+        variant=one.variant,
+        status=one.status,
+        message=message,
+        kernel=next((run.kernel for run in one.runs if run.kernel), ""),
+        verdict=_verdict(one, baseline, metrics),
+        metrics=metrics,
+        slices=slices,
+        notes=tuple(dict.fromkeys(note for run in one.runs for note in run.notes)),
+        runs=tuple(run.id for run in one.runs),
+    )
+
+
+def _incomparable(baseline: Measured, one: Measured) -> str:
+    mine = {run.suite.id: run for run in baseline.runs}
+    for run in one.runs:
+        if run.suite.id in mine:
+            try:
+                check_comparable(mine[run.suite.id], run)
+            except NotComparableError as error:
+                return str(error)
+    return ""
+
+
+def _verdict(one: Measured, baseline: Measured, metrics: Mapping[str, Value]) -> str:
+    if one is baseline:
+        return "baseline"
+    for metric in ("tasks_mean", "perplexity", "word_perplexity"):
+        if metric in metrics:
+            value = metrics[metric]
+            more = value.details.get("items_needed")
+            wanted = f": {more:,} more items" if value.verdict == "inconclusive" and more else ""
+            return value.verdict + wanted
+    return "not measured"
+
+
+def _token_values(
+    specs: Sequence[Measurement],
+    baseline: Measured,
+    one: Measured,
+    margin: Margin,
+    floor: Mapping[str, float],
+    slice_index: int | None,
+) -> dict[str, Value]:
+    assert one.tokens is not None and baseline.tokens is not None
+    mask = one.tokens.select(slice_index)
+    n = int(one.tokens.windows["scored"][mask].sum())
+    if n == 0:
+        return {}
+    found: dict[str, Value] = {}
+    for spec in specs:
+        column, summary = spec.details["column"], spec.details["summary"]
+        interval = summarise(one.tokens, column, summary, slice_index)
+        if summary not in PAIRED_SUMMARIES:
+            found[spec.metric] = _divergence(spec, interval, n, floor)
+            continue
+        delta = paired_delta(baseline.tokens, one.tokens, column, summary, slice_index)
+        reference = interval.estimate - delta.estimate
+        verdict = "baseline"
+        details = {"windows": int(mask.sum())}
+        if one is not baseline:
+            verdict = judge(
+                delta,
+                margin=margin.of(reference),
+                direction="lower",
+                noise_floor=floor.get(spec.metric, 0.0),
+            )
+            details |= _token_details(baseline.tokens, one.tokens, slice_index)
+        found[spec.metric] = _value(spec.unit, n, interval, delta, verdict, details)
+    return found
+
+
+def _token_details(
+    baseline: TokenTable, variant: TokenTable, slice_index: int | None
+) -> dict[str, float | None]:
+    inside = variant.select(slice_index)[variant.tokens("window")]
+    theirs = variant.tokens("nll")[inside]
+    own = baseline.tokens("nll")[inside]
+    return {"correlation": _finite(correlation(own, theirs))}
+
+
+def _divergence(spec: Measurement, interval: Interval, n: int, floor: Mapping[str, float]) -> Value:
+    """A divergence is itself the difference: it says how much changed, not in which direction."""
+    distance = 1.0 - interval.estimate if spec.direction == "higher" else abs(interval.estimate)
+    unchanged = distance <= floor.get(spec.metric, 0.0)
+    neutral = 1.0 if spec.direction == "higher" else 0.0
+    delta = Interval(interval.estimate - neutral, interval.low - neutral, interval.high - neutral)
+    return _value(spec.unit, n, interval, delta, "no loss" if unchanged else "changed", {})
+
+
+def _sampled(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
+    interval = median_interval(measurement.values)
+    details = dict(measurement.details)
+    n = len(measurement.values)
+    if is_baseline:
+        same = Interval(0.0, 0.0, 0.0)
+        return _value(measurement.unit, n, interval, same, "baseline", details)
+    if base is None or not base.values:
+        return _value(measurement.unit, n, interval, None, "not measured", details)
+    if base.machine != measurement.machine or base.convention != measurement.convention:
+        return _value(measurement.unit, n, interval, None, "not comparable", details)
+    ratio = ratio_interval(base.values, measurement.values)
+    details |= {
+        "ratio": _finite(ratio.estimate),
+        "ratio_low": _finite(ratio.low),
+        "ratio_high": _finite(ratio.high),
+    }
+    other = median_interval(base.values)
+    delta = Interval(
+        interval.estimate - other.estimate,
+        interval.low - other.high,
+        interval.high - other.low,
+    )
+    verdict = _sampled_verdict(measurement, ratio)
+    return _value(measurement.unit, n, interval, delta, verdict, details)
+
+
+def _sampled_verdict(measurement: Measurement, ratio: Interval) -> str:
+    """Better or worse where every ratio of samples is beyond the noise between processes."""
+    noise = SPEED_NOISE if measurement.machine else 0.0
+    low = ratio.low if ratio.is_possible else ratio.estimate
+    high = ratio.high if ratio.is_possible else ratio.estimate
+    if low > 1 + noise:
+        return "better" if measurement.direction == "higher" else "worse"
+    if high < 1 - noise:
+        return "worse" if measurement.direction == "higher" else "better"
+    return "no loss" if 1 - noise <= low and high <= 1 + noise else "inconclusive"
+
+
+def _value(
+    unit: str,
+    n: int,
+    interval: Interval,
+    delta: Interval | None,
+    verdict: str,
+    details: Mapping[str, object],
+) -> Value:
+    return Value(
+        value=_finite(interval.estimate),
+        unit=unit,
+        n=n,
+        low=_finite(interval.low),
+        high=_finite(interval.high),
+        delta=_finite(delta.estimate) if delta else None,
+        delta_low=_finite(delta.low) if delta else None,
+        delta_high=_finite(delta.high) if delta else None,
+        verdict=verdict,
+        details=dict(details),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,162 @@
+"""The Python functions behind the command line and the notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit import plugins
+from evalkit.errors import StoreError, unknown
+from evalkit.progress import Listener, live
+from evalkit.records import Comparison, Run
+from evalkit.store.store import Store, read_comparison, read_run
+
+LISTS = ("models", "backends", "metrics", "suites", "runs")
+
+
+def compare(
+    *variants: str,
+    progress: Listener | None = None,
+    fresh: bool = False,
+    **words: Any,
+) -> Comparison:
+    """Compare `variants` of a model; the first is the baseline.
+
+    `words` are those of the command line: model, suite, text, tasks, shots, limit, margin,
+    convention, context, baseline, device, seed, data, offline, out, batch_tokens, allow_overlap,
+    allow_pickle, trust_remote_code. What the store already holds is not measured again unless
+    `fresh`. Without `progress` a live bar is shown on a terminal or in a notebook.
+
+    Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
+    a row that says so.
+    """
+    from evalkit.running.compare import run_plan
+
+    if progress is None:
+        with live() as listener:
+            return run_plan(_plan(variants, words, listener), listener, fresh=fresh)
+    return run_plan(_plan(variants, words, progress), progress, fresh=fresh)
+
+
+def plan_comparison(*variants: str, progress: Listener | None = None, **words: Any) -> Any:
+    """What `compare` with the same words would do: a ComparePlan with `describe()`."""
+    words.pop("fresh", None)
+    return _plan(variants, words, progress)
+
+
+def quantize(
+    variant: str,
+    *,
+    model: str,
+    out: Path | str,
+    device: str = "auto",
+    seed: int = 0,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    progress: Listener | None = None,
+) -> Path:
+    """Write the quantized checkpoint of `variant` into the new directory `out`."""
+    from evalkit.running.quantize import quantize_to
+
+    request = {
+        "model": model, "device": device, "seed": seed, "offline": offline,
+        "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    if progress is not None:
+        return quantize_to(variant, Path(out), request, progress)
+    with live() as listener:
+        return quantize_to(variant, Path(out), request, listener)
+
+
+def load_run(run: str | Path, store: str | Path | None = None) -> Run:
+    """A stored run by its id, the start of its id, or its file; needs no torch.
+
+    Raises StoreError where there is none, or more than one that begins so.
+    """
+    if Path(run).suffix == ".json":
+        return read_run(Path(run))
+    return read_run(_one(Store(store).root / "runs", str(run)))
+
+
+def load_comparison(
+    comparison: str | Path | None = None, store: str | Path | None = None
+) -> Comparison:
+    """A stored comparison by its id or file, the newest one by default; needs no torch."""
+    if comparison is not None and Path(comparison).suffix == ".json":
+        return read_comparison(Path(comparison))
+    folder = Store(store).root / "comparisons"
+    if comparison is None:
+        files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        if not files:
+            raise StoreError(f"{folder} holds no comparison: run evalkit compare first")
+        return read_comparison(files[-1])
+    return read_comparison(_one(folder, str(comparison)))
+
+
+def listing(what: str, out: Path | None = None) -> list[str]:
+    """Lines of `evalkit list`: models, backends, metrics, suites or runs."""
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    if what == "models":
+        from evalkit.models.resolve import ALIASES, DEMO
+
+        return [f"{DEMO}: the embedded demo model", *(f"{k}: {v}" for k, v in ALIASES.items())]
+    if what == "suites":
+        from evalkit.suites.presets import load_preset, preset_names
+
+        return [f"{name}: {load_preset(name).summary}" for name in preset_names()]
+    if what == "runs":
+        return [_run_line(run) for run in Store(out).runs()]
+    lines = []
+    for name in plugins.names(what):
+        module = plugins.load(what, name)
+        if what == "backends":
+            precisions = ", ".join(module.SPEC.precisions)
+            lines.append(f"{name}: {module.SPEC.summary} ({precisions})")
+        else:
+            lines += [f"{spec.name} [{spec.unit}]: {spec.definition}" for spec in module.SPECS]
+    return lines
+
+
+def _plan(variants: Sequence[str], words: dict[str, Any], progress: Listener | None) -> Any:
+    import dataclasses
+
+    from evalkit.progress import Event
+    from evalkit.running.plan import Request, make_plan
+
+    known = {field.name for field in dataclasses.fields(Request)} - {"variants"}
+    for word in words:
+        if word not in known:
+            raise unknown("argument", word, known)
+    for name in ("text", "tasks"):
+        value = words.get(name) or ()
+        if isinstance(value, str | Path):
+            value = str(value).split(",") if name == "tasks" else (value,)
+        words[name] = tuple(str(item) for item in value)
+    for name in ("out", "data", "include_path"):
+        if words.get(name) is not None:
+            words[name] = Path(words[name])
+    plan = make_plan(Request(variants=tuple(str(v) for v in variants), **words))
+    if progress is not None:
+        for note in plan.notes:
+            progress(Event("evalkit", "", message=note))
+    return plan
+
+
+def _one(folder: Path, start: str) -> Path:
+    files = [file for file in folder.glob("*.json") if file.stem.startswith(start)]
+    if len(files) == 1:
+        return files[0]
+    found = "none begins so" if not files else f"{len(files)} begin so"
+    if not folder.is_dir():
+        found = "there is no store; give its directory"
+    raise StoreError(f"{start!r} is not one entry of {folder}: {found}")
+
+
+def _run_line(run: Run) -> str:
+    parts = [run.suite.name, *(task.name for task in run.suite.tasks)]
+    return f"{run.id}  {run.created}  {run.status:<13}  {run.model.name}  {run.variant.text}  " + (
+        ", ".join(parts)
+    )

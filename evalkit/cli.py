@@ -1,0 +1,228 @@
+"""The command line: parse the words, call the API, show the result. Nothing heavy at import."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evalkit import __version__
+from evalkit.errors import EvalkitError
+
+app = typer.Typer(
+    name="evalkit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What quantizing a language model costs in quality and buys in speed and memory.",
+)
+
+
+# The base class of all errors in the words of a command; typer exports only this heir of it.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+
+class Format(enum.StrEnum):
+    """Output formats of a comparison."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+    csv = "csv"
+
+
+Variants = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="VARIANT…",
+        help="PRECISION[@BACKEND][,key=value…] (fp16, int8, int4@gptq,group_size=64), or the"
+        " directory or hub id of a quantized checkpoint. The first is the baseline.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="REF", help="demo, phi-3-small, a hub id or a directory."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Store; default $EVALKIT_HOME or ~/.cache/evalkit."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of calibration and sampling.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code of the checkpoint.")
+]
+Overlap = Annotated[
+    bool,
+    typer.Option("--allow-overlap", help="Calibrate on text that overlaps the evaluation text."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ["EVALKIT_DEBUG"] = "1"
+    if version:
+        print(f"evalkit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    variants: Variants,
+    model: ModelOption = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="demo, quick, standard or full.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE…", help="Text files, JSONL, or hf:NAME[:CONFIG][:SPLIT]."),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="lm-eval tasks, groups or YAML files.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Few-shot examples of every task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="First N documents of each text and items of each task.")
+    ] = None,
+    margin: Annotated[str, typer.Option(help="Tolerated loss: 1pp, 0.5pp, 2%.")] = "1pp",
+    convention: Annotated[
+        str | None, typer.Option(help="Windows: llama.cpp, gptq, lm-eval or document.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of a window.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="V", help="Baseline; default the first variant.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Task data; default $EVALKIT_DATA.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    out: Out = None,
+    format_: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.table,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a scoring batch; default by device.")
+    ] = None,
+    allow_overlap: Overlap = False,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Compare variants of a model: quality, size, memory and speed, each with a verdict."""
+    from evalkit import api
+    from evalkit.progress import live
+    from evalkit.view import export, table
+
+    request: dict[str, Any] = {
+        "model": model, "suite": suite, "text": text or (), "tasks": _words(tasks),
+        "shots": shots, "limit": limit, "margin": margin, "convention": convention,
+        "context": context, "baseline": baseline, "device": device, "seed": seed, "data": data,
+        "offline": offline, "out": out, "fresh": fresh, "batch_tokens": batch_tokens,
+        "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
+        "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    with live() as listener:
+        if dry_run:
+            print(api.plan_comparison(*variants, progress=listener, **request).describe())
+            return
+        result = api.compare(*variants, progress=listener, **request)
+    writers: dict[Format, Callable[[Any], str]] = {
+        Format.json: export.dumps,
+        Format.markdown: export.to_markdown,
+        Format.csv: export.to_csv,
+    }
+    if format_ in writers:
+        print(writers[format_](result).rstrip("\n"))
+    else:
+        table.print_table(result)
+    raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)
+
+
+@app.command()
+def quantize(
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="int8, int4@gptq,…")],
+    model: Annotated[str, typer.Option("--model", metavar="REF", help="What to quantize.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New directory of the checkpoint.")],
+    device: Device = "auto",
+    seed: Seed = 0,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Write a quantized checkpoint in its library's standard format."""
+    from evalkit import api
+    from evalkit.progress import live
+
+    with live() as listener:
+        path = api.quantize(
+            variant, model=model, out=out, device=device, seed=seed, offline=offline,
+            allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
+        )  # fmt: skip
+    print(path)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, backends, metrics, suites or runs.")],
+    out: Out = None,
+) -> None:
+    """List what is known: models, backends, metrics, suites or runs."""
+    from evalkit import api
+
+    for line in api.listing(what, out=out):
+        print(line)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every foreseen error is one line on stderr with its exit code."""
+    words = _spread(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)
+    except _CommandLineError as error:
+        print(f"evalkit: {error.format_message()} (see evalkit --help)", file=sys.stderr)
+        sys.exit(2)
+    except EvalkitError as error:
+        if os.environ.get("EVALKIT_DEBUG"):
+            traceback.print_exc()
+        print(f"evalkit: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("evalkit: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _spread(arguments: list[str]) -> list[str]:
+    """Let --text take several files: `--text A B` becomes `--text A --text B`."""
+    spread: list[str] = []
+    in_text = False
+    for word in arguments:
+        if word.startswith("-"):
+            in_text = word == "--text"
+            spread.append(word)
+        elif in_text and spread[-1] != "--text":
+            spread += ["--text", word]
+        else:
+            spread.append(word)
+    return spread
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Bytes of the weights as they are held, and bits per weight."""
+
+from __future__ import annotations
+
+from evalkit.metrics._spec import Probe, ProbeMetric
+from evalkit.records import Measurement
+
+WEIGHT_BYTES = ProbeMetric(
+    name="weight_bytes",
+    unit="bytes",
+    direction="lower",
+    version=1,
+    definition="Bytes of storage of all parameters and quantization data (packed weights, scales,"
+    " zeros, 16-bit rest); tied weights counted once.",
+    per_machine=False,
+)
+BITS_PER_WEIGHT = ProbeMetric(
+    name="bits_per_weight",
+    unit="bits",
+    direction="lower",
+    version=1,
+    definition="8 × weight bytes over the number of parameters of the unquantized model.",
+    per_machine=False,
+)
+SPECS = (WEIGHT_BYTES, BITS_PER_WEIGHT)
+
+
+def measure(probe: Probe) -> list[Measurement]:
+    """Count the storage of `probe.model`."""
+    from evalkit.models.storage import parameter_count, weight_bytes
+
+    categories = weight_bytes(probe.model)
+    total, parameters = sum(categories.values()), parameter_count(probe.model)
+    return [
+        WEIGHT_BYTES.measured((float(total),), "storage", **categories),
+        BITS_PER_WEIGHT.measured((8.0 * total / parameters,), "storage", parameters=parameters),
+    ]

@@ -1,0 +1,43 @@
+"""Prefill and decode speed at batch 1.
+
+Prefill reads the prompt in one pass and is bound by arithmetic; decode makes one token a step and
+is bound by reading every weight once. They respond differently to quantization, so they are
+measured apart.
+"""
+
+from __future__ import annotations
+
+from evalkit.metrics._spec import Probe, ProbeMetric
+from evalkit.records import Measurement
+
+PREFILL = ProbeMetric(
+    name="prefill_tokens_per_second",
+    unit="tokens/s",
+    direction="higher",
+    version=1,
+    definition="Prompt tokens over the time of one forward pass that fills the cache, batch 1.",
+)
+DECODE = ProbeMetric(
+    name="decode_tokens_per_second",
+    unit="tokens/s",
+    direction="higher",
+    version=1,
+    definition="Generated tokens over their time after the prompt: greedy, one a step, batch 1,"
+    " dynamic cache, no stop at the end-of-text token.",
+)
+SPECS = (PREFILL, DECODE)
+
+
+def measure(probe: Probe) -> list[Measurement]:
+    """Warm up once, then time `protocol.repetitions` generations; raw samples are kept."""
+    from evalkit.scoring.speed import generation_lengths, time_generation
+
+    protocol = probe.protocol
+    prompt, generate = generation_lengths(probe.model, protocol.prompt, protocol.generate)
+    time_generation(probe.model, prompt, generate)
+    samples = [time_generation(probe.model, prompt, generate) for _ in range(protocol.repetitions)]
+    convention = f"batch 1, prompt {prompt}, generated {generate}, eager"
+    return [
+        PREFILL.measured(tuple(prompt / s.prefill for s in samples), convention),
+        DECODE.measured(tuple(generate / s.decode for s in samples), convention),
+    ]

@@ -1,0 +1,119 @@
+"""Carrying out a plan: one variant after the other, each in its own process; failure is data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from evalkit.analysis.compare import compare
+from evalkit.backends import spec_of
+from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
+from evalkit.progress import Event, Listener
+from evalkit.records import Comparison, Run, content_hash
+from evalkit.running.children import run_child
+from evalkit.running.gather import gather
+from evalkit.running.jobs import Part, VariantJob
+from evalkit.running.plan import ComparePlan
+from evalkit.running.states import failed_run, unfinished
+from evalkit.store.store import Store
+
+
+def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> Comparison:
+    """Measure what the store lacks and compare; every row has a status.
+
+    Raises InterruptedWorkError after Ctrl-C, with everything finished stored.
+    """
+    store = Store(plan.store).prepare()
+    if fresh:
+        _forget(store, plan)
+    failed_baseline = ""
+    for job in plan.jobs:
+        refusal = plan.refused.get(job.variant.text, "")
+        if failed_baseline and not refusal:
+            job = _without_texts(store, job, failed_baseline)  # noqa: PLW2901
+        _run_variant(store, job, refusal, listener)
+        if job.is_baseline:
+            failed_baseline = _failure(store, job)
+    comparison = _compare(store, plan)
+    store.save_comparison(comparison, comparison_id(comparison))
+    return comparison
+
+
+def comparison_id(comparison: Comparison) -> str:
+    """Names a comparison by its runs and margin, so that repeating it replaces it."""
+    return content_hash([comparison.margin, [row.runs for row in comparison.rows]])
+
+
+def _run_variant(store: Store, job: VariantJob, refusal: str, listener: Listener) -> None:
+    if not any(unfinished(store, job, part) for part in job.parts):
+        return
+    try:
+        if refusal:
+            raise VariantError(refusal)
+        if spec_of(job.variant).quantizes:
+            run_child(_quantize, job, listener)
+        run_child(_measure, job, listener)
+    except EvalkitError as error:
+        for part in job.parts:
+            if unfinished(store, job, part):
+                store.save(failed_run(store, job, part, error))
+        if isinstance(error, InterruptedWorkError):
+            raise
+        listener(Event(job.variant.label, "", message=str(error)))
+
+
+def _measure(job: VariantJob, send: Listener) -> None:
+    from evalkit.running.worker import measure_variant
+
+    measure_variant(job, send)
+
+
+def _quantize(job: VariantJob, send: Listener) -> None:
+    from evalkit.running.quantize import quantize_variant
+
+    quantize_variant(job, send)
+
+
+def _failure(store: Store, job: VariantJob) -> str:
+    """Why the baseline's text part has no reference; empty where it has."""
+    for part in job.parts:
+        stored = store.load(part.run.id)
+        if part.kind == "texts" and stored is not None and stored.status != "ok":
+            return f"the baseline {job.variant.label} failed: {stored.message}"
+    return ""
+
+
+def _without_texts(store: Store, job: VariantJob, why: str) -> VariantJob:
+    """The job without its text part, which cannot be measured against a missing baseline."""
+    for part in job.parts:
+        if part.kind == "texts":
+            store.save(failed_run(store, job, part, VariantError(why)))
+    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind != "texts"))
+
+
+def _forget(store: Store, plan: ComparePlan) -> None:
+    for job in plan.jobs:
+        store.forget_reference(job.reference)
+        for part in job.parts:
+            store.forget(part.run.id)
+
+
+def _compare(store: Store, plan: ComparePlan) -> Comparison:
+    measured = [
+        gather(
+            store,
+            job.variant,
+            tuple(_stored(store, job, part) for part in job.parts),
+            job.environment.machine,
+            "" if job.is_baseline else job.reference,
+        )
+        for job in plan.jobs
+    ]
+    return compare(
+        plan.model, plan.suite, measured, plan.margin, notes=plan.notes, store=str(store.root)
+    )
+
+
+def _stored(store: Store, job: VariantJob, part: Part) -> Run:
+    """The stored run with the variant as asked for now (its label may differ)."""
+    stored = store.load(part.run.id) or part.run
+    return dataclasses.replace(stored, variant=job.variant, suite=part.run.suite)

@@ -1,0 +1,103 @@
+"""Which machine, device and libraries: what makes two speeds comparable. No torch import."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from evalkit.records import Environment, content_hash
+
+PACKAGES = (
+    "torch", "transformers", "bitsandbytes", "gptqmodel", "torchao", "lm_eval", "numpy",
+)  # fmt: skip
+
+
+@cache
+def _gpus() -> tuple[tuple[str, int], ...]:
+    """Name and bytes of memory of the NVIDIA GPUs the driver reports."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(
+            (str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
+            for h in handles
+        )
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs; empty where there is no driver."""
+    return tuple(name for name, _ in _gpus())
+
+
+def gpu_memory() -> int:
+    """Bytes of memory of the first GPU; 0 where there is none."""
+    return _gpus()[0][1] if _gpus() else 0
+
+
+def resolve_device(asked: str) -> str:
+    """ "auto", "cpu", "cuda" or "cuda:N" as a device; raises UsageError where it is not usable.
+
+    torch is imported only where the driver reports a GPU or CUDA was asked for.
+    """
+    if asked == "cpu" or (asked == "auto" and not gpu_names()):
+        return "cpu"
+    from evalkit.models import devices
+
+    return devices.resolve_device(asked)
+
+
+@cache
+def processor_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(device: str) -> str:
+    """Name and hash of what speed depends on: processor, threads, memory and GPU."""
+    gigabytes = round(psutil.virtual_memory().total / 2**30)
+    parts = [processor_name(), f"{threads()} threads", f"{gigabytes} GB"]
+    if device != "cpu":
+        parts += gpu_names()[:1]
+    name = ", ".join(parts)
+    return f"{name} [{content_hash(name, 8)}]"
+
+
+def environment(device: str) -> Environment:
+    """The environment of runs made now on `device`."""
+    versions: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        machine=machine(device),
+        device=device,
+        threads=threads(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=versions,
+    )

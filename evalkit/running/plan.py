@@ -1,0 +1,265 @@
+"""From words to work: which variants of which model on which suite, and what each run is called.
+
+Nothing is loaded here and torch is not imported; a comparison that is already in the store is
+answered without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit import plugins
+from evalkit.analysis.verdicts import Margin, parse_margin
+from evalkit.backends import check_installed, parse_variant, spec_of
+from evalkit.errors import UsageError, VariantError, did_you_mean
+from evalkit.metrics import Protocol, probe_metrics, token_metrics
+from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant, content_hash
+from evalkit.running.environment import environment, gpu_memory, resolve_device
+from evalkit.running.jobs import NOISE_VERSION, Part, Settings, VariantJob
+from evalkit.store.store import Store
+from evalkit.suites.presets import load_preset
+from evalkit.suites.texts import load_texts
+from evalkit.suites.windows import default_context
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+# Phi-3 Small in 16 bit takes 14.8 GB; cache and activations of scoring need a few more.
+PHI_3_SMALL_BYTES = 20e9
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of `compare`, as given on the command line or in a notebook."""
+
+    variants: tuple[str, ...]
+    model: str | None = None
+    suite: str | None = None
+    text: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    shots: int | None = None
+    limit: int | None = None
+    margin: str = "1pp"
+    convention: str | None = None
+    context: int | None = None
+    baseline: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    data: Path | None = None
+    include_path: Path | None = None
+    offline: bool = False
+    out: Path | None = None
+    fresh: bool = False
+    batch_tokens: int | None = None
+    allow_overlap: bool = False
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """Jobs in the order of the rows, the baseline first; a refused variant has a message."""
+
+    store: Path
+    model: Model
+    checkpoint: Checkpoint
+    suite: Suite
+    margin: Margin
+    jobs: tuple[VariantJob, ...]
+    refused: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def make_plan(request: Request) -> ComparePlan:
+    """Resolve every word of `request`; raises UsageError, DataError or ModelError in one line."""
+    variants = _baseline_first(request)
+    margin = parse_margin(request.margin)
+    device = resolve_device(request.device)
+    name, why = choose_model(request.model, device)
+    store = Store(request.out).prepare()
+    checkpoint = resolve_model(
+        name,
+        offline=request.offline,
+        allow_pickle=request.allow_pickle,
+        trust_remote_code=request.trust_remote_code,
+        hash_cache=store.root / "hashes.json",
+    )
+    suite, sources = choose_suite(request, checkpoint)
+    model = Model(name, checkpoint.identity, architecture=checkpoint.architecture)
+    settings = Settings(
+        batch_tokens=request.batch_tokens or BATCH_TOKENS[device.partition(":")[0]],
+        protocol=Protocol(),
+        allow_pickle=request.allow_pickle,
+        trust_remote_code=request.trust_remote_code,
+        allow_overlap=request.allow_overlap,
+        offline=request.offline,
+        data=request.data,
+        include_path=request.include_path,
+    )
+    template = VariantJob(
+        store=store.root,
+        model=model,
+        checkpoint=checkpoint,
+        variant=variants[0],
+        device=device,
+        environment=environment(device),
+        settings=settings,
+        parts=(),
+        sources=sources,
+        limit=request.limit,
+        seed=request.seed,
+    )
+    jobs = _jobs(template, variants, suite)
+    refused = {
+        variant.text: message for variant in variants if (message := _refusal(checkpoint, variant))
+    }
+    return ComparePlan(store.root, model, checkpoint, suite, margin, jobs, refused, (why,))
+
+
+def choose_model(asked: str | None, device: str) -> tuple[str, str]:
+    """The model's name and, where none was asked for, why this one."""
+    if asked is not None:
+        return asked, ""
+    if device == "cpu":
+        return "demo", "Model: the embedded demo, as this machine has no usable CUDA GPU."
+    memory = gpu_memory()
+    if memory >= PHI_3_SMALL_BYTES:
+        return "phi-3-small", f"Model: Phi-3 Small, which fits this GPU of {memory / 1e9:.0f} GB."
+    return "demo", (
+        f"Model: the embedded demo, as Phi-3 Small needs {PHI_3_SMALL_BYTES / 1e9:.0f} GB"
+        f" and this GPU has {memory / 1e9:.0f} GB."
+    )
+
+
+def choose_suite(request: Request, checkpoint: Checkpoint) -> tuple[Suite, tuple[str, ...]]:
+    """The suite of texts and tasks asked for, else a preset, and the sources of its texts."""
+    name = request.suite
+    if name is None and not request.text and not request.tasks:
+        name = "demo" if checkpoint.name == "demo" else "quick"
+    preset = load_preset(name) if name else None
+    sources = request.text or (preset.texts if preset else ())
+    tasks = tuple(TaskSlice(task) for task in request.tasks)
+    if preset and not request.tasks:
+        tasks = preset.tasks
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            shots=request.shots if request.shots is not None else task.shots,
+            limit=request.limit if request.limit is not None else task.limit,
+        )
+        for task in tasks
+    )
+    convention = request.convention or (preset.convention if preset else "lm-eval")
+    limit = int(checkpoint.config.get("max_position_embeddings") or 0) or None
+    context = request.context or (preset.context if preset else None)
+    context = min(context or default_context(convention), limit or 10**9)
+    if request.context and limit and request.context > limit:
+        raise UsageError(
+            f"--context {request.context} is beyond the model's {limit} positions: give at most"
+            f" {limit}"
+        )
+    texts = load_texts(sources, limit=request.limit, offline=request.offline)
+    suite = Suite(
+        name=name or "custom",
+        texts=tuple(TextSlice(t.name, t.sha256, len(t.documents)) for t in texts),
+        convention=convention,
+        context=context,
+        tasks=tasks,
+        limit=request.limit,
+        seed=request.seed,
+    )
+    return suite, tuple(sources)
+
+
+def _baseline_first(request: Request) -> tuple[Variant, ...]:
+    if not request.variants:
+        raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
+    variants = [parse_variant(text) for text in request.variants]
+    if request.baseline is None:
+        return tuple(variants)
+    wanted = parse_variant(request.baseline)
+    found = next((v for v in variants if v.text == wanted.text), None)
+    if found is None:
+        hint = did_you_mean(request.baseline, request.variants)
+        raise UsageError(
+            f"--baseline {request.baseline!r} is not one of {', '.join(request.variants)}{hint}"
+        )
+    variants.remove(found)
+    return (found, *variants)
+
+
+def _refusal(checkpoint: Checkpoint, variant: Variant) -> str:
+    """Why the variant cannot be made of this model, known before anything is loaded."""
+    try:
+        check_installed(spec_of(variant))
+        plugins.load("backends", variant.backend).check(checkpoint.config, variant)
+    except VariantError as error:
+        return str(error)
+    return ""
+
+
+def _jobs(
+    template: VariantJob, variants: Sequence[Variant], suite: Suite
+) -> tuple[VariantJob, ...]:
+    """One job a variant; all refer to the baseline's reference."""
+    texts = next((part for part in suite.parts() if part.texts), None)
+    windows = reference = ""
+    if texts is not None:
+        windows = content_hash([template.checkpoint.identity, texts.id])
+        reference = _run_id(template, variants[0], texts)
+    template = dataclasses.replace(template, windows=windows, reference=reference)
+    return tuple(
+        dataclasses.replace(
+            template,
+            variant=variant,
+            is_baseline=index == 0,
+            parts=_parts(template, variant, suite, index == 0),
+        )
+        for index, variant in enumerate(variants)
+    )
+
+
+def _parts(
+    template: VariantJob, variant: Variant, suite: Suite, is_baseline: bool
+) -> tuple[Part, ...]:
+    probes = Suite(name="probes", data_hash=content_hash(_protocol(template)))
+    probe_needs = tuple((spec.name, spec.version) for spec in probe_metrics())
+    parts = [Part("probes", _run(template, variant, probes), probe_needs)]
+    for piece in suite.parts():
+        run = _run(template, variant, piece)
+        if piece.tasks:
+            parts.append(Part("task", run, (("task", 1),)))
+            continue
+        needed = [
+            (metric.name, metric.version)
+            for metric in token_metrics(piece.convention, is_baseline=is_baseline)
+        ]
+        if is_baseline:
+            needed.append(("noise", NOISE_VERSION))
+        baseline = "" if is_baseline else template.reference
+        parts.append(Part("texts", run, tuple(needed), baseline))
+    return tuple(parts)
+
+
+def _protocol(template: VariantJob) -> dict[str, Any]:
+    return dataclasses.asdict(template.settings.protocol)
+
+
+def _run(template: VariantJob, variant: Variant, piece: Suite) -> Run:
+    return Run(
+        id=_run_id(template, variant, piece),
+        model=template.model,
+        variant=variant,
+        suite=piece,
+        status="running",
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _run_id(template: VariantJob, variant: Variant, piece: Suite) -> str:
+    content = [template.model.identity, template.model.weights, variant.text, piece.id]
+    return content_hash([*content, template.device.partition(":")[0], template.calibration])

@@ -1,0 +1,128 @@
+"""Measuring one variant, in a process of its own: make, load, probe, score, store as it comes.
+
+Every measurement is stored the moment it exists. What the store already has is not repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from evalkit import plugins
+from evalkit.errors import EvalkitError, InterruptedWorkError
+from evalkit.metrics._spec import Probe
+from evalkit.metrics.memory import resident_bytes
+from evalkit.models.loading import Loaded
+from evalkit.progress import Event, Listener
+from evalkit.records import Measurement, Run, content_hash
+from evalkit.running.jobs import Part, VariantJob
+from evalkit.running.states import failed_run, unfinished
+from evalkit.running.texts import measure_texts
+from evalkit.store.claims import claim
+from evalkit.store.store import Store
+
+
+def measure_variant(job: VariantJob, send: Listener) -> None:
+    """Measure all parts of `job` that the store lacks; raises EvalkitError in one line."""
+    store = Store(job.store)
+    key = content_hash([job.model.identity, job.variant.text, job.device])
+    with claim(store.claim_file(key), lambda who: _wait(job, send, who)):
+        if not any(unfinished(store, job, part) for part in job.parts):
+            return
+        _measure(store, job, send)
+
+
+def _wait(job: VariantJob, send: Listener, who: str) -> None:
+    send(Event(job.variant.label, "", message=f"waiting for {who}, which measures it now"))
+
+
+def _measure(store: Store, job: VariantJob, send: Listener) -> None:
+    label = job.variant.label
+    source, seconds = prepare_source(store, job, send)
+    before = resident_bytes()
+    send(Event(label, "loading"))
+    start = time.perf_counter()
+    loaded = load_variant(job, source)
+    seconds["load"] = time.perf_counter() - start
+    probe = Probe(loaded.model, job.device, loaded.kernel, job.settings.protocol, before, seconds)
+    for part in job.parts:
+        if not unfinished(store, job, part):
+            continue
+        run = begin(store, job, part, loaded)
+        try:
+            if part.kind == "probes":
+                run = _probe(store, job, part, run, probe, send)
+            else:
+                run = measure_texts(store, job, part, run, loaded, send)
+            store.save(dataclasses.replace(run, status="ok", message=""))
+        except InterruptedWorkError:
+            raise
+        except EvalkitError as error:
+            store.save(failed_run(store, job, part, error))
+
+
+def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
+    """The directory to load: the original checkpoint, or the quantized one from the store."""
+    from evalkit.backends._artifacts import find_artifact
+
+    artifact = find_artifact(store.artifacts(), job.checkpoint, job.variant, job.calibration)
+    if artifact is None:
+        return job.checkpoint.path, {}
+    return artifact.path, {"quantize": artifact.seconds}
+
+
+def load_variant(job: VariantJob, source: Path) -> Loaded:
+    """Load the variant by its backend."""
+    backend = plugins.load("backends", job.variant.backend)
+    loaded: Loaded = backend.load(
+        source,
+        job.variant,
+        job.device,
+        allow_pickle=job.settings.allow_pickle,
+        trust_remote_code=job.settings.trust_remote_code,
+    )
+    return loaded
+
+
+def begin(store: Store, job: VariantJob, part: Part, loaded: Loaded) -> Run:
+    """The stored run of `part`, or a new one, with what is known now; saved as "running"."""
+    stored = store.load(part.run.id)
+    run = dataclasses.replace(
+        part.run,
+        status="running",
+        kernel=loaded.kernel,
+        environment=job.environment,
+        notes=loaded.notes,
+        measurements=stored.measurements if stored else (),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    store.save(run)
+    return run
+
+
+def add(store: Store, run: Run, new: list[Measurement]) -> Run:
+    """`run` with measurements added (older ones of the same kind replaced), stored."""
+    replaced = {(m.metric, m.machine, m.baseline) for m in new}
+    kept = [m for m in run.measurements if (m.metric, m.machine, m.baseline) not in replaced]
+    run = dataclasses.replace(run, measurements=(*kept, *new))
+    store.save(run)
+    return run
+
+
+def _probe(
+    store: Store, job: VariantJob, part: Part, run: Run, probe: Probe, send: Listener
+) -> Run:
+    missing = set(part.missing(run, job.environment.machine))
+    for done, name in enumerate(plugins.names("metrics")):
+        module = plugins.load("metrics", name)
+        if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
+            continue
+        send(Event(job.variant.label, f"measuring {name}", done))
+        per_machine = {spec.name: spec.per_machine for spec in module.SPECS}
+        new = [
+            dataclasses.replace(m, machine=job.environment.machine) if per_machine[m.metric] else m
+            for m in module.measure(probe)
+        ]
+        run = add(store, run, new)
+    return run
