@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import DataError, UsageError, unknown
-from evalkit.suites.encoding import Encode, encode_text
+from evalkit.suites.encoding import Encode, TextEncoder, encode_text
 from evalkit.suites.texts import Text
 from evalkit.suites.wikitext import detokenized, word_count
 
@@ -137,26 +137,22 @@ def default_context(convention: str, model_limit: int | None = None) -> int:
 
 
 def make_windows(
-    encode: Encode,
+    encoder: TextEncoder,
     texts: Sequence[Text],
     convention: str,
     context: int,
-    bos_id: int | None,
     *,
-    eos_id: int | None = None,
-    adds_bos: bool = False,
     bos: str = "convention",
 ) -> Windows:
     """Cut `texts` into windows under `convention` (see the module's docstring).
 
-    `encode` turns text into ids without special tokens; `adds_bos` says whether the tokenizer
-    adds BOS by itself (suites/encoding.py finds these out). `bos` is one of BOS_POLICIES.
+    `encoder` is what the tokenizer does (suites/encoding.py), `bos` one of BOS_POLICIES.
     Raises UsageError for an unknown word or a context below 4, DataError for a text that is
     shorter than one window or leaves no token to score.
     """
     _check(convention, context, bos)
-    first, every = _bos_tokens(convention, bos, bos_id, eos_id, adds_bos)
-    rules = _Rules(encode, convention, context, first, every)
+    first, every = _bos_tokens(convention, bos, encoder)
+    rules = _Rules(encoder.encode, convention, context, first, every)
     windows: list[_Window] = []
     slices: list[int] = []
     for index, text in enumerate(texts):
@@ -180,27 +176,25 @@ def _check(convention: str, context: int, bos: str) -> None:
         )
 
 
-def _bos_tokens(
-    convention: str, bos: str, bos_id: int | None, eos_id: int | None, adds_bos: bool
-) -> tuple[int | None, int | None]:
+def _bos_tokens(convention: str, bos: str, encoder: TextEncoder) -> tuple[int | None, int | None]:
     """The tokens `first` and `every` of `_Rules`."""
     if bos == "never":
         return None, None
     if bos == "always":
-        if bos_id is None:
+        if encoder.bos_id is None:
             raise UsageError("BOS policy 'always': the tokenizer has no BOS; use convention, never")
-        return bos_id, bos_id
+        return encoder.bos_id, encoder.bos_id
     if convention == "document":
-        return bos_id, None
+        return encoder.bos_id, None
     if convention == "lm-eval":
-        prefix = bos_id if bos_id is not None else eos_id
+        prefix = encoder.bos_id if encoder.bos_id is not None else encoder.eos_id
         if prefix is None:
             raise UsageError(
                 "convention lm-eval: the tokenizer has neither BOS nor EOS to begin with; "
                 "use BOS policy never or another convention"
             )
         return prefix, None
-    added = bos_id if adds_bos else None
+    added = encoder.bos_id if encoder.adds_bos else None
     return added, added if convention == "llama.cpp" else None
 
 
