@@ -103,9 +103,7 @@ class Phi3SmallConfig(PreTrainedConfig):
         if not long:
             return 1.0
         original = self.original_max_position_embeddings
-        return math.sqrt(
-            1 + math.log(self.max_position_embeddings / original) / math.log(original)
-        )
+        return math.sqrt(1 + math.log(self.max_position_embeddings / original) / math.log(original))
 
     def _check_heads(self) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads

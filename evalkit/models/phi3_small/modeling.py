@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,10 +14,14 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from evalkit.errors import UsageError
 from evalkit.models.phi3_small.attention import Phi3SmallAttention
 from evalkit.models.phi3_small.configuration import Phi3SmallConfig
+from evalkit.models.phi3_small.layout import SparseMasks, TokenLayout, describe
+from evalkit.models.phi3_small.loading import check_weights
+from evalkit.models.phi3_small.memory import recall, remember
 from evalkit.models.phi3_small.rotary import Phi3SmallRotaryEmbedding
-from evalkit.models.phi3_small.sparse import BlockPattern, additive, visible
+from evalkit.models.phi3_small.sparse import BlockPattern
 
 
 class Phi3SmallMLP(nn.Module):
@@ -64,24 +68,38 @@ class Phi3SmallPreTrainedModel(PreTrainedModel):
     config: Phi3SmallConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Phi3SmallDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]
+    _no_split_modules: ClassVar[list[str]] = ["Phi3SmallDecoderLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {
+    _can_record_outputs: ClassVar[dict[str, type[nn.Module]]] = {
         "hidden_states": Phi3SmallDecoderLayer,
         "attentions": Phi3SmallAttention,
     }
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint as transformers does, but refuse one whose weights do not fit.
+
+        Raises:
+            UsageError: a weight is missing or has another shape; transformers would warn and
+                leave it random.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("ignore_mismatched_sizes", True)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_weights(str(args[0]) if args else "the state dict", info)
+        return (model, info) if wants_info else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         # Buffers outside the checkpoint hold garbage after from_pretrained.
-        if isinstance(module, Phi3SmallRotaryEmbedding):
+        if isinstance(module, (Phi3SmallRotaryEmbedding, Phi3SmallForCausalLM)):
             module.reset_buffers()
 
 
@@ -97,9 +115,8 @@ class Phi3SmallModel(Phi3SmallPreTrainedModel):
         )
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.rotary_emb = Phi3SmallRotaryEmbedding(config)
-        self.pattern = BlockPattern.from_config(config)
+        self.sparse_masks = SparseMasks(BlockPattern.from_config(config))
         self.gradient_checkpointing = False
-        self._cached_mask: tuple[Any, torch.Tensor] | None = None
         self.post_init()
 
     @merge_with_config_defaults
@@ -114,65 +131,106 @@ class Phi3SmallModel(Phi3SmallPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Return the final hidden states: (batch, length, hidden_size)."""
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+        """Return the final hidden states, (batch, length, hidden_size), and the cache.
+
+        See `Phi3SmallForCausalLM.forward` for the arguments.
+
+        Raises:
+            UsageError: the tokens exceed the context, or the masks do not cover them.
+        """
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            raise UsageError("forward needs input_ids or inputs_embeds: give exactly one of them")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        length = inputs_embeds.shape[1]
-        if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
-        long = past + length > self.config.original_max_position_embeddings
-        hidden_states = self.embedding_dropout(
-            inputs_embeds * self.config.mup_embedding_multiplier
-        )
-        position_embeddings = self.rotary_emb(position_ids, long, hidden_states.dtype)
-        sparse_mask = self._sparse_mask(hidden_states, past)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=causal_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                position_embeddings=position_embeddings,
-                sparse_mask=sparse_mask,
-                **kwargs,
-            )
+        wanted = inputs.shape[1]
+        layout = describe(self.config, inputs, attention_mask, position_ids, past_key_values)
+        if layout.crosses:
+            input_ids = self._all_ids(past_key_values, input_ids, layout.past)
+            layout = describe(self.config, input_ids, attention_mask, None, past_key_values)
+        if past_key_values is not None and self.config.rope_scaling and input_ids is not None:
+            remember(past_key_values, input_ids, self.config.num_hidden_layers)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        hidden_states = self._decode(inputs_embeds, layout, past_key_values, use_cache, **kwargs)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.final_layernorm(hidden_states),
+            last_hidden_state=self.final_layernorm(hidden_states[:, -wanted:]),
             past_key_values=past_key_values if use_cache else None,
         )
 
-    def _sparse_mask(self, hidden_states: torch.Tensor, past: int) -> torch.Tensor | None:
-        length, device, dtype = hidden_states.shape[1], hidden_states.device, hidden_states.dtype
-        if past + length <= self.pattern.local_span:
-            return None
-        key = (length, past, device, dtype)
-        if self._cached_mask is None or self._cached_mask[0] != key:
-            keys = torch.arange(past + length, device=device)[None]
-            mask = additive(visible(self.pattern, keys[:, past:], keys), dtype)
-            self._cached_mask = (key, mask)
-        return self._cached_mask[1]
+    def _all_ids(
+        self, cache: Cache, input_ids: torch.Tensor | None, past: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Empty the cache and return all ids it stood for, with the new ones behind them."""
+        if input_ids is None:
+            raise UsageError(
+                "inputs_embeds cross the original context: the cache must be computed anew from "
+                "ids; give input_ids"
+            )
+        return torch.cat((recall(cache, self.config.num_hidden_layers, int(past)), input_ids), 1)
+
+    def _decode(
+        self,
+        inputs_embeds: torch.Tensor,
+        layout: TokenLayout,
+        cache: Cache | None,
+        use_cache: bool | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Run embeddings through all layers: (batch, length, hidden_size)."""
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=layout.attention_mask,
+            past_key_values=cache,
+        )
+        scaled = inputs_embeds * self.config.mup_embedding_multiplier
+        hidden_states = self.embedding_dropout(scaled)
+        eager = self.config._attn_implementation == "eager"
+        sparse_mask = self.sparse_masks.build(layout, hidden_states, always=eager)
+        shared = {
+            "attention_mask": causal_mask,
+            "position_ids": layout.positions,
+            "position_embeddings": self.rotary_emb(
+                layout.positions, layout.long, hidden_states.dtype
+            ),
+            "past_key_values": cache,
+            "use_cache": use_cache,
+            "past_length": None if isinstance(layout.past, torch.Tensor) else layout.past,
+            "token_mask": layout.token_mask,
+            "sparse_mask": sparse_mask,
+            **kwargs,
+        }
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **shared)
+        return hidden_states
 
 
 class Phi3SmallForCausalLM(Phi3SmallPreTrainedModel, GenerationMixin):
     """The decoder with its head, tied to the token embedding."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    dummy_ids: torch.Tensor
 
     def __init__(self, config: Phi3SmallConfig) -> None:
         super().__init__(config)
         self.model = Phi3SmallModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        empty = torch.zeros(len(config.dummy_token_indices or ()), dtype=torch.long)
+        self.register_buffer("dummy_ids", empty, persistent=False)
+        self.reset_buffers()
         self.post_init()
+
+    @torch.no_grad()
+    def reset_buffers(self) -> None:
+        """Fill the ids that are never predicted again; they are not in checkpoints."""
+        ids = self.config.dummy_token_indices or ()
+        self.dummy_ids = torch.tensor(ids, dtype=torch.long, device=self.dummy_ids.device)
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: Any, **_: Any) -> Any:
+        """Keep the padding mask as it is: the model needs it to count positions and blocks."""
+        return attention_mask
 
     @can_return_tuple
     def forward(
@@ -213,8 +271,7 @@ class Phi3SmallForCausalLM(Phi3SmallPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept]).float() / self.config.mup_width_multiplier
         if self.config.dummy_token_indices:
-            dummies = torch.tensor(self.config.dummy_token_indices, device=logits.device)
-            logits = logits.index_fill(-1, dummies, torch.finfo(torch.float32).min)
+            logits = logits.index_fill_(-1, self.dummy_ids, torch.finfo(torch.float32).min)
         loss = None
         if labels is not None:
             loss = self.loss_function(

@@ -4,15 +4,24 @@ Tokens are cut into blocks of `block_size`. Query block i of head h sees key blo
 is local (i - j < num_local_blocks) or when it lies on the head's vertical stripes
 ((j + h * step + 1) % vert_stride == 0). Heads whose offset h * step is equal modulo the stride
 share one pattern. Inside the last block the order of tokens decides, as in any causal attention.
+
+A mask over the whole prompt would hold heads x length x length numbers and skip nothing. So a
+prompt is cut into chunks of queries; for each chunk and each distinct pattern, only the visible
+stripes and the local window are gathered and attended to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from evalkit.models.phi3_small.configuration import Phi3SmallConfig
+
+CHUNK_TOKENS = 256
+"""Queries per chunk at most: enough rows for an efficient matrix product, few wasted blocks."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class BlockPattern:
     def from_config(cls, config: Phi3SmallConfig) -> BlockPattern:
         """The pattern of a configuration, one offset for each attention head."""
         stride, heads = config.blocksparse_vert_stride, config.num_attention_heads
-        step = 0 if config.blocksparse_homo_head_pattern else max(1, int(stride / heads))
+        step = 0 if config.blocksparse_homo_head_pattern else max(1, stride // heads)
         return cls(
             block_size=config.blocksparse_block_size,
             num_local_blocks=config.blocksparse_num_local_blocks,
@@ -40,6 +49,23 @@ class BlockPattern:
     def local_span(self) -> int:
         """Total length, in tokens, up to which the pattern is plain causal attention."""
         return self.num_local_blocks * self.block_size
+
+    @property
+    def chunk_size(self) -> int:
+        """Queries per chunk: whole blocks, few beside the local window so that little is wasted."""
+        blocks = min(CHUNK_TOKENS // self.block_size, self.num_local_blocks // 4)
+        return max(1, blocks) * self.block_size
+
+    def heads_by_offset(self) -> dict[int, list[int]]:
+        """The heads of each distinct pattern."""
+        heads: dict[int, list[int]] = {}
+        for head, offset in enumerate(self.offsets):
+            heads.setdefault(offset, []).append(head)
+        return heads
+
+    def stripe_blocks(self, offset: int, end: int) -> range:
+        """Key blocks below `end` on the vertical stripes of an offset."""
+        return range((-offset - 1) % self.vert_stride, end, self.vert_stride)
 
 
 def visible(pattern: BlockPattern, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -66,3 +92,149 @@ def additive(visible_keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Zeros where a key is visible and the dtype's minimum elsewhere, same shape."""
     mask = torch.zeros(visible_keys.shape, dtype=dtype, device=visible_keys.device)
     return mask.masked_fill_(~visible_keys, torch.finfo(dtype).min)
+
+
+class _HeadGroup:
+    """The heads of one pattern, with their vertical stripes gathered once for all chunks."""
+
+    def __init__(
+        self,
+        pattern: BlockPattern,
+        offset: int,
+        heads: list[int],
+        key: torch.Tensor,
+        value: torch.Tensor,
+    ) -> None:
+        per_group = len(pattern.offsets) // key.shape[1]
+        self.pattern = BlockPattern(
+            pattern.block_size, pattern.num_local_blocks, pattern.vert_stride, (offset,)
+        )
+        self.offset = offset
+        self.heads = torch.tensor(heads, device=key.device)
+        self.key_value_heads = self.heads // per_group
+        blocks = pattern.stripe_blocks(offset, key.shape[2] // pattern.block_size)
+        starts = torch.tensor(blocks, dtype=torch.long, device=key.device) * pattern.block_size
+        within = torch.arange(pattern.block_size, device=key.device)
+        columns = (starts[:, None] + within).flatten()
+        rows = self.key_value_heads[:, None]
+        self.stripes = [states[:, rows, columns] for states in (key, value)]
+
+    def gather(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        start: int,
+        end: int,
+        masks: dict[tuple[int, ...], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, keys, values and mask for the group's part of the queries start … end.
+
+        `masks` keeps masks of local windows: chunks of the same length, start inside the window
+        and phase of the stripes share one, across groups too.
+        """
+        size = self.pattern.block_size
+        first = max(0, start // size - self.pattern.num_local_blocks + 1)
+        window = slice(first * size, end)
+        length = size * len(self.pattern.stripe_blocks(self.offset, first))
+        keys, values = (
+            torch.cat((stripe[:, :, :length], states[:, self.key_value_heads, window]), dim=2)
+            for stripe, states in zip(self.stripes, (key, value), strict=True)
+        )
+        phase = (first + self.offset) % self.pattern.vert_stride
+        shape = (phase, start - window.start, end - start)
+        if shape not in masks:
+            positions = torch.arange(window.start, end, device=query.device)[None]
+            seen = visible(self.pattern, positions[:, start - window.start :], positions)
+            masks[shape] = additive(seen, query.dtype)
+        return query[:, self.heads], keys, values, pad(masks[shape], (length, 0))
+
+
+def chunked_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pattern: BlockPattern,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Exact block-sparse attention of unpadded rows, chunk by chunk and pattern by pattern.
+
+    Args:
+        query: (batch, heads, query length, head_dim); the last queries of the sequence.
+        key: (batch, key/value heads, total length, head_dim).
+        value: like `key`.
+        pattern: the block geometry.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (batch, query length, heads, head_dim).
+    """
+    attend = partial(scaled_dot_product_attention, scale=scaling, dropout_p=dropout)
+    total, past = key.shape[2], key.shape[2] - query.shape[2]
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
+    start = past
+    if past == 0:
+        start = min(total, pattern.local_span)
+        causal = attend(*_first(start, query, key, value), is_causal=True, enable_gqa=True)
+        output[:, :start] = causal.transpose(1, 2)
+    groups = [
+        _HeadGroup(pattern, offset, heads, key, value)
+        for offset, heads in pattern.heads_by_offset().items()
+    ]
+    masks: dict[tuple[int, ...], torch.Tensor] = {}
+    while start < total:
+        end = min(total, (start // pattern.chunk_size + 1) * pattern.chunk_size)
+        chunk = slice(start - past, end - past)
+        for group in groups:
+            inputs = group.gather(query[:, :, chunk], key, value, start, end, masks)
+            output[:, chunk, group.heads] = attend(*inputs).transpose(1, 2)
+        start = end
+    return output
+
+
+def _first(length: int, *states: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor[:, :, :length] for tensor in states]
+
+
+def padded_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pattern: BlockPattern,
+    token_mask: torch.Tensor,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """`chunked_attention` on the real tokens of each row alone; padding queries give zeros.
+
+    Args:
+        query: (batch, heads, query length, head_dim).
+        key: (batch, key/value heads, total length, head_dim).
+        value: like `key`.
+        pattern: the block geometry.
+        token_mask: (batch, total length), true for real tokens.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (batch, query length, heads, head_dim).
+    """
+    past = key.shape[2] - query.shape[2]
+    output = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
+    for row in range(query.shape[0]):
+        real = token_mask[row].nonzero().flatten()
+        queries = real[real >= past] - past
+        if len(queries):
+            output[row, queries] = chunked_attention(
+                query[row : row + 1, :, queries],
+                key[row : row + 1, :, real],
+                value[row : row + 1, :, real],
+                pattern,
+                scaling=scaling,
+                dropout=dropout,
+            )[0]
+    return output
