@@ -1,0 +1,225 @@
+"""What stands in each cell of the table as plain text, for terminal and Markdown alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from evalkit.records import Comparison, OptionValue, Row, Value, Variant
+from evalkit.view import numbers
+
+Cell = Callable[[Value, Value | None], str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of one metric.
+
+    `cell` shows a value beside the baseline's, which is None in the baseline's own row and where
+    the two cannot be compared; `noise` shows the noise floor.
+    """
+
+    title: str
+    metric: str
+    cell: Cell
+    noise: Callable[[float], str] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: its label and cells, or a message instead of cells."""
+
+    label: str
+    cells: tuple[str, ...] = ()
+    message: str = ""
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Titles of the columns after the label, and the lines."""
+
+    titles: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def _smaller(show: Callable[[float], str]) -> Cell:
+    def cell(value: Value, base: Value | None) -> str:
+        ratio = _ratio(value, base)
+        return show(_number(value)) if ratio is None else numbers.divided(1 / ratio)
+
+    return cell
+
+
+def _faster(value: Value, base: Value | None) -> str:
+    ratio = _ratio(value, base)
+    return numbers.rate(_number(value)) if ratio is None else numbers.times(ratio)
+
+
+def _perplexity(value: Value, base: Value | None) -> str:
+    if base is None or value.delta is None:
+        return numbers.around(_number(value), value.low, value.high)
+    return numbers.difference(value.delta, value.delta_low, value.delta_high)
+
+
+def _tasks(value: Value, base: Value | None) -> str:
+    if base is None or value.delta is None:
+        text = numbers.around(
+            100 * _number(value), _scaled(value.low), _scaled(value.high), least=1
+        )
+        return " % ±".join(text.split(" ±")) if "±" in text else f"{text} %"
+    low, high = _scaled(value.delta_low), _scaled(value.delta_high)
+    return numbers.difference(100 * value.delta, low, high, least=1)
+
+
+COLUMNS = (
+    Column("size", "weight_bytes", _smaller(numbers.byte_size)),
+    Column("peak", "peak_memory_bytes", _smaller(numbers.byte_size)),
+    Column("prefill", "prefill_tokens_per_second", _faster),
+    Column("decode", "decode_tokens_per_second", _faster),
+    Column(
+        "perplexity",
+        "perplexity",
+        _perplexity,
+        lambda floor: f"± {numbers.plain(floor, numbers.places(floor, 2, 2))}",
+    ),
+    Column(
+        "KL",
+        "kl_divergence_mean",
+        lambda value, base: numbers.small(_number(value)),
+        numbers.small,
+    ),
+    Column(
+        "top-1",
+        "top1_agreement",
+        lambda value, base: numbers.percent(_number(value)),
+        lambda floor: numbers.percent(1 - floor),
+    ),
+    Column(
+        "tasks, paired",
+        "tasks_mean",
+        _tasks,
+        lambda floor: f"± {numbers.plain(100 * floor, numbers.places(100 * floor, 2, 1))}",
+    ),
+)
+SLICE_METRICS = ("perplexity", "kl_divergence_mean", "top1_agreement")
+# A divergence is measured against the baseline, which therefore has none.
+DIVERGENCES = ("kl_divergence_mean", "top1_agreement")
+
+
+def main_grid(comparison: Comparison) -> Grid:
+    """One line a variant, then the noise floor; columns nobody measured are left out."""
+    columns = [c for c in COLUMNS if any(has(row.metrics, c.metric) for row in comparison.rows)]
+    base = baseline_row(comparison)
+    lines = [_line(row, base, columns) for row in comparison.rows]
+    if any(c.noise and c.metric in comparison.noise_floor for c in columns):
+        lines.append(_noise_line(comparison, columns))
+    titles = [column.title for column in columns]
+    return Grid((*titles, f"verdict at {margin_text(comparison)}"), tuple(lines))
+
+
+def slice_grid(comparison: Comparison) -> Grid | None:
+    """Text by text: a line with its name, then one line a variant; None for a single text."""
+    names = dict.fromkeys(name for row in comparison.rows for name in row.slices)
+    if len(names) < 2:
+        return None
+    columns = [column for column in COLUMNS if column.metric in SLICE_METRICS]
+    base = baseline_row(comparison)
+    lines: list[Line] = []
+    for name in names:
+        lines.append(Line(numbers.clean(name)))
+        mine = base.slices.get(name, {}) if base else {}
+        for row in comparison.rows:
+            if name in row.slices:
+                against = None if row is base else mine
+                cells = _cells(row.slices[name], against, columns)
+                lines.append(Line(f"  {label(row.variant)}", cells))
+    return Grid(tuple(column.title for column in columns), tuple(lines))
+
+
+def baseline_row(comparison: Comparison) -> Row | None:
+    """The baseline's row, or None where it is not among the rows."""
+    return next((row for row in comparison.rows if row.variant.label == comparison.baseline), None)
+
+
+def label(variant: Variant) -> str:
+    """A variant in the words of the field: "fp16", "int8 LLM.int8()", "int4 GPTQ g128"."""
+    if variant.checkpoint is not None:
+        return numbers.clean(variant.checkpoint)
+    words = [variant.precision, method_name(variant)]
+    words += [_option(name, value) for name, value in variant.options]
+    return numbers.clean(" ".join(word for word in words if word))
+
+
+def method_name(variant: Variant) -> str:
+    """The method's usual name, else the backend's; nothing for plain 16 and 32 bit weights."""
+    known = {("int8", "bitsandbytes"): "LLM.int8()", (variant.precision, "gptq"): "GPTQ"}
+    plain = "" if variant.backend == "transformers" else variant.backend
+    return known.get((variant.precision, variant.backend), plain)
+
+
+def margin_text(comparison: Comparison) -> str:
+    """The margin with a space before its unit: "1 pp"."""
+    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(comparison.margin))
+
+
+def has(metrics: Mapping[str, Value], metric: str) -> bool:
+    """Whether `metric` was measured."""
+    return metric in metrics and metrics[metric].value is not None
+
+
+def _line(row: Row, base: Row | None, columns: Iterable[Column]) -> Line:
+    name = label(row.variant)
+    if row.status != "ok":
+        status = row.status.replace("_", " ")
+        message = numbers.clean(row.message)
+        return Line(name, message=f"{status}: {message}" if message else status, finding="failed")
+    against = None if row is base or base is None else base.metrics
+    verdict = numbers.clean(row.verdict) or numbers.MISSING
+    return Line(name, (*_cells(row.metrics, against, columns), verdict), finding=verdict)
+
+
+def _cells(
+    metrics: Mapping[str, Value], base: Mapping[str, Value] | None, columns: Iterable[Column]
+) -> tuple[str, ...]:
+    cells = []
+    for column in columns:
+        if not has(metrics, column.metric) or (base is None and column.metric in DIVERGENCES):
+            cells.append(numbers.MISSING)
+            continue
+        value = metrics[column.metric]
+        known = base is not None and has(base, column.metric) and value.verdict != "not comparable"
+        cells.append(column.cell(value, base[column.metric] if base and known else None))
+    return tuple(cells)
+
+
+def _noise_line(comparison: Comparison, columns: Iterable[Column]) -> Line:
+    floor = comparison.noise_floor
+    cells = [c.noise(floor[c.metric]) if c.noise and c.metric in floor else "" for c in columns]
+    return Line("noise floor", (*cells, ""), finding="noise")
+
+
+def _option(name: str, value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, str):
+        return value
+    return f"g{value}" if name == "group_size" else f"{name}={value}"
+
+
+def _number(value: Value) -> float:
+    assert value.value is not None
+    return value.value
+
+
+def _ratio(value: Value, base: Value | None) -> float | None:
+    """Variant over baseline; None where there is none to compare with."""
+    if base is None or not base.value or not value.value:
+        return None
+    known = value.details.get("ratio")
+    return float(known) if known else value.value / base.value
+
+
+def _scaled(value: float | None) -> float | None:
+    return None if value is None else 100 * value
