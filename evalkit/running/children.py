@@ -22,7 +22,6 @@ from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError,
 from evalkit.progress import Event, Listener
 
 PRELOAD = ["torch", "transformers", "evalkit.running.preload"]
-GRACE_SECONDS = 60.0
 
 Task = Callable[..., Any]
 

@@ -95,6 +95,11 @@ class Store:
         self.run_file(run_id).unlink(missing_ok=True)
         shutil.rmtree(self.raw(run_id), ignore_errors=True)
 
+    def forget_reference(self, key: str) -> None:
+        """Remove a baseline's reference (for --fresh)."""
+        if key:
+            shutil.rmtree(self.reference(key), ignore_errors=True)
+
     def save_comparison(self, comparison: Comparison, run_id: str) -> Path:
         """Write a comparison beside its runs; returns the file."""
         file = self.root / "comparisons" / f"{run_id}.json"
