@@ -1,0 +1,264 @@
+"""Train the demo model: Phi-3 Small in miniature, on the life of a small town.
+
+    python scripts/make_demo_data.py            # tokenizer, texts, tasks
+    python scripts/train_demo_model.py          # the weights, under an hour of one idle CPU
+    python scripts/measure_demo_model.py        # figures, model card, manifest
+
+A run continues from its last checkpoint; the same seed and the same interruptions give the same
+batches. Matrices are trained by Muon, the rest by AdamW; rows grow from 96 to 1024 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from demo_training_data import TokenizedDocuments, load_documents, row_batches
+from tokenizers import Tokenizer
+from torch import nn
+from tqdm import tqdm
+
+from evalkit.models.phi3_small import Phi3SmallConfig, Phi3SmallForCausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL_DIRECTORY = ROOT / "data" / "demo" / "model"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Rows of one length, up to a share of the run."""
+
+    until: float
+    row_tokens: int
+    batch: int
+
+
+PHASES = (Phase(0.2, 96, 22), Phase(0.7, 192, 21), Phase(0.93, 256, 16), Phase(1.0, 1024, 4))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights."""
+
+    tokens: int = 6_000_000
+    documents: int = 120_000
+    seed: int = 0
+    answer_weight: float = 4.0
+    matrix_rate: float = 0.02
+    other_rate: float = 3e-3
+    warmup_steps: int = 40
+    decay_from: float = 0.65
+    clip: float = 1.0
+
+
+def demo_config(vocab_size: int = 3072) -> Phi3SmallConfig:
+    """Phi-3 Small in miniature: every width a multiple of 128, sparsity beyond 256 tokens."""
+    return Phi3SmallConfig(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        ff_intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        rope_embedding_base=10_000.0,
+        mup_width_multiplier=2.0,
+        mup_embedding_multiplier=10.0,
+        mup_attn_multiplier=5.65625,  # the root of head_dim: scores begin at the usual scale
+        blocksparse_block_size=16,
+        blocksparse_num_local_blocks=16,
+        blocksparse_vert_stride=4,
+        embedding_dropout_prob=0.0,
+        ffn_dropout_prob=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+
+def initialize(model: Phi3SmallForCausalLM, seed: int) -> None:
+    """Normal weights: deviation 0.04, writers to the residual stream less by its depth."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = (2 * model.config.num_hidden_layers) ** 0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.04, generator=generator)
+                if name.endswith(("dense.weight", "down_proj.weight")):
+                    parameter.div_(depth)
+
+
+class Trainer:
+    """The float32 weights and their optimizers, and a bfloat16 copy that runs the passes."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        config = demo_config()
+        self.master = Phi3SmallForCausalLM(config)
+        initialize(self.master, recipe.seed)
+        # Plain matrix products are faster than fused attention on rows this short.
+        config._attn_implementation = "eager"
+        self.worker = Phi3SmallForCausalLM(config).to(torch.bfloat16).train()
+        self.pairs = list(zip(self.master.parameters(), self.worker.parameters(), strict=True))
+        matrices = [p for n, p in self.master.named_parameters() if _is_matrix(n, p)]
+        others = [p for n, p in self.master.named_parameters() if not _is_matrix(n, p)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.0, ns_steps=4),
+            torch.optim.AdamW(
+                others, lr=recipe.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            ),
+        ]
+        self.step = self.tokens = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self._copy_weights()
+
+    @torch.no_grad()
+    def _copy_weights(self) -> None:
+        for master, worker in self.pairs:
+            worker.copy_(master)
+
+    def rate(self) -> float:
+        """Share of the peak learning rate: warm-up, plateau, linear decay to 2 %."""
+        share = self.tokens / self.recipe.tokens
+        warm = min(1.0, (self.step + 1) / self.recipe.warmup_steps)
+        return warm * max(0.02, min(1.0, (1 - share) / (1 - self.recipe.decay_from)))
+
+    def update(self, ids: torch.Tensor, answers: torch.Tensor) -> float:
+        """One step on (batch, length) tokens; returns the weighted mean loss in nats."""
+        logits = self.worker(ids[:, :-1], use_cache=False).logits
+        losses = nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
+        weights = 1.0 + (self.recipe.answer_weight - 1.0) * answers[:, 1:].flatten().float()
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()
+        for master, worker in self.pairs:
+            master.grad = worker.grad.float()
+            worker.grad = None
+        nn.utils.clip_grad_norm_(self.master.parameters(), self.recipe.clip)
+        rate = self.rate()
+        for optimizer, peak in zip(
+            self.optimizers, (self.recipe.matrix_rate, self.recipe.other_rate), strict=True
+        ):
+            optimizer.param_groups[0]["lr"] = peak * rate
+            optimizer.step()
+        self._copy_weights()
+        self.step += 1
+        self.tokens += ids.numel()
+        return float(loss.detach())
+
+    def save(self, file: Path) -> None:
+        state = {
+            "model": self.master.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "counters": (self.step, self.tokens, self.seconds, self.cpu_seconds),
+        }
+        torch.save(state, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+    def load(self, file: Path) -> None:
+        state = torch.load(file)
+        self.master.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.tokens, self.seconds, self.cpu_seconds = state["counters"]
+        self._copy_weights()
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and "embed_tokens" not in name
+
+
+def batches(
+    documents: TokenizedDocuments, trainer: Trainer
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of the phase the run is in; seeded by step, so that a resumed run goes on anew."""
+    current: Phase | None = None
+    while trainer.tokens < trainer.recipe.tokens:
+        share = trainer.tokens / trainer.recipe.tokens
+        phase = next(phase for phase in PHASES if share < phase.until)
+        if phase != current:
+            current = phase
+            seed = trainer.recipe.seed * 1_000_003 + trainer.step
+            source = row_batches(documents, phase.row_tokens, phase.batch, seed)
+        positions = next(source)
+        ids = torch.from_numpy(documents.ids[positions].astype(np.int64))
+        yield ids, torch.from_numpy(documents.answers[positions])
+
+
+def train(trainer: Trainer, documents: TokenizedDocuments, work: Path, save_every: float) -> None:
+    """Run to the end of the recipe, logging every 25 steps and saving every few minutes."""
+    bar = tqdm(total=trainer.recipe.tokens, initial=trainer.tokens, unit="tok", unit_scale=True)
+    clock, cpu_clock, saved = time.monotonic(), time.process_time(), time.monotonic()
+    losses: list[float] = []
+    with (work / "training_log.jsonl").open("a", encoding="utf-8") as log:
+        for ids, answers in batches(documents, trainer):
+            losses.append(trainer.update(ids, answers))
+            bar.update(ids.numel())
+            if trainer.step % 25 == 0:
+                trainer.seconds += time.monotonic() - clock
+                trainer.cpu_seconds += time.process_time() - cpu_clock
+                clock, cpu_clock = time.monotonic(), time.process_time()
+                log.write(json.dumps(_record(trainer, losses, ids.shape[1])) + "\n")
+                log.flush()
+                bar.set_postfix(loss=f"{np.mean(losses):.3f}")
+                losses.clear()
+            if time.monotonic() - saved > save_every:
+                trainer.save(work / "checkpoint.pt")
+                saved = time.monotonic()
+    trainer.save(work / "checkpoint.pt")
+
+
+def _record(trainer: Trainer, losses: list[float], row_tokens: int) -> dict[str, float | int]:
+    return {
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+        "row_tokens": row_tokens,
+        "weighted_loss": round(float(np.mean(losses)), 4),
+        "rate": round(trainer.rate(), 4),
+        "seconds": round(trainer.seconds, 1),
+        "cpu_seconds": round(trainer.cpu_seconds, 1),
+    }
+
+
+def export(trainer: Trainer, directory: Path, work: Path) -> None:
+    """Write FP16 weights, configuration, recipe and log; the tokenizer lies there already."""
+    model = Phi3SmallForCausalLM(demo_config())
+    model.load_state_dict(trainer.master.state_dict())
+    model.to(torch.float16).save_pretrained(directory)
+    (directory.parent / "training_log.jsonl").write_bytes(
+        (work / "training_log.jsonl").read_bytes()
+    )
+    recipe = {**asdict(trainer.recipe), "phases": [asdict(phase) for phase in PHASES]}
+    (directory.parent / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo", help="checkpoints")
+    parser.add_argument("--out", type=Path, default=MODEL_DIRECTORY)
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save-every", type=float, default=120.0, help="seconds")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(tokens=arguments.tokens, seed=arguments.seed)
+    tokenizer = Tokenizer.from_file(str(MODEL_DIRECTORY / "tokenizer.json"))
+    documents = load_documents(tokenizer, recipe.documents, recipe.seed, arguments.work)
+    trainer = Trainer(recipe)
+    if (arguments.work / "checkpoint.pt").exists():
+        trainer.load(arguments.work / "checkpoint.pt")
+    train(trainer, documents, arguments.work, arguments.save_every)
+    export(trainer, arguments.out, arguments.work)
+
+
+if __name__ == "__main__":
+    main()
