@@ -1,0 +1,229 @@
+"""Token scoring: one forward pass a batch gives every per-token statistic that was asked for.
+
+The model reads a batch of windows; the hidden states of the scored tokens are gathered, stored if
+a reference is recorded, and taken through the output head in chunks. Logits of a whole batch never
+exist, and nothing is kept from batch to batch, so memory depends on the budget, not on the text.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evalkit.errors import OutOfMemoryError, UsageError, VariantError, unknown
+from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short_rope_length
+from evalkit.scoring.head import Forward, open_forward
+from evalkit.scoring.reference import Reference, ReferenceWriter, window_sample
+from evalkit.scoring.statistics import NEEDS_REFERENCE, STATISTICS, TokenStatistics
+from evalkit.suites.windows import Windows
+
+# Float32 logits of one head call. On the CPU below the C library's largest threshold for separate
+# mappings (32 MiB): such blocks are reused, larger ones are mapped and zeroed each time.
+_CHUNK_BYTES = 24 * 2**20
+_CUDA_CHUNK_BYTES = 2**27
+# Fewer rows would leave the head bound by reading its weights.
+_CHUNK_ROWS = 64
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Values of the scored tokens of some windows.
+
+    `windows` int64 holds their indexes; `columns` are equally long, one row a scored token, window
+    after window: `window` and `position` (of the token in its window) int32, and one float32
+    column a statistic. `notes` are lines for the run's record.
+    """
+
+    windows: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
+    notes: tuple[str, ...] = field(default=())
+
+
+def score_windows(
+    model: PreTrainedModel,
+    windows: Windows,
+    *,
+    batch_tokens: int,
+    statistics: Collection[str],
+    reference: Reference | None = None,
+    record: ReferenceWriter | None = None,
+    done: Collection[int] = (),
+    on_batch_halved: Callable[[int], None] | None = None,
+) -> Iterator[ScoredBatch]:
+    """Score all windows but those of `done`, batch by batch, the longest first.
+
+    Args:
+        model: any causal language model in evaluation mode.
+        windows: none longer than the model's context.
+        batch_tokens: budget of a batch, see `plan_batches`; the plan is the same for all variants.
+        statistics: names of STATISTICS; all but nll need `reference`.
+        reference: the baseline's stored rows, opened for this model.
+        record: stores this model's rows; when a batch is yielded, its rows are on the disk.
+        done: windows that were scored before.
+        on_batch_halved: told the new budget in tokens each time a batch did not fit in memory.
+
+    Raises:
+        OutOfMemoryError: a single window does not fit.
+        VariantError: logits are not numbers, or the vocabulary is not the baseline's.
+        StoreError: the reference cannot be read or written.
+    """
+    opened = record or reference
+    forward = (
+        opened.forward if opened else open_forward(model, window_sample(windows, model.device))
+    )
+    _check(statistics, reference, forward)
+    scorer = _Scorer(forward, windows, frozenset(statistics), reference, record)
+    plan = plan_batches(
+        windows.lengths - 1,
+        batch_tokens,
+        done=done,
+        boundary=short_rope_length(model.config),
+    )
+    notes: tuple[str, ...] = (forward.note,) if forward.note else ()
+    waiting, limit = plan[::-1], batch_tokens
+    while waiting:
+        batch = waiting.pop()
+        if len(batch) > 1 and scorer.tokens(batch) > limit:
+            waiting.extend(_halves(batch))
+            continue
+        scored = scorer.try_batch(batch)
+        if scored is None:
+            limit = scorer.tokens(batch) // 2
+            waiting.extend(_halves(batch))
+            notes += (f"out of memory: the batch was halved to {limit} tokens",)
+            if on_batch_halved is not None:
+                on_batch_halved(limit)
+            continue
+        yield ScoredBatch(batch, scored, notes)
+        notes = ()
+
+
+def _check(statistics: Collection[str], reference: Reference | None, forward: Forward) -> None:
+    for name in statistics:
+        if name not in STATISTICS:
+            raise unknown("statistic", name, STATISTICS)
+    missing = sorted(NEEDS_REFERENCE & set(statistics))
+    if missing and reference is None:
+        raise UsageError(f"statistics {', '.join(missing)} need the baseline's reference")
+    if reference is not None and reference.layout.vocabulary != forward.vocabulary:
+        raise VariantError(
+            f"the model has {forward.vocabulary} logits a token, the baseline "
+            f"{reference.layout.vocabulary}: compare variants of one model"
+        )
+
+
+def _halves(batch: Indexes) -> list[Indexes]:
+    """The second and the first half: batches are taken from the end."""
+    middle = (len(batch) + 1) // 2
+    return [batch[middle:], batch[:middle]]
+
+
+class _Scorer:
+    """Scores one batch at a time."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        windows: Windows,
+        names: frozenset[str],
+        reference: Reference | None,
+        record: ReferenceWriter | None,
+    ) -> None:
+        self.forward = forward
+        self.windows = windows
+        self.names = names
+        self.reference = reference if names & NEEDS_REFERENCE else None
+        self.record = record
+        self.device = forward.model.device
+        size = _CHUNK_BYTES if self.device.type == "cpu" else _CUDA_CHUNK_BYTES
+        self.chunk_rows = max(_CHUNK_ROWS, size // (4 * forward.vocabulary))
+        self.statistics = TokenStatistics(names | {"nll"}, forward.vocabulary, self.device)
+
+    def tokens(self, batch: Indexes) -> int:
+        """Size of a batch, padding included."""
+        return len(batch) * int(self.windows.lengths[batch].max() - 1)
+
+    def try_batch(self, batch: Indexes) -> dict[str, NDArray[Any]] | None:
+        """Columns of `batch`; None when it did not fit in memory and can be halved."""
+        try:
+            return self._score(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise OutOfMemoryError(
+                    f"one window of {self.tokens(batch)} tokens does not fit in memory: lower the "
+                    "context length or take a smaller variant"
+                ) from error
+        # Only here, outside the handler, are the tensors of the failed batch gone.
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _score(self, batch: Indexes) -> dict[str, NDArray[Any]]:
+        ids, mask = padded_inputs(self.windows, batch, self.device, masked=self.forward.masked)
+        window, position = self._scored_tokens(batch)
+        row = np.repeat(np.arange(len(batch)), self.windows.scored[batch])
+        places = torch.from_numpy(row * ids.shape[1] + position - 1).to(self.device)
+        rows = self.forward.rows(ids, mask).flatten(0, 1)[places]
+        if self.record is not None:
+            self.record.write(batch, rows)
+        true = self.windows.tokens[self.windows.offsets[window] + position]
+        targets = torch.from_numpy(true.astype(np.int64)).to(self.device)
+        columns = self._columns(batch, rows, targets)
+        self._refuse_nan(columns["nll"], window)
+        if self.record is not None:
+            self.record.flush()
+        return {
+            "window": window.astype(np.int32),
+            "position": position.astype(np.int32),
+            **{name: columns[name] for name in sorted(self.names)},
+        }
+
+    def _scored_tokens(self, batch: Indexes) -> tuple[Indexes, Indexes]:
+        """Window, and position in the window, of each scored token."""
+        counts = self.windows.scored[batch]
+        ends = np.cumsum(counts)
+        within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        start = np.repeat(self.windows.score_from[batch].astype(np.int64), counts)
+        return np.repeat(batch, counts), start + within
+
+    def _columns(self, batch: Indexes, rows: Tensor, targets: Tensor) -> dict[str, NDArray[Any]]:
+        """The statistics of scored tokens with `rows` (tokens, width), chunk by chunk."""
+        stored = self.reference.rows(batch) if self.reference is not None else None
+        chunks = []
+        for start in range(0, len(rows), self.chunk_rows):
+            part = slice(start, start + self.chunk_rows)
+            theirs = None
+            if self.reference is not None and stored is not None:
+                theirs = self.reference.logits(stored[part].to(self.device))
+            chunks.append(self.statistics(self.forward.logits(rows[part]), targets[part], theirs))
+        return {
+            name: torch.cat([chunk[name] for chunk in chunks]).cpu().numpy() for name in chunks[0]
+        }
+
+    def _refuse_nan(self, nll: NDArray[Any], window: Indexes) -> None:
+        wrong = np.isnan(nll)
+        if wrong.any():
+            raise VariantError(
+                f"the logits of window {window[wrong][0]} are not numbers (NaN): float16 overflows "
+                "in this model, or its weights are damaged; try bf16 or fp32"
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory on the device or the host ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error).lower()
+    return "not enough memory" in words or "out of memory" in words

@@ -1,0 +1,193 @@
+"""Final hidden states apart from the output head, and exact logits rebuilt from them.
+
+Between the last hidden state and the logits a model may scale, cap or mask. To be exact for any
+architecture, logits are rebuilt by the model's own `forward`, in which the base model answers with
+the given hidden states instead of running. Whether that gives the model's own logits is checked
+on the first tokens of the text; a model that fails the check is run whole, and its rows are the
+logits themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Kind = Literal["hidden", "logits"]
+
+# A model sets the logits of ids it never emits to the minimum of float16 or lower.
+MASKED_BELOW = -3e4
+_TRIED = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+class OutputHead:
+    """The model's own way from final hidden states to logits; `linear` replaces its head."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        body: nn.Module,
+        output: type[Any],
+        linear: nn.Linear | None = None,
+    ) -> None:
+        self.model = model
+        self.body = body
+        self.output = output
+        self.linear = linear
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits (n, vocabulary) of `hidden` (n, hidden_size), in the dtype the model gives."""
+        answer = self.output(last_hidden_state=hidden[None])
+        ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+        with _answering(self.body, answer), _replaced_head(self.model, self.linear):
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One model run in two steps: ids to rows, rows to logits.
+
+    Rows are final hidden states. Where `head` is None they are the logits themselves, because
+    the two cannot be told apart; `note` then says why. `masked` tells that padding must be masked
+    to stay invisible.
+    """
+
+    model: PreTrainedModel
+    body: nn.Module
+    head: OutputHead | None
+    vocabulary: int
+    masked: bool = True
+    note: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What a row is."""
+        return "logits" if self.head is None else "hidden"
+
+    def rows(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Rows (batch, length, width) of `ids` (batch, length)."""
+        output = self.body(input_ids=ids, attention_mask=mask, use_cache=False)
+        rows: Tensor = output.logits if self.head is None else output.last_hidden_state
+        return rows
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Logits (n, vocabulary) of rows (n, width)."""
+        return rows if self.head is None else self.head(rows)
+
+
+@torch.inference_mode()
+def open_forward(model: PreTrainedModel, sample: Tensor, *, stored: bool = False) -> Forward:
+    """Find how `model` runs in two steps, checked on the ids `sample` (length,).
+
+    With `stored`, the head must also be a plain linear layer that can be stored beside the rows.
+    """
+    own = model(input_ids=sample[None], use_cache=False).logits
+    reasons = []
+    for body in _bodies(model):
+        try:
+            output = body(input_ids=sample[None], use_cache=False)
+            hidden = output.last_hidden_state
+            linear = plain_head(model) if stored else None
+            rebuilt = OutputHead(model, body, type(output), linear)(hidden[0])
+        except torch.OutOfMemoryError:
+            raise
+        except _TRIED as error:
+            reasons.append(str(error).strip().partition("\n")[0] or type(error).__name__)
+            continue
+        if not same_logits(rebuilt, own[0]):
+            reasons.append("logits rebuilt from final hidden states differ from its own")
+            continue
+        head = OutputHead(model, body, type(output))
+        return Forward(model, body, head, own.shape[-1], _sees_padding(body, sample, hidden))
+    note = f"{type(model).__name__} is scored by its whole logits: {'; '.join(reasons)}"
+    return Forward(model, model, None, own.shape[-1], note=note)
+
+
+def plain_head(model: PreTrainedModel) -> nn.Linear:
+    """A copy of the output head that shares its weights, as a plain linear layer.
+
+    Raises ValueError where the head is none, or holds quantized weights.
+    """
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.ndim != 2:
+        raise ValueError(f"its output head {type(head).__name__} holds no plain weight matrix")
+    return linear_layer(weight, getattr(head, "bias", None))
+
+
+def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer over `weight` (out, in) and `bias` (out), without a copy."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
+
+
+def same_logits(one: Tensor, other: Tensor) -> bool:
+    """Whether two computations of the same logits differ by rounding only.
+
+    Rounding: two units in the last place of the largest logit, or 1e-5 of it in float32. Masked
+    ids must be the same ones.
+    """
+    if one.shape != other.shape:
+        return False
+    masked = other <= MASKED_BELOW
+    if not torch.equal(one <= MASKED_BELOW, masked):
+        return False
+    left, right = (x.float().masked_fill(masked, 0.0) for x in (one, other))
+    coarsest = max(torch.finfo(one.dtype).eps, torch.finfo(other.dtype).eps)
+    allowed = max(2 * coarsest, 1e-5) * float(right.abs().max())
+    return float((left - right).abs().max()) <= allowed
+
+
+def _bodies(model: PreTrainedModel) -> list[nn.Module]:
+    """Modules that may return the final hidden states: the base model, else its decoder."""
+    found: list[nn.Module] = []
+    for module in (model.base_model, model.get_decoder()):
+        if isinstance(module, nn.Module) and module is not model and module not in found:
+            found.append(module)
+    return found
+
+
+def _sees_padding(body: nn.Module, sample: Tensor, hidden: Tensor) -> bool:
+    """Whether tokens after the end change earlier hidden states; never in causal attention."""
+    longer = torch.cat([sample, sample[-1:].expand(len(sample))])
+    padded = body(input_ids=longer[None], use_cache=False).last_hidden_state[:, : len(sample)]
+    return not same_logits(padded, hidden)
+
+
+@contextlib.contextmanager
+def _answering(body: nn.Module, answer: Any) -> Iterator[None]:
+    """Let `body.forward` return `answer`; set on the instance, so no module is exchanged."""
+    own = body.__dict__.get("forward")
+    body.__dict__["forward"] = lambda *args, **kwargs: answer
+    try:
+        yield
+    finally:
+        if own is None:
+            del body.__dict__["forward"]
+        else:
+            body.__dict__["forward"] = own
+
+
+@contextlib.contextmanager
+def _replaced_head(model: PreTrainedModel, linear: nn.Linear | None) -> Iterator[None]:
+    if linear is None:
+        yield
+        return
+    own = model.get_output_embeddings()
+    name = next(name for name, module in model.named_modules() if module is own)
+    parent = model.get_submodule(name.rpartition(".")[0])
+    leaf = name.rpartition(".")[2]
+    setattr(parent, leaf, linear)
+    try:
+        yield
+    finally:
+        setattr(parent, leaf, own)
