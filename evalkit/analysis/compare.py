@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.summaries import (
@@ -97,17 +99,22 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
     known = baseline.measurements()
     noise = known.get("noise")
     specs = noise.details.get("metrics", {}) if noise else {}
+    again = baseline.noise
+    first = _restricted(baseline.tokens, again)
     for metric, spec in specs.items():
         column, summary = spec["column"], spec["summary"]
         if summary in PAIRED_SUMMARIES:
-            again = summarise(baseline.noise, column, summary).estimate
-            # The second pass keeps the first pass's values of the same tokens beside its own.
-            first = summarise(baseline.noise, f"ref_{column}", summary).estimate
-            floor[metric] = abs(again - first)
+            floor[metric] = abs(paired_delta(first, again, column, summary).estimate)
         else:
-            value = summarise(baseline.noise, column, summary).estimate
+            value = summarise(again, column, summary).estimate
             floor[metric] = 1.0 - value if spec["direction"] == "higher" else abs(value)
     return floor
+
+
+def _restricted(tokens: TokenTable, sample: TokenTable) -> TokenTable:
+    """`tokens` with only the windows that `sample` scored."""
+    scored = np.where(sample.windows["scored"] > 0, tokens.windows["scored"], 0)
+    return TokenTable({**tokens.windows, "scored": scored}, tokens.tokens)
 
 
 def check_comparable(baseline: Run, other: Run) -> None:
@@ -208,7 +215,7 @@ def _token_values(
         delta = paired_delta(baseline.tokens, one.tokens, column, summary, slice_index)
         reference = interval.estimate - delta.estimate
         verdict = "baseline"
-        details = {"windows": int(mask.sum())}
+        details: dict[str, object] = {"windows": int(mask.sum())}
         if one is not baseline:
             verdict = judge(
                 delta,

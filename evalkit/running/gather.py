@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.analysis.compare import Measured
@@ -54,12 +54,22 @@ def _token_table(store: Store, table: str | None) -> TokenTable | None:
     if table is None:
         return None
     path = store.root / table
-    return TokenTable(read_parquet(windows_table(path)), _reader(path))
+    return TokenTable(read_parquet(windows_table(path)), _SortedColumns(path))
 
 
-def _reader(path: Path) -> Callable[[str], NDArray[Any]]:
-    return partial(_column, path)
+class _SortedColumns:
+    """Columns of a per-token table in text order, whatever the order of the batches was."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-def _column(path: Path, name: str) -> NDArray[Any]:
-    return read_parquet(path, [name])[name]
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Row numbers sorted by window and position."""
+        keys = read_parquet(self.path, ["window", "position"])
+        order: NDArray[np.int64] = np.lexsort((keys["position"], keys["window"]))
+        return order
+
+    def __call__(self, name: str) -> NDArray[Any]:
+        """Column `name`, shape (tokens,)."""
+        return read_parquet(self.path, [name])[name][self.order]

@@ -196,7 +196,7 @@ def _refusal(checkpoint: Checkpoint, variant: Variant) -> str:
     """Why the variant cannot be made of this model, known before anything is loaded."""
     try:
         check_installed(spec_of(variant))
-        plugins.load("backends", variant.backend).check(checkpoint.config, variant)
+        plugins.load("backends", variant.backend).check(checkpoint, variant)
     except VariantError as error:
         return str(error)
     return ""

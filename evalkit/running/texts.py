@@ -53,7 +53,7 @@ def measure_texts(
     store: Store, job: VariantJob, part: Part, run: Run, loaded: Loaded, send: Listener
 ) -> Run:
     """Score all windows, and for the baseline record its reference and the noise floor."""
-    from evalkit.backends import for_scoring
+    from evalkit.models.compute import for_scoring
     from evalkit.running.worker import add
 
     windows = load_windows(store, job, part)
@@ -68,10 +68,11 @@ def measure_texts(
         if not directory.exists():
             scoring.forget(table)
         writer = ReferenceWriter.open(directory, loaded.model, windows)
-        scoring.run_pass(table, metrics, record=writer)
+        noted = scoring.run_pass(table, metrics, record=writer)
         writer.complete()
     else:
-        scoring.run_pass(table, metrics, reference=scoring.reference())
+        noted = scoring.run_pass(table, metrics, reference=scoring.reference())
+    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
     measured = [_measurement(store, metric, table, part) for metric in metrics]
     if job.is_baseline:
         measured.append(_noise(scoring, token_metrics(convention, is_baseline=False)))
@@ -113,8 +114,12 @@ class Scoring:
         record: ReferenceWriter | None = None,
         only: frozenset[int] | None = None,
         batch_tokens: int | None = None,
-    ) -> None:
-        """Score what `table` lacks, batch by batch, then fold it into per-window sums."""
+    ) -> tuple[str, ...]:
+        """Score what `table` lacks, batch by batch, then fold it into per-window sums.
+
+        Returns what is worth noting: halved batches, a reference of whole logits.
+        """
+        notes: dict[str, None] = {}
         if not table.exists():
             parts = self._parts(table)
             skipped = (
@@ -141,10 +146,12 @@ class Scoring:
                 parts.append(_columns(batch.columns, metrics))
                 event = dataclasses.replace(event, done=event.done + scored[batch.windows].sum())
                 self.send(event)
+                notes |= dict.fromkeys(batch.notes)
                 stop_if_asked()
             parts.merge(table)
         if not windows_table(table).exists():
             write_parquet(windows_table(table), _fold(table, self.windows))
+        return tuple(notes)
 
     def _parts(self, table: Path) -> Parts:
         return Parts(table.with_name(table.stem.replace("tokens", "parts", 1)), "window")

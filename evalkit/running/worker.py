@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from evalkit import plugins
+from evalkit.backends import spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError
 from evalkit.metrics._spec import Probe
 from evalkit.metrics.memory import resident_bytes
@@ -64,6 +65,8 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
 
 def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
     """The directory to load: the original checkpoint, or the quantized one from the store."""
+    if not spec_of(job.variant).quantizes:
+        return job.checkpoint.path, {}
     from evalkit.backends._artifacts import find_artifact
 
     artifact = find_artifact(store.artifacts(), job.checkpoint, job.variant, job.calibration)
