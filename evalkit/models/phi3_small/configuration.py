@@ -67,14 +67,10 @@ class Phi3SmallConfig(PreTrainedConfig):
             released = self.vocab_size == RELEASED_VOCAB_SIZE
             self.dummy_token_indices = list(DUMMY_TOKEN_IDS) if released else []
         super().__post_init__(**kwargs)
+        self._check_vocabulary()
         self._check_heads()
         self._check_sparsity()
         self._check_positions()
-        if self.hidden_act != "gegelu":
-            raise UsageError(
-                f"hidden_act {self.hidden_act!r}: Phi-3 Small has only 'gegelu'; "
-                "check that config.json belongs to this model_type"
-            )
 
     @property
     def head_dim(self) -> int:
@@ -104,6 +100,19 @@ class Phi3SmallConfig(PreTrainedConfig):
             return 1.0
         original = self.original_max_position_embeddings
         return math.sqrt(1 + math.log(self.max_position_embeddings / original) / math.log(original))
+
+    def _check_vocabulary(self) -> None:
+        if self.hidden_act != "gegelu":
+            raise UsageError(
+                f"hidden_act {self.hidden_act!r}: Phi-3 Small has only 'gegelu'; "
+                "check that config.json belongs to this model_type"
+            )
+        highest = max(self.dummy_token_indices or (0,))
+        if highest >= self.vocab_size:
+            raise UsageError(
+                f"dummy_token_indices {highest}: ids go up to {self.vocab_size - 1}; "
+                "correct config.json"
+            )
 
     def _check_heads(self) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads

@@ -68,6 +68,7 @@ def describe(
     Raises:
         UsageError: the mask does not cover the tokens, or they exceed the context.
     """
+    _check_prepared(config, attention_mask)
     length, past = inputs.shape[1], cached_tokens(cache, config)
     key_length = length if cache is None else cache.get_mask_sizes(length, 0)[0]
     two_dimensional = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
@@ -87,6 +88,18 @@ def describe(
         long=long,
         crosses=crosses,
     )
+
+
+def _check_prepared(config: Phi3SmallConfig, attention_mask: Any) -> None:
+    """A prepared mask does not tell padding from other gaps, so blocks could not be counted."""
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 4:
+        return
+    span = BlockPattern.from_config(config).local_span
+    if attention_mask.shape[-1] > span:
+        raise UsageError(
+            f"a 4-dimensional attention_mask of {attention_mask.shape[-1]} tokens: sparse layers "
+            f"need the padding mask (batch, tokens) beyond {span} tokens"
+        )
 
 
 def _cut(
