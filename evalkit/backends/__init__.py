@@ -1,5 +1,9 @@
 """How a variant is made and loaded: one file a backend, the file name is its name."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
@@ -9,13 +13,24 @@ from evalkit.backends._spec import (
     resolved_options,
 )
 
+if TYPE_CHECKING:
+    from evalkit.models.loading import Loaded
+
 __all__ = [
     "BARE",
     "BackendSpec",
     "Option",
     "check_device",
     "check_installed",
+    "for_scoring",
     "parse_variant",
     "resolved_options",
     "spec_of",
 ]
+
+
+def for_scoring(loaded: Loaded, device: str) -> Loaded:
+    """`loaded` with the arithmetic of the quality pass; see `evalkit.models.compute`."""
+    from evalkit.models import compute
+
+    return compute.for_scoring(loaded, device)

@@ -48,9 +48,10 @@ def parse_variant(text: str) -> Variant:
     return Variant(precision, backend, options, asked=words)
 
 
-def spec_of(backend: str) -> BackendSpec:
-    """The declaration of one backend; imports nothing heavy."""
-    spec: BackendSpec = plugins.load("backends", backend).SPEC
+def spec_of(backend: str | Variant) -> BackendSpec:
+    """The declaration of a backend, or of a variant's backend; imports nothing heavy."""
+    name = backend.backend if isinstance(backend, Variant) else backend
+    spec: BackendSpec = plugins.load("backends", name).SPEC
     return spec
 
 

@@ -3,12 +3,13 @@
 A backend is one file in this folder with
 
 - `SPEC: BackendSpec`
-- `check(config, variant) -> None`: raises VariantError, before anything is loaded, where a layer
-  of the model (`config` is its config.json) cannot be taken
+- `check(checkpoint, variant) -> None`: raises VariantError, before anything is loaded, where a
+  layer of the model cannot be taken; it imports no torch where the checkpoint has files
 - `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
   original checkpoint, or what `quantize` wrote
-- `quantize(source, variant, out, device, calibration, *, trust_remote_code) -> None`, where
-  `SPEC.quantizes`: writes the library's standard checkpoint into the empty directory `out`
+- `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
+  listener) -> None`, where `SPEC.quantizes`: writes the library's standard checkpoint, tokenizer
+  included, into the empty directory `out`; `calibration` is lists of token ids or None
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Option:
     `allowed` lists the admissible values, or `minimum` and `maximum` bound a number. An option
     with `shown` is part of the canonical form even at its default (group_size names the method).
     `precisions` limits the option to some of the backend's precisions; empty means all.
-    `measures` is False for an option that changes how a variant is made but is kept by content
-    elsewhere (the calibration file's text, not its path, identifies an artifact).
+    `identifies` is False for an option that is no part of an artifact's key: the calibration
+    file is known there by its content, not by its path.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Option:
     maximum: float | None = None
     shown: bool = False
     precisions: tuple[str, ...] = ()
-    measures: bool = True
+    identifies: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from evalkit.backends._checks import DTYPES, check_unquantized
 from evalkit.backends._spec import BackendSpec, check_device
-from evalkit.errors import VariantError
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
 
 SPEC = BackendSpec(
     name="transformers",
     summary="unquantized weights in 32 or 16 bit",
     precisions=("fp32", "fp16", "bf16"),
 )
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def check(config: dict[str, Any], variant: Variant) -> None:
-    """Raise VariantError for a checkpoint that is already quantized: it has no full weights."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method is not None:
-        raise VariantError(
-            f"the checkpoint is already quantized ({method}), so {variant.text} cannot be made of "
-            "it: give --model the original, and this checkpoint's directory as a variant"
-        )
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError for a checkpoint that is already quantized."""
+    check_unquantized(checkpoint, variant)
 
 
 def load(
@@ -39,7 +34,8 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """The checkpoint `source` with its weights cast to the variant's precision on `device`."""
-    from evalkit.models.loading import Loaded, linear_kernels, load_causal_lm
+    from evalkit.models.layers import describe_plain, kernel_names
+    from evalkit.models.loading import Loaded, load_causal_lm
 
     check_device(SPEC, device)
     model = load_causal_lm(
@@ -49,4 +45,4 @@ def load(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    return Loaded(model, linear_kernels(model))
+    return Loaded(model, kernel_names(model, describe_plain))

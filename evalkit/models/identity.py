@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,12 @@ def tokenizer_files(path: Path) -> list[Path]:
     """The files of the directory `path` that define the tokenizer, sorted by name."""
     named = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
     return sorted([*named, *path.glob("*.tiktoken")])
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy the tokenizer of the checkpoint `source` beside weights written into `out`."""
+    for file in tokenizer_files(source):
+        shutil.copyfile(file, out / file.name)
 
 
 class FileHashes:

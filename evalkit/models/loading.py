@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,15 @@ class Loaded:
 
     `kernel` names the class and dtype of the modules that run the linear layers of the decoder
     ("Linear (float16)", "Linear4bit nf4 (float16)"); `kept_16bit` names the weight modules that a
-    quantized model keeps in 16 bit by design; `notes` are lines for the run's record.
+    quantized model keeps in 16 bit by design; `notes` are lines for the run's record. `reload`
+    loads the same weights again, for kernels that repack theirs when they first run.
     """
 
     model: PreTrainedModel
     kernel: str
     kept_16bit: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    reload: Callable[[], PreTrainedModel] | None = None
 
 
 def load_causal_lm(
@@ -58,7 +59,7 @@ def load_causal_lm(
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     try:
-        with _quiet():
+        with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
@@ -86,20 +87,6 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrained
     return tokenizer
 
 
-def linear_kernels(model: PreTrainedModel) -> str:
-    """Class and dtype of the modules that run the linear layers, the most frequent first.
-
-    The output head is left out: it is a plain layer in nearly every method.
-    """
-    head = model.get_output_embeddings()
-    classes = Counter(
-        f"{type(module).__name__} ({str(module.weight.dtype).removeprefix('torch.')})"
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    )
-    return ", ".join(name for name, _ in classes.most_common())
-
-
 def _check_report(path: Path, report: dict[str, Any]) -> None:
     problems = {
         "lacks": report.get("missing_keys"),
@@ -117,7 +104,7 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' tables and bars while loading: `_check_report` says it in one line."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,0 +1,241 @@
+"""Quantized checkpoints: made once, whole or not at all, found again by what they are made of."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit import plugins
+from evalkit.backends._parse import spec_of
+from evalkit.backends._spec import check_device, check_installed, resolved_options
+from evalkit.errors import StoreError, UsageError
+from evalkit.models.resolve import Checkpoint
+from evalkit.progress import Listener, ignore
+from evalkit.records import Variant, content_hash
+
+METADATA = "evalkit.json"
+SCHEMA = "evalkit.artifact/1"
+_UNFINISHED = re.compile(r"\.making-(\d+)-")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token ids of the calibration samples, and the identity of the text they come from."""
+
+    samples: Sequence[Sequence[int]]
+    identity: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized checkpoint on disk and the seconds it took to make."""
+
+    path: Path
+    seconds: float
+
+
+def find_artifact(
+    root: Path, checkpoint: Checkpoint, variant: Variant, calibration: str = ""
+) -> Artifact | None:
+    """The artifact made earlier below `root` of the same content, or None."""
+    return _read(root / artifact_name(checkpoint, variant, calibration))
+
+
+def make_artifact(
+    root: Path,
+    checkpoint: Checkpoint,
+    variant: Variant,
+    device: str,
+    calibration: Calibration | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = ignore,
+) -> Artifact:
+    """The artifact of `variant`, made if there is none yet.
+
+    It is written beside its place, flushed to disk and renamed, so that no half-made one is ever
+    found. Raises VariantError where it cannot be made and StoreError where the disk is full.
+    """
+    identity = calibration.identity if calibration else ""
+    found = find_artifact(root, checkpoint, variant, identity)
+    if found is not None:
+        return found
+    remove_unfinished(root)
+    return write_checkpoint(
+        root / artifact_name(checkpoint, variant, identity),
+        checkpoint,
+        variant,
+        device,
+        calibration,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        listener=listener,
+    )
+
+
+def write_checkpoint(
+    out: Path,
+    checkpoint: Checkpoint,
+    variant: Variant,
+    device: str,
+    calibration: Calibration | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = ignore,
+) -> Artifact:
+    """Quantize `checkpoint` into the directory `out`, which must not exist or be empty."""
+    spec = spec_of(variant)
+    if not spec.quantizes:
+        raise UsageError(
+            f"{variant.text} is not quantized, so there is no checkpoint to write: choose a "
+            "variant such as int8 or int4"
+        )
+    check_installed(spec)
+    check_device(spec, device)
+    backend = plugins.load("backends", variant.backend)
+    backend.check(checkpoint, variant)
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty: give a new directory")
+    made = _making_directory(out.parent)
+    try:
+        start = time.perf_counter()
+        backend.quantize(
+            checkpoint.path,
+            variant,
+            made,
+            device,
+            calibration.samples if calibration else None,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+        seconds = time.perf_counter() - start
+        _write_metadata(made, checkpoint, variant, device, seconds, calibration)
+        _flush(made)
+        return _put_in_place(made, out, seconds)
+    except Exception as error:
+        if _is_disk_full(error):
+            raise StoreError(f"no space left on the disk of {out.parent}: free some") from error
+        raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def artifact_name(checkpoint: Checkpoint, variant: Variant, calibration: str = "") -> str:
+    """Directory name: the method, and a hash of model, all options, library and calibration."""
+    spec = spec_of(variant)
+    unidentified = {option.name for option in spec.options if not option.identifies}
+    options = {k: v for k, v in resolved_options(spec, variant).items() if k not in unidentified}
+    content = [checkpoint.identity, variant.precision, spec.name, options, _versions(variant)]
+    return f"{variant.precision}-{spec.name}-{content_hash([*content, calibration])}"
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what killed processes of this machine left half-made below `root`."""
+    for path in root.glob(".making-*"):
+        match = _UNFINISHED.match(path.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _making_directory(parent: Path) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise StoreError(f"{parent} cannot be written: {error.strerror}") from error
+
+
+def _write_metadata(
+    path: Path,
+    checkpoint: Checkpoint,
+    variant: Variant,
+    device: str,
+    seconds: float,
+    calibration: Calibration | None,
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "variant": variant.text,
+        "options": resolved_options(spec_of(variant), variant),
+        "model": {"name": checkpoint.name, "identity": checkpoint.identity},
+        "calibration": None
+        if calibration is None
+        else {
+            "identity": calibration.identity,
+            "samples": len(calibration.samples),
+            "tokens": sum(len(sample) for sample in calibration.samples),
+        },
+        "device": device,
+        "seconds": seconds,
+        "libraries": _versions(variant),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    (path / METADATA).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _versions(variant: Variant) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in spec_of(variant).requires}
+
+
+def _read(path: Path) -> Artifact | None:
+    try:
+        content = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        return Artifact(path, float(content["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _flush(path: Path) -> None:
+    for entry in [*path.rglob("*"), path]:
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put_in_place(made: Path, out: Path, seconds: float) -> Artifact:
+    # mkdtemp makes a private directory; a checkpoint is as readable as other files.
+    made.chmod(0o777 & ~_umask())
+    try:
+        made.rename(out)
+    except OSError as error:
+        other = _read(out)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or other is None:
+            raise
+        # Another process finished the same checkpoint first.
+        return other
+    return Artifact(out, seconds)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Also where a library wraps the operating system's error in its own."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

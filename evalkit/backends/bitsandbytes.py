@@ -1,0 +1,182 @@
+"""LLM.int8() and 4-bit NF4 or FP4 by bitsandbytes: fast to make, no calibration data.
+
+LLM.int8() (Dettmers et al. 2022) quantizes activations as well as weights to 8 bit and computes
+columns of activations beyond `threshold` in 16 bit. NF4 and FP4 (Dettmers et al. 2023) hold
+weights in 4 bit with one scale for 64 weights and compute in 16 bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.progress import Event, Listener, ignore
+from evalkit.records import Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
+
+SPEC = BackendSpec(
+    name="bitsandbytes",
+    summary="LLM.int8(), and 4-bit NF4 or FP4; no calibration",
+    precisions=("int8", "int4"),
+    options=(
+        Option(
+            "threshold",
+            6.0,
+            "activation columns beyond it are computed in 16 bit; 0 quantizes all columns",
+            minimum=0.0,
+            precisions=("int8",),
+        ),
+        Option(
+            "quant_type",
+            "nf4",
+            "the 4-bit data type",
+            allowed=("nf4", "fp4"),
+            shown=True,
+            precisions=("int4",),
+        ),
+        Option("double_quant", False, "quantize the scales as well", precisions=("int4",)),
+        Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
+    ),
+    requires=("bitsandbytes", "accelerate"),
+    install="pip install bitsandbytes accelerate",
+    quantizes=True,
+)
+BLOCK = 64
+# Rows per block of the fused CPU kernel of bitsandbytes.
+CPU_ROWS = 32
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError for a checkpoint that is already quantized; any layer width is taken."""
+    check_unquantized(checkpoint, variant)
+
+
+def quantize(
+    source: Path,
+    variant: Variant,
+    out: Path,
+    device: str,
+    calibration: Sequence[Sequence[int]] | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = ignore,
+) -> None:
+    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`.
+
+    It is saved before any forward pass: the CPU kernels repack 4-bit weights at the first one,
+    and what is saved afterwards is not what was loaded.
+    """
+    from evalkit.models.identity import copy_tokenizer
+    from evalkit.models.loading import quiet
+
+    listener(Event(variant.label, "quantizing"))
+    loaded = load(
+        source,
+        variant,
+        device,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    with quiet():
+        loaded.model.save_pretrained(out)
+    copy_tokenizer(source, out)
+
+
+def load(
+    source: Path,
+    variant: Variant,
+    device: str,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """The model of `source` in the variant's precision on `device`.
+
+    `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
+    """
+    from evalkit.models.layers import kept_16bit, kernel_names
+    from evalkit.models.loading import Loaded, load_causal_lm
+    from evalkit.models.resolve import read_config
+
+    check_device(SPEC, device)
+    # It looks for a package that would download kernels from the hub; its absence is no news.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    options = resolved_options(SPEC, variant)
+    made = "quantization_config" in read_config(source)
+
+    def load_model() -> PreTrainedModel:
+        model = load_causal_lm(
+            source,
+            dtype=DTYPES[str(options["dtype"])],
+            device=device,
+            quantization_config=None if made else _config(variant, options),
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        choose_cpu_kernels(model)
+        return model
+
+    model = load_model()
+    check_all_quantized(model, variant, "int8@gptq or int4@gptq, or leave this model in 16 bit")
+    kernel = kernel_names(model, describe)
+    return Loaded(model, kernel, kept_16bit(model), _notes(variant), reload=load_model)
+
+
+def choose_cpu_kernels(model: PreTrainedModel) -> None:
+    """Keep layers that the fused CPU kernel cannot repack on the general one.
+
+    bitsandbytes fails at the first forward pass where the rows are no multiple of 32 or the
+    columns no multiple of 64. On CUDA the switch has no meaning.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and (
+            module.out_features % CPU_ROWS or module.in_features % BLOCK
+        ):
+            module.support_avx512bf16_for_cpu = False
+
+
+def describe(module: nn.Module) -> str:
+    """Class, data type and arithmetic of one layer, such as "Linear4bit nf4 (bfloat16, fused)"."""
+    from evalkit.models.layers import dtype_name
+
+    layer: Any = module
+    name = type(module).__name__
+    if name == "Linear8bitLt":
+        return f"{name} (int8 × int8, threshold {layer.state.threshold:g})"
+    if layer.weight.device.type == "cpu" and layer.support_avx512bf16_for_cpu:
+        return f"{name} {layer.weight.quant_type} (bfloat16, fused)"
+    return f"{name} {layer.weight.quant_type} ({dtype_name(layer.compute_dtype)})"
+
+
+def _config(variant: Variant, options: dict[str, Any]) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if variant.precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options["threshold"])
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=options["quant_type"],
+        bnb_4bit_use_double_quant=options["double_quant"],
+        bnb_4bit_compute_dtype=DTYPES[str(options["dtype"])],
+    )
+
+
+def _notes(variant: Variant) -> tuple[str, ...]:
+    if variant.precision == "int8" and variant.option("threshold", 6.0) != 0.0:
+        return (
+            "LLM.int8() chooses its 16-bit columns from all tokens of a batch, so results depend "
+            "slightly on what is batched together",
+        )
+    return ()

@@ -1,0 +1,182 @@
+"""GPTQ in 8, 4, 3 or 2 bit through GPTQModel, which keeps AutoGPTQ's checkpoint format.
+
+GPTQ (Frantar et al. 2023) rounds one column of weights after another and corrects the others for
+the error, weighed by calibration activations. AutoGPTQ is archived and cannot be imported beside
+transformers 5; GPTQModel is its maintained successor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.backends import _gptqmodel
+from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.errors import VariantError
+from evalkit.progress import Listener, ignore
+from evalkit.records import Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
+    from evalkit.models.shapes import Shape
+
+GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
+SPEC = BackendSpec(
+    name="gptq",
+    summary="calibrated rounding in groups, AutoGPTQ's format, made by GPTQModel",
+    precisions=("int8", "int4", "int3", "int2"),
+    options=(
+        Option(
+            "group_size",
+            128,
+            "inputs that share a scale; -1 is one scale for a whole row",
+            allowed=GROUP_SIZES,
+            shown=True,
+        ),
+        Option("desc_act", False, "quantize columns by decreasing activation"),
+        Option("sym", True, "symmetric around zero"),
+        Option("damp_percent", 0.05, "dampening of the Hessian", minimum=0.001, maximum=0.999),
+        Option("calibration", "", "file of calibration text", identifies=False),
+        Option("samples", 128, "calibration samples", minimum=1),
+        Option("sample_length", 512, "tokens of a calibration sample", minimum=16),
+        Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
+    ),
+    requires=("gptqmodel", "optimum"),
+    install="pip install gptqmodel==7.6.0 optimum",
+    quantizes=True,
+    needs_calibration=True,
+)
+# Packed words are 32 bit: every bit width fills them with 32 values.
+PACKED = 32
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError where a layer's width cannot be packed or divided into groups."""
+    from evalkit.models.shapes import decoder_shapes
+
+    check_unquantized(checkpoint, variant)
+    shapes = decoder_shapes(checkpoint)
+    _check_packing(shapes, variant)
+    _check_groups(shapes, variant)
+
+
+def quantize(
+    source: Path,
+    variant: Variant,
+    out: Path,
+    device: str,
+    calibration: Sequence[Sequence[int]] | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = ignore,
+) -> None:
+    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`.
+
+    `calibration` are token ids of samples. Raises VariantError where GPTQModel does not know the
+    architecture or cannot quantize a layer.
+    """
+    if not calibration:
+        raise VariantError(
+            f"{variant.text} needs calibration text: give it as calibration=FILE, or use a "
+            "method without, such as int4@bitsandbytes"
+        )
+    check_device(SPEC, device)
+    _gptqmodel.quantize(
+        source,
+        variant,
+        resolved_options(SPEC, variant),
+        out,
+        device,
+        calibration,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        listener=listener,
+    )
+
+
+def load(
+    source: Path,
+    variant: Variant,
+    device: str,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """The checkpoint that `quantize` wrote, on `device`, run by the kernel GPTQModel chooses."""
+    from evalkit.models.layers import kept_16bit, kernel_names
+    from evalkit.models.loading import Loaded, load_causal_lm
+
+    check_device(SPEC, device)
+    options = resolved_options(SPEC, variant)
+    _gptqmodel.import_quietly()
+
+    def load_model() -> PreTrainedModel:
+        with _gptqmodel.silence():
+            return load_causal_lm(
+                source,
+                dtype=DTYPES[str(options["dtype"])],
+                device=device,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
+            )
+
+    model = load_model()
+    check_all_quantized(model, variant, "int4@bitsandbytes")
+    kernel = kernel_names(model, lambda module: describe(module, model))
+    return Loaded(model, kernel, kept_16bit(model), reload=load_model)
+
+
+def describe(module: nn.Module, model: PreTrainedModel) -> str:
+    """Kernel, bits, group size and arithmetic, such as "MarlinLinear int4 g128 (float16)"."""
+    from evalkit.models.layers import dtype_name
+
+    quantized: Any = module
+    # The CPU kernel of torch takes any activations and computes in bfloat16.
+    name = type(module).__name__
+    compute = "bfloat16" if name == "TorchAtenLinear" else dtype_name(model.dtype)
+    return f"{name} int{quantized.bits} g{quantized.group_size} ({compute})"
+
+
+def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:
+    for side, word in ((1, "inputs"), (0, "outputs")):
+        unfit = {name: shape[side] for name, shape in shapes.items() if shape[side] % PACKED}
+        if unfit:
+            name, width = next(iter(unfit.items()))
+            raise VariantError(
+                f"{variant.text} cannot pack {name}{_more(unfit)}: {width} {word} are no multiple "
+                f"of {PACKED}; use {_any_width(variant)}"
+            )
+
+
+def _check_groups(shapes: dict[str, Shape], variant: Variant) -> None:
+    size = int(resolved_options(SPEC, variant)["group_size"])
+    unfit = {name: shape[1] for name, shape in shapes.items() if size > 0 and shape[1] % size}
+    if not unfit:
+        return
+    name, width = next(iter(unfit.items()))
+    fitting = [
+        g for g in GROUP_SIZES if 0 < g < size and not any(s[1] % g for s in shapes.values())
+    ]
+    instead = f"group_size={fitting[-1]}" if fitting else "group_size=-1"
+    raise VariantError(
+        f"{variant.text} cannot divide {name}{_more(unfit)} into groups: {width} inputs are no "
+        f"multiple of {size}; use {instead} or {_any_width(variant)}"
+    )
+
+
+def _more(names: dict[str, int]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _any_width(variant: Variant) -> str:
+    return (
+        f"{'int8' if variant.precision == 'int8' else 'int4'}@bitsandbytes, which takes any width"
+    )
