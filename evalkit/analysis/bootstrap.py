@@ -1,0 +1,238 @@
+"""Confidence intervals for statistics of text: a paired block bootstrap over windows.
+
+Neighbouring windows of one text resemble each other, so they carry less information than as many
+independent windows would, and an interval that ignores this is too narrow. `blocks` holds what
+answers it. All columns of one window are resampled together, which is what makes a comparison of
+two variants paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
+
+from evalkit.analysis.blocks import (
+    FloatArray,
+    IndexArray,
+    Statistic,
+    cut_blocks,
+    influence_values,
+    resample_totals,
+    split_strata,
+)
+from evalkit.errors import EvalkitError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its confidence bounds, all in the unit of the statistic.
+
+    The bounds are nan where no interval is possible, for example with a single window.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether both bounds are known."""
+        return not (np.isnan(self.low) or np.isnan(self.high))
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    sums: npt.ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
+) -> Interval:
+    """Confidence interval of a function of sums over windows, by paired block bootstrap.
+
+    Args:
+        statistic: maps totals of shape (m, k) to values of shape (m,). It must be a function of
+            the totals that does not change when they are all scaled by one factor, as a mean,
+            a perplexity or a difference of two perplexities is.
+        sums: per-window sums of shape (windows, k), in text order, for example the negative
+            log-likelihood under the baseline, under the variant, and the number of tokens.
+        confidence: probability that the interval covers the true value.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling; equal input and seed give equal bounds.
+        groups: document of each window, shape (windows,). Documents are taken as drawn from a
+            population and independent of each other; no block crosses a document's border.
+        strata: text (slice) of each window, shape (windows,). Texts are taken as fixed: windows
+            are resampled within each, so that differences between texts widen nothing.
+
+    Returns:
+        The statistic of all windows with its bounds. The width is zero where no window moves the
+        statistic; the bounds are nan for one window, or where a resample leaves the statistic
+        undefined.
+
+    Raises:
+        EvalkitError: for empty, non-finite or wrongly shaped input.
+    """
+    table = _checked_sums(sums)
+    _check_level(confidence, resamples)
+    documents = _labels(groups, len(table), "groups")
+    texts = _labels(strata, len(table), "strata")
+    estimate = float(statistic(table.sum(axis=0, keepdims=True))[0])
+    if len(table) == 1:
+        return Interval(estimate, np.nan, np.nan)
+    units_of_texts = split_strata(texts, len(table))
+    influence = influence_values(statistic, table, units_of_texts)
+    if not np.isfinite(influence).all():
+        return Interval(estimate, np.nan, np.nan)
+    if not influence.any():
+        return Interval(estimate, estimate, estimate)
+    plan = [cut_blocks(influence, units, documents) for units in units_of_texts]
+    resampled, stretch = resample_totals(table, influence, plan, confidence, resamples, seed)
+    values = statistic(resampled)
+    if not np.isfinite(values).all():
+        return Interval(estimate, np.nan, np.nan)
+    tail = (1 - confidence) / 2
+    bounds = np.quantile(values, [tail, 1 - tail], method="weibull")
+    low, high = estimate + stretch * (bounds - estimate)
+    return Interval(estimate, float(low), float(high))
+
+
+def bootstrap_percentile(
+    values: npt.ArrayLike,
+    unit_ids: npt.ArrayLike,
+    q: float,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
+) -> Interval:
+    """Confidence interval of a percentile of per-token values, by block bootstrap over windows.
+
+    The share of tokens at or below the percentile is a ratio of sums over windows; its bootstrap
+    interval is read back through the distribution of the values (Woodruff 1952, "Confidence
+    intervals for medians and other position measures", JASA 47:635). One sort of the values is
+    all it costs, so a million tokens take a fraction of a second.
+
+    Args:
+        values: one value per token, shape (tokens,), in any unit.
+        unit_ids: window of each token, shape (tokens,); windows are in text order of their ids.
+        q: percentile between 0 and 100, both excluded.
+        confidence, resamples, seed: as in `bootstrap_interval`.
+        groups, strata: document and text of each window, in the order of the window ids.
+
+    Returns:
+        The percentile with its bounds, in the unit of the values. The bounds are nan where the
+        tokens are too few to bound it, as for the 99.9th percentile of a few hundred tokens.
+
+    Raises:
+        EvalkitError: for empty, non-finite or wrongly shaped input.
+    """
+    tokens = np.asarray(values, dtype=np.float64)
+    if tokens.ndim != 1 or tokens.size == 0 or not np.isfinite(tokens).all():
+        raise EvalkitError(
+            f"values of shape {tokens.shape}: one finite number per token is needed; "
+            "leave masked tokens out"
+        )
+    if not 0 < q < 100:
+        raise EvalkitError(f"percentile {q}: it must lie between 0 and 100; try 99")
+    labels = _labels(unit_ids, len(tokens), "unit_ids")
+    assert labels is not None
+    ordered = np.sort(tokens)
+    estimate = float(np.quantile(ordered, q / 100))
+    counts = np.bincount(labels).astype(np.float64)
+    below = np.bincount(labels, weights=tokens <= estimate)
+    share = bootstrap_interval(
+        lambda totals: totals[:, 0] / totals[:, 1],
+        np.column_stack([below, counts]),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+        groups=groups,
+        strata=strata,
+    )
+    levels = q / 100 + np.array([share.low, share.high]) - share.estimate
+    if ordered[0] == ordered[-1] and len(counts) > 1:
+        return Interval(estimate, estimate, estimate)
+    # A level outside the observed distribution (or an unknown one) bounds nothing.
+    if not (levels[0] >= 0 and levels[1] <= 1):
+        return Interval(estimate, np.nan, np.nan)
+    low, high = np.quantile(ordered, levels)
+    return Interval(estimate, float(low), float(high))
+
+
+def corpus_interval(
+    aggregate: Callable[[IndexArray], float],
+    n: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval of a metric that is defined on the whole corpus, such as BLEU or F1.
+
+    Metrics that are functions of sums over items are faster by `bootstrap.bootstrap_interval`.
+
+    Args:
+        aggregate: maps item indices, shape (m,), repetitions included, to the metric's value. For
+            a paired difference it returns the variant's value minus the baseline's on those items.
+        n: number of items, taken as independent.
+        confidence, resamples, seed: as in `bootstrap_interval`.
+
+    Returns:
+        The value on all items and its percentile bounds. Slightly fewer than n items are drawn, so
+        that the spread is that of Student's t with n - 1 degrees of freedom.
+
+    Raises:
+        EvalkitError: for no items.
+    """
+    if n < 1:
+        raise EvalkitError(f"{n} items: a corpus metric needs at least one")
+    estimate = float(aggregate(np.arange(n)))
+    # Below five items the draws would be too few to show any spread.
+    if n < 5:
+        return Interval(estimate, np.nan, np.nan)
+    tail = (1 - confidence) / 2
+    draws = max(2, round((n - 1) * float(ndtri(tail) / stdtrit(n - 1, tail)) ** 2))
+    rng = np.random.default_rng(seed)
+    values = [aggregate(rng.integers(0, n, size=draws)) for _ in range(resamples)]
+    low, high = np.quantile(values, [tail, 1 - tail], method="weibull")
+    return Interval(estimate, float(low), float(high))
+
+
+def _checked_sums(sums: npt.ArrayLike) -> FloatArray:
+    table = np.asarray(sums, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0:
+        raise EvalkitError(
+            f"sums of shape {table.shape}: a table (windows, columns) with at least one window "
+            "is needed"
+        )
+    if not np.isfinite(table).all():
+        window = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
+        raise EvalkitError(
+            f"sums of window {window} are not finite: score it again or leave it out of both sides"
+        )
+    return table
+
+
+def _check_level(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise EvalkitError(f"confidence {confidence}: it must lie between 0 and 1; try 0.95")
+    if resamples < 100:
+        raise EvalkitError(f"resamples {resamples}: at least 100 are needed; try 2000")
+
+
+def _labels(ids: npt.ArrayLike | None, length: int, name: str) -> IndexArray | None:
+    """Ids of any kind as integers 0, 1, … in their sorted order."""
+    if ids is None:
+        return None
+    labels = np.asarray(ids)
+    if labels.shape != (length,):
+        raise EvalkitError(f"{name} of shape {labels.shape}: one id for each of {length} is needed")
+    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
