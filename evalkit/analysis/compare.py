@@ -6,6 +6,7 @@ machine are not compared; the row says which field differs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ from evalkit.analysis.summaries import (
     ratio_interval,
     summarise,
 )
-from evalkit.analysis.task_values import TaskResult, task_values
-from evalkit.analysis.verdicts import Margin, judge
+from evalkit.analysis.task_values import ItemScores, task_values
+from evalkit.analysis.verdicts import Margin, Verdict, judge
 from evalkit.errors import NotComparableError
 from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Suite, Value, Variant
 
@@ -40,14 +41,14 @@ class Measured:
     """One variant with its runs (probes, texts, tasks) and the raw values behind them.
 
     `tokens` is the pass over the texts, `noise` the baseline's second pass with another batch
-    size, `tasks` the per-item results of each task.
+    size, `tasks` the per-item values of each task score.
     """
 
     variant: Variant
     runs: tuple[Run, ...]
     tokens: TokenTable | None = None
     noise: TokenTable | None = None
-    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    tasks: Mapping[str, ItemScores] = field(default_factory=dict)
 
     def measurements(self) -> dict[str, Measurement]:
         """Every measurement of the runs by metric; the newest of a metric counts."""
@@ -156,6 +157,8 @@ def _row(
             for index, text in enumerate(suite.texts):
                 slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
     metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
+    if one is not baseline and _same_runs(one, baseline):
+        metrics = {name: _unchanged(value) for name, value in metrics.items()}
     return Row(
         variant=one.variant,
         status=one.status,
@@ -167,6 +170,15 @@ def _row(
         notes=tuple(dict.fromkeys(note for run in one.runs for note in run.notes)),
         runs=tuple(run.id for run in one.runs),
     )
+
+
+def _same_runs(one: Measured, other: Measured) -> bool:
+    return [run.id for run in one.runs] == [run.id for run in other.runs]
+
+
+def _unchanged(value: Value) -> Value:
+    """A baseline compared with itself: what is one measurement has no loss."""
+    return dataclasses.replace(value, verdict=Verdict.NO_LOSS)
 
 
 def _incomparable(baseline: Measured, one: Measured) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
 
-PRELOAD = ["torch", "transformers", "evalkit.running.preload"]
+PRELOAD = ["evalkit.running.preload", "torch", "transformers"]
 
 Task = Callable[..., Any]
 

@@ -16,10 +16,16 @@ from typing import Any
 from evalkit import plugins
 from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import check_installed, parse_variant, spec_of
-from evalkit.errors import UsageError, VariantError, did_you_mean
+from evalkit.errors import DataError, UsageError, VariantError, did_you_mean
 from evalkit.metrics import Protocol, probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint, resolve_model
 from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant, content_hash
+from evalkit.running.calibration import (
+    calibration_identity,
+    calibration_source,
+    check_disjoint,
+    load_calibration,
+)
 from evalkit.running.environment import environment, gpu_memory, resolve_device
 from evalkit.running.jobs import NOISE_VERSION, Part, Settings, VariantJob
 from evalkit.store.store import Store
@@ -113,11 +119,9 @@ def make_plan(request: Request) -> ComparePlan:
         limit=request.limit,
         seed=request.seed,
     )
-    jobs = _jobs(template, variants, suite)
-    refused = {
-        variant.text: message for variant in variants if (message := _refusal(checkpoint, variant))
-    }
-    return ComparePlan(store.root, model, checkpoint, suite, margin, jobs, refused, (why,))
+    jobs, refused = _jobs(template, variants, suite)
+    notes = (why,) if why else ()
+    return ComparePlan(store.root, model, checkpoint, suite, margin, jobs, refused, notes)
 
 
 def choose_model(asked: str | None, device: str) -> tuple[str, str]:
@@ -192,35 +196,42 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     return (found, *variants)
 
 
-def _refusal(checkpoint: Checkpoint, variant: Variant) -> str:
-    """Why the variant cannot be made of this model, known before anything is loaded."""
-    try:
-        check_installed(spec_of(variant))
-        plugins.load("backends", variant.backend).check(checkpoint, variant)
-    except VariantError as error:
-        return str(error)
-    return ""
+def _calibration(job: VariantJob) -> str:
+    """Identity of the calibration samples, empty for a method that needs none.
+
+    Raises VariantError or DataError where the variant cannot be made of this model.
+    """
+    check_installed(spec_of(job.variant))
+    plugins.load("backends", job.variant.backend).check(job.checkpoint, job.variant)
+    source = calibration_source(job.variant, job.checkpoint)
+    if not source:
+        return ""
+    text = load_calibration(source, job.variant, offline=job.settings.offline)
+    if not job.settings.allow_overlap:
+        evaluated = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
+        check_disjoint(source, text, evaluated)
+    return calibration_identity(text, job.seed)
 
 
 def _jobs(
     template: VariantJob, variants: Sequence[Variant], suite: Suite
-) -> tuple[VariantJob, ...]:
-    """One job a variant; all refer to the baseline's reference."""
+) -> tuple[tuple[VariantJob, ...], dict[str, str]]:
+    """One job a variant, all with the baseline's reference, and why variants are refused."""
     texts = next((part for part in suite.parts() if part.texts), None)
     windows = reference = ""
     if texts is not None:
         windows = content_hash([template.checkpoint.identity, texts.id])
         reference = _run_id(template, variants[0], texts)
     template = dataclasses.replace(template, windows=windows, reference=reference)
-    return tuple(
-        dataclasses.replace(
-            template,
-            variant=variant,
-            is_baseline=index == 0,
-            parts=_parts(template, variant, suite, index == 0),
-        )
-        for index, variant in enumerate(variants)
-    )
+    jobs, refused = [], {}
+    for index, variant in enumerate(variants):
+        job = dataclasses.replace(template, variant=variant, is_baseline=index == 0)
+        try:
+            job = dataclasses.replace(job, calibration=_calibration(job))
+        except (VariantError, DataError) as error:
+            refused[variant.text] = str(error)
+        jobs.append(dataclasses.replace(job, parts=_parts(job, variant, suite, index == 0)))
+    return tuple(jobs), refused
 
 
 def _parts(

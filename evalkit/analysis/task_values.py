@@ -1,0 +1,268 @@
+"""Values of task scores: intervals, paired differences, flips, Holm-adjusted verdicts.
+
+A score that is a mean over items of 0 and 1 gets Wilson's and Tango's intervals and McNemar's
+test; a mean of real values Student's; a corpus score (perplexity and its like) a bootstrap over
+documents. p-values are adjusted over the tasks by Holm's method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalkit.analysis.bootstrap import Interval, bootstrap_interval
+from evalkit.analysis.paired import PairedDifference, holm, mean_interval, paired_difference
+from evalkit.analysis.verdicts import Direction, Margin, Verdict, judge, judge_task
+from evalkit.records import Value
+
+Floats = NDArray[np.float64]
+MEANS = ("mean", "nanmean")
+# How a corpus score follows from the mean of its items' values over their weights.
+FOLDS: dict[str, Callable[[Floats], Floats]] = {
+    "perplexity": lambda mean: np.exp(-mean),
+    "weighted_perplexity": lambda mean: np.exp(-mean),
+    "bits_per_byte": lambda mean: -mean / math.log(2),
+}
+CONFIDENT = 1.959964  # two-sided 95 % of the normal distribution
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """One score of a task for one variant, item by item.
+
+    `key` names it (arc_easy.acc_norm); `keys` identify item and prompt, `values` and `weights`
+    float64[n] are aligned with them, `clusters` group items that belong together. `primary` marks
+    the score that stands for its task.
+    """
+
+    task: str
+    key: str
+    statistic: str
+    higher_is_better: bool
+    primary: bool
+    keys: tuple[str, ...]
+    values: Floats
+    weights: Floats
+    clusters: NDArray[np.int32]
+    noise: float = 0.0
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the score is a plain mean over items."""
+        return self.statistic in MEANS
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Items that have a value."""
+        return self.weights > 0
+
+
+TaskScores = Mapping[str, ItemScores]
+
+
+def task_values(
+    baseline: TaskScores, variant: TaskScores, margin: Margin, is_baseline: bool
+) -> dict[str, Value]:
+    """Values of all scores of `variant` by key, TASK.flips for each task, and tasks_mean.
+
+    A score whose items or prompts are not the baseline's is "not comparable".
+    """
+    if is_baseline:
+        found = {key: _alone(scores, Verdict.BASELINE) for key, scores in variant.items()}
+        return found | _mean_alone(variant)
+    differences = {
+        key: paired_difference(*_aligned(baseline[key], scores))
+        for key, scores in variant.items()
+        if scores.is_mean and key in baseline and _joinable(baseline[key], scores)
+    }
+    adjusted = _adjusted(variant, differences)
+    found = {}
+    for key, scores in variant.items():
+        if key not in baseline or not _joinable(baseline[key], scores):
+            found[key] = _alone(scores, Verdict.NOT_COMPARABLE)
+        elif key in differences:
+            found[key] = _judged(scores, differences[key], margin, adjusted.get(key))
+            if scores.primary and differences[key].is_binary:
+                found[f"{scores.task}.flips"] = _flips(differences[key])
+        else:
+            found[key] = _corpus(baseline[key], scores, margin)
+    return found | _mean(variant, differences, margin)
+
+
+def _joinable(baseline: ItemScores, variant: ItemScores) -> bool:
+    return baseline.keys == variant.keys
+
+
+def _aligned(baseline: ItemScores, variant: ItemScores) -> tuple[Floats, Floats, NDArray[np.int32]]:
+    both = baseline.measured & variant.measured
+    return baseline.values[both], variant.values[both], variant.clusters[both]
+
+
+def _adjusted(variant: TaskScores, differences: Mapping[str, PairedDifference]) -> dict[str, float]:
+    """Holm's adjustment over the tasks, each standing by its primary score."""
+    keys = [key for key in differences if variant[key].primary]
+    p_values = holm([differences[key].p_value for key in keys]) if keys else ()
+    return dict(zip(keys, p_values, strict=True))
+
+
+def _alone(scores: ItemScores, verdict: Verdict) -> Value:
+    """The score itself with its interval, without a difference."""
+    used = scores.measured
+    if scores.is_mean:
+        interval = mean_interval(scores.values[used], scores.clusters[used])
+    else:
+        interval = bootstrap_interval(_fold(scores), _sums(scores), groups=np.arange(used.sum()))
+    return _value(interval, int(used.sum()), None, verdict, {})
+
+
+def _judged(
+    scores: ItemScores, paired: PairedDifference, margin: Margin, adjusted: float | None
+) -> Value:
+    used = scores.measured
+    interval = mean_interval(scores.values[used], scores.clusters[used])
+    p = paired.p_value if adjusted is None else adjusted
+    direction: Direction = "higher" if scores.higher_is_better else "lower"
+    verdict = judge_task(paired, margin.points, p, direction=direction, noise_floor=scores.noise)
+    details: dict[str, object] = {
+        "p_value": paired.p_value,
+        "mcnemar_p": paired.mcnemar_p,
+        "adjusted_p": p,
+        "noise_floor": scores.noise,
+    }
+    if verdict is Verdict.INCONCLUSIVE:
+        details |= _more(paired, margin)
+    return _value(interval, paired.n, paired.interval, verdict, details)
+
+
+def _more(paired: PairedDifference, margin: Margin) -> dict[str, object]:
+    """Items that would decide, were the variant truly as good as the baseline; on top of n."""
+    needed = paired.items_needed(margin.points) if margin.points > 0 else None
+    return {"items_needed": max(1, needed - paired.n)} if needed else {}
+
+
+def _flips(paired: PairedDifference) -> Value:
+    lost, won = paired.right_to_wrong or 0, paired.wrong_to_right or 0
+    return Value(
+        value=float(lost + won),
+        unit="items",
+        n=paired.n,
+        verdict=Verdict.NO_LOSS if lost + won == 0 else "changed",
+        details={"right_to_wrong": lost, "wrong_to_right": won, "mcnemar_p": paired.mcnemar_p},
+    )
+
+
+def _fold(scores: ItemScores) -> Callable[[Floats], Floats]:
+    fold = FOLDS[scores.statistic]
+    return lambda totals: fold(totals[:, 0] / totals[:, 1])
+
+
+def _sums(scores: ItemScores) -> Floats:
+    used = scores.measured
+    return np.column_stack([scores.values[used], scores.weights[used]])
+
+
+def _corpus(baseline: ItemScores, variant: ItemScores, margin: Margin) -> Value:
+    fold = FOLDS[variant.statistic]
+    both = baseline.measured & variant.measured
+    sums = np.column_stack([baseline.values[both], variant.values[both], variant.weights[both]])
+
+    def difference(totals: Floats) -> Floats:
+        return fold(totals[:, 1] / totals[:, 2]) - fold(totals[:, 0] / totals[:, 2])
+
+    # Documents of a task are independent of each other: each is a group of its own.
+    interval = bootstrap_interval(_fold(variant), _sums(variant), groups=np.arange(len(sums)))
+    delta = bootstrap_interval(difference, sums, groups=np.arange(len(sums)))
+    verdict = judge(
+        delta,
+        margin=margin.of(interval.estimate - delta.estimate),
+        direction="higher" if variant.higher_is_better else "lower",
+        noise_floor=variant.noise,
+    )
+    return _value(interval, int(both.sum()), delta, verdict, {})
+
+
+def _means(scores: TaskScores) -> list[ItemScores]:
+    return [one for one in scores.values() if one.primary and one.is_mean and one.higher_is_better]
+
+
+def _mean_alone(scores: TaskScores) -> dict[str, Value]:
+    """The plain mean over tasks of their primary scores."""
+    parts = [mean_interval(one.values[one.measured]) for one in _means(scores)]
+    if not parts:
+        return {}
+    n = sum(int(one.measured.sum()) for one in _means(scores))
+    return {
+        "tasks_mean": _value(_averaged(parts), n, None, Verdict.BASELINE, {"tasks": len(parts)})
+    }
+
+
+def _mean(
+    variant: TaskScores, differences: Mapping[str, PairedDifference], margin: Margin
+) -> dict[str, Value]:
+    means = [one for one in _means(variant) if one.key in differences]
+    if not means or len(means) < len(_means(variant)):
+        return {}
+    paired = [differences[one.key] for one in means]
+    delta = _averaged([one.interval for one in paired])
+    noise = max(one.noise for one in means)
+    verdict = judge(delta, margin=margin.points, direction="higher", noise_floor=noise)
+    value = _mean_alone(variant)["tasks_mean"]
+    details: dict[str, object] = {"tasks": len(means)}
+    if verdict is Verdict.INCONCLUSIVE:
+        details |= _mean_more(delta, paired, margin)
+    interval = Interval(value.value or 0.0, value.low or math.nan, value.high or math.nan)
+    return {"tasks_mean": _value(interval, value.n, delta, verdict, details)}
+
+
+def _mean_more(
+    delta: Interval, paired: list[PairedDifference], margin: Margin
+) -> dict[str, object]:
+    """Items on top, over all tasks, that would narrow the interval to the margin at 80 % power.
+
+    Without a true difference, the half width h must fall to margin · 1.96 / (1.96 + 0.84); it
+    falls with the root of the number of items.
+    """
+    half = (delta.high - delta.low) / 2
+    if margin.points <= 0 or math.isnan(half):
+        return {}
+    n = sum(one.n for one in paired)
+    needed = n * (half * (CONFIDENT + 0.841621) / (CONFIDENT * margin.points)) ** 2
+    return {"items_needed": max(1, math.ceil(needed - n))}
+
+
+def _averaged(intervals: list[Interval]) -> Interval:
+    """Mean of independent estimates; their half widths add as roots of squares on each side."""
+    count = len(intervals)
+    estimate = sum(one.estimate for one in intervals) / count
+    below = math.sqrt(sum((one.estimate - one.low) ** 2 for one in intervals)) / count
+    above = math.sqrt(sum((one.high - one.estimate) ** 2 for one in intervals)) / count
+    return Interval(estimate, estimate - below, estimate + above)
+
+
+def _value(
+    interval: Interval,
+    n: int,
+    delta: Interval | None,
+    verdict: Verdict,
+    details: Mapping[str, object],
+) -> Value:
+    return Value(
+        value=_finite(interval.estimate),
+        unit="",
+        n=n,
+        low=_finite(interval.low),
+        high=_finite(interval.high),
+        delta=_finite(delta.estimate) if delta else None,
+        delta_low=_finite(delta.low) if delta else None,
+        delta_high=_finite(delta.high) if delta else None,
+        verdict=str(verdict),
+        details=dict(details),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
