@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evalkit.api import (
         compare,
+        dry_run,
         listing,
         load_comparison,
         load_run,
-        plan_comparison,
         quantize,
     )
     from evalkit.errors import EvalkitError
@@ -24,7 +24,7 @@ _PUBLIC = {
     "listing": "evalkit.api",
     "load_comparison": "evalkit.api",
     "load_run": "evalkit.api",
-    "plan_comparison": "evalkit.api",
+    "dry_run": "evalkit.api",
     "quantize": "evalkit.api",
     "EvalkitError": "evalkit.errors",
     "Comparison": "evalkit.records",
@@ -42,10 +42,10 @@ __all__ = [
     "Suite",
     "Variant",
     "compare",
+    "dry_run",
     "listing",
     "load_comparison",
     "load_run",
-    "plan_comparison",
     "quantize",
 ]
 

@@ -39,10 +39,13 @@ def compare(
     return run_plan(_plan(variants, words, progress), progress, fresh=fresh)
 
 
-def plan_comparison(*variants: str, progress: Listener | None = None, **words: Any) -> Any:
-    """What `compare` with the same words would do: a ComparePlan with `describe()`."""
+def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> str:
+    """What `compare` with the same words would do, in lines; loads no model."""
+    from evalkit.progress import ignore
+    from evalkit.running.describe import describe
+
     words.pop("fresh", None)
-    return _plan(variants, words, progress)
+    return describe(_plan(variants, words, progress), progress or ignore)
 
 
 def quantize(

@@ -110,6 +110,18 @@ def compare(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Task data; default $EVALKIT_DATA.")
     ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of your own lm-eval task YAMLs.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Prompt tasks as chats.")
+    ] = False,
+    system: Annotated[
+        str, typer.Option("--system-instruction", help="System message of chats.")
+    ] = "",
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run code that the model writes (code tasks).")
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
     format_: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.table,
@@ -131,13 +143,14 @@ def compare(
         "model": model, "suite": suite, "text": text or (), "tasks": _words(tasks),
         "shots": shots, "limit": limit, "margin": margin, "convention": convention,
         "context": context, "baseline": baseline, "device": device, "seed": seed, "data": data,
+        "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
         "offline": offline, "out": out, "fresh": fresh, "batch_tokens": batch_tokens,
         "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     with live() as listener:
         if dry_run:
-            print(api.plan_comparison(*variants, progress=listener, **request).describe())
+            print(api.dry_run(*variants, progress=listener, **request))
             return
         result = api.compare(*variants, progress=listener, **request)
     writers: dict[Format, Callable[[Any], str]] = {

@@ -66,11 +66,17 @@ class TextSlice:
 
 @dataclass(frozen=True)
 class TaskSlice:
-    """One lm-eval task of a suite: number of few-shot examples and limit of items."""
+    """One lm-eval task of a suite: number of few-shot examples, limit of items, chat or not.
+
+    `data` is the hash of its local files, empty where the data comes from the hub.
+    """
 
     name: str
     shots: int | None = None
     limit: int | None = None
+    chat: bool = False
+    system: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Suite:
     tasks: tuple[TaskSlice, ...] = ()
     limit: int | None = None
     seed: int = 0
-    data_hash: str = ""
+    protocol: str = ""
 
     @property
     def id(self) -> str:

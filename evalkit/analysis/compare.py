@@ -94,9 +94,9 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
     For perplexity the absolute difference, for a divergence its value, for top-1 agreement the
     shortfall from 1. Empty where it was not measured.
     """
+    floor = {key: scores.noise for key, scores in baseline.tasks.items() if scores.primary}
     if baseline.noise is None or baseline.tokens is None:
-        return {}
-    floor: dict[str, float] = {}
+        return floor
     known = baseline.measurements()
     noise = known.get("noise")
     specs = noise.details.get("metrics", {}) if noise else {}
@@ -146,7 +146,7 @@ def _row(
     message = message or _incomparable(baseline, one)
     known, base = one.measurements(), baseline.measurements()
     for name, measurement in known.items():
-        if "summary" in measurement.details:
+        if "summary" in measurement.details or "aggregation" in measurement.details:
             continue
         if measurement.values:
             metrics[name] = _sampled(measurement, base.get(name), one is baseline)

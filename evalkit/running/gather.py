@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.summaries import TokenTable
-from evalkit.records import Run, Variant
+from evalkit.analysis.task_values import ItemScores
+from evalkit.records import Measurement, Run, Variant
 from evalkit.store.files import read_parquet
 from evalkit.store.store import Store
+from evalkit.suites.task_records import STATISTICS, SampleRecords
 
 
 def gather(
@@ -32,6 +34,7 @@ def gather(
         runs=chosen,
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
+        tasks=_task_scores(store, chosen),
     )
 
 
@@ -45,9 +48,53 @@ def _chosen(run: Run, machine: str | None, baseline: str) -> Run:
         m
         for m in run.measurements
         if (machine is None or m.machine in (None, machine))
-        and (m.table is None or m.baseline == baseline)
+        and (m.table is None or "aggregation" in m.details or m.baseline == baseline)
     )
     return dataclasses.replace(run, measurements=kept)
+
+
+def _task_scores(store: Store, runs: tuple[Run, ...]) -> dict[str, ItemScores]:
+    scored = [m for run in runs for m in run.measurements if "aggregation" in m.details and m.table]
+    files = {m.table: SampleRecords.load(store.root / m.table) for m in scored if m.table}
+    return {
+        m.metric: _item_scores(files[m.table], m)
+        for m in scored
+        if m.table and m.details["aggregation"] in STATISTICS
+    }
+
+
+def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores:
+    details = measurement.details
+    items = records.items(details["score"], details["filter"])
+    rows = records.rows(details["filter"])
+    columns = [rows[name].to_pylist() for name in ("doc_hash", "prompt_hash", "target")]
+    return ItemScores(
+        task=details["task"],
+        key=measurement.metric,
+        statistic=items.statistic,
+        higher_is_better=details["higher_is_better"],
+        primary=details["primary"],
+        keys=tuple("/".join(map(str, key)) for key in zip(*columns, strict=True)),
+        values=items.values,
+        weights=items.weights,
+        clusters=items.clusters,
+        noise=_score_noise(records, details),
+    )
+
+
+def _score_noise(records: SampleRecords, details: dict[str, Any]) -> float:
+    """Share of items that rounding alone can turn: their margin is within the noise in nats.
+
+    For acc_norm, margins are per character, and so is the noise over the mean length.
+    """
+    nats = details.get("noise_nats")
+    if nats is None or details["score"] not in ("acc", "acc_norm"):
+        return 0.0
+    margins = records.margins(details["score"], details["filter"])
+    if details["score"] == "acc_norm":
+        lengths = np.concatenate([*records.rows(details["filter"])["choice_lengths"].to_pylist()])
+        nats /= max(1.0, float(np.mean(lengths)))
+    return float(np.mean(np.abs(margins) <= 2 * nats))
 
 
 def _token_table(store: Store, table: str | None) -> TokenTable | None:

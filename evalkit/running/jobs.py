@@ -11,6 +11,7 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.records import Environment, Model, Run, Variant
 
 NOISE_VERSION = 1
+TASK_VERSION = 1
 Kind = Literal["probes", "texts", "task"]
 
 
@@ -50,6 +51,7 @@ class Settings:
     offline: bool = False
     data: Path | None = None
     include_path: Path | None = None
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)

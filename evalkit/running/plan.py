@@ -7,11 +7,11 @@ answered without it.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit import plugins
 from evalkit.analysis.verdicts import Margin, parse_margin
@@ -27,9 +27,10 @@ from evalkit.running.calibration import (
     load_calibration,
 )
 from evalkit.running.environment import environment, gpu_memory, resolve_device
-from evalkit.running.jobs import NOISE_VERSION, Part, Settings, VariantJob
+from evalkit.running.jobs import NOISE_VERSION, TASK_VERSION, Part, Settings, VariantJob
 from evalkit.store.store import Store
 from evalkit.suites.presets import load_preset
+from evalkit.suites.task_files import task_files_hash
 from evalkit.suites.texts import load_texts
 from evalkit.suites.windows import default_context
 
@@ -57,6 +58,9 @@ class Request:
     seed: int = 0
     data: Path | None = None
     include_path: Path | None = None
+    allow_code: bool = False
+    chat: bool = False
+    system: str = ""
     offline: bool = False
     out: Path | None = None
     fresh: bool = False
@@ -82,6 +86,8 @@ class ComparePlan:
 
 def make_plan(request: Request) -> ComparePlan:
     """Resolve every word of `request`; raises UsageError, DataError or ModelError in one line."""
+    if request.data is None and os.environ.get("EVALKIT_DATA"):
+        request = dataclasses.replace(request, data=Path(os.environ["EVALKIT_DATA"]))
     variants = _baseline_first(request)
     margin = parse_margin(request.margin)
     device = resolve_device(request.device)
@@ -105,6 +111,7 @@ def make_plan(request: Request) -> ComparePlan:
         offline=request.offline,
         data=request.data,
         include_path=request.include_path,
+        allow_code=request.allow_code,
     )
     template = VariantJob(
         store=store.root,
@@ -154,6 +161,9 @@ def choose_suite(request: Request, checkpoint: Checkpoint) -> tuple[Suite, tuple
             task,
             shots=request.shots if request.shots is not None else task.shots,
             limit=request.limit if request.limit is not None else task.limit,
+            chat=request.chat,
+            system=request.system,
+            data=task_files_hash(task.name, request.data, request.include_path),
         )
         for task in tasks
     )
@@ -237,13 +247,14 @@ def _jobs(
 def _parts(
     template: VariantJob, variant: Variant, suite: Suite, is_baseline: bool
 ) -> tuple[Part, ...]:
-    probes = Suite(name="probes", data_hash=content_hash(_protocol(template)))
+    protocol = content_hash(dataclasses.asdict(template.settings.protocol))
+    probes = Suite(name="probes", convention="", context=0, bos="", protocol=protocol)
     probe_needs = tuple((spec.name, spec.version) for spec in probe_metrics())
     parts = [Part("probes", _run(template, variant, probes), probe_needs)]
     for piece in suite.parts():
         run = _run(template, variant, piece)
         if piece.tasks:
-            parts.append(Part("task", run, (("task", 1),)))
+            parts.append(Part("task", run, (("task", TASK_VERSION),)))
             continue
         needed = [
             (metric.name, metric.version)
@@ -254,10 +265,6 @@ def _parts(
         baseline = "" if is_baseline else template.reference
         parts.append(Part("texts", run, tuple(needed), baseline))
     return tuple(parts)
-
-
-def _protocol(template: VariantJob) -> dict[str, Any]:
-    return dataclasses.asdict(template.settings.protocol)
 
 
 def _run(template: VariantJob, variant: Variant, piece: Suite) -> Run:

@@ -54,8 +54,12 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
         try:
             if part.kind == "probes":
                 run = _probe(store, job, part, run, probe, send)
-            else:
+            elif part.kind == "texts":
                 run = measure_texts(store, job, part, run, loaded, send)
+            else:
+                from evalkit.running.tasks import measure_task
+
+                run = add(store, run, measure_task(store, job, part, run, loaded, send))
             store.save(dataclasses.replace(run, status="ok", message=""))
         except InterruptedWorkError:
             raise
