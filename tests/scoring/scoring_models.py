@@ -92,7 +92,7 @@ def disturbed(model: PreTrainedModel, amount: float) -> PreTrainedModel:
     other = copy.deepcopy(model)
     with torch.no_grad():
         for weight in other.parameters():
-            weight += amount * torch.randn(weight.shape, generator=generator)
+            weight.add_(amount * torch.randn(weight.shape, generator=generator))
     return other
 
 

@@ -22,9 +22,7 @@ from evalkit.suites.windows import Windows
 def record(model: PreTrainedModel, windows: Windows, path: Path, batch_tokens: int = 64) -> Any:
     writer = ReferenceWriter.open(path, model, windows)
     batches = list(
-        score_windows(
-            model, windows, batch_tokens=batch_tokens, statistics={"nll"}, record=writer
-        )
+        score_windows(model, windows, batch_tokens=batch_tokens, statistics={"nll"}, record=writer)
     )
     writer.complete()
     return joined(batches)
@@ -200,9 +198,7 @@ def test_other_errors_of_a_model_are_not_taken_for_memory() -> None:
 
 def test_a_window_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     windows = ragged_windows([70, 9, 9])
-    batches = list(
-        score_windows(build("phi-3"), windows, batch_tokens=20, statistics={"nll"})
-    )
+    batches = list(score_windows(build("phi-3"), windows, batch_tokens=20, statistics={"nll"}))
     assert [list(batch.windows) for batch in batches] == [[0], [1, 2]]
 
 
