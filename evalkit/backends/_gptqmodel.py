@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Beyond this share of the free memory, quantized layers are moved to disk while the rest is made.
 _MEMORY_SHARE = 0.5
 _BATCH = 4
+_CPU_GROUP_SIZES = (32, 64, 128)
+_COMPILERS = ("c++", "g++", "clang++")
 
 
 def import_quietly() -> Any:
@@ -38,6 +40,41 @@ def import_quietly() -> Any:
 
         _register_phi3_small()
     return gptqmodel
+
+
+def load(source: Path, *, dtype: str, device: str, **permissions: bool) -> PreTrainedModel:
+    """The GPTQ or AWQ checkpoint `source` on `device`, run by the kernel GPTQModel chooses.
+
+    On CPU it chooses torch's int4 operator for group sizes that operator refuses when it first
+    runs; those are given the general kernel.
+    """
+    from evalkit.models.loading import load_causal_lm
+    from evalkit.models.resolve import read_config
+
+    import_quietly()
+    made = read_config(source)["quantization_config"]
+    override = None
+    if device == "cpu" and made["quant_method"] == "gptq" and _is_refused_on_cpu(made):
+        from transformers import GPTQConfig
+
+        override = GPTQConfig(bits=made["bits"], backend="gptq_torch")
+    with silence():
+        model = load_causal_lm(
+            source, dtype=dtype, device=device, quantization_config=override, **permissions
+        )
+    if device == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        _run_uncompiled(model)
+    return model
+
+
+def _is_refused_on_cpu(made: dict[str, Any]) -> bool:
+    return made["bits"] == 4 and made["group_size"] not in _CPU_GROUP_SIZES
+
+
+def _run_uncompiled(model: PreTrainedModel) -> None:
+    """Undo torch.compile of the unpacking, which would fail at the first forward pass."""
+    for module in model.modules():
+        vars(module).pop("dequantize_weight", None)
 
 
 def quantize(

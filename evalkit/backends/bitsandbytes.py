@@ -19,7 +19,6 @@ from evalkit.records import Variant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
     from transformers import PreTrainedModel
 
     from evalkit.models.loading import Loaded
@@ -52,9 +51,6 @@ SPEC = BackendSpec(
     install="pip install bitsandbytes accelerate",
     quantizes=True,
 )
-BLOCK = 64
-# Rows per block of the fused CPU kernel of bitsandbytes.
-CPU_ROWS = 32
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
@@ -106,7 +102,8 @@ def load(
 
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
-    from evalkit.models.layers import kept_16bit, kernel_names
+    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
     from evalkit.models.resolve import read_config
 
@@ -130,34 +127,7 @@ def load(
 
     model = load_model()
     check_all_quantized(model, variant, "int8@gptq or int4@gptq, or leave this model in 16 bit")
-    kernel = kernel_names(model, describe)
-    return Loaded(model, kernel, kept_16bit(model), _notes(variant), reload=load_model)
-
-
-def choose_cpu_kernels(model: PreTrainedModel) -> None:
-    """Keep layers that the fused CPU kernel cannot repack on the general one.
-
-    bitsandbytes fails at the first forward pass where the rows are no multiple of 32 or the
-    columns no multiple of 64. On CUDA the switch has no meaning.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit" and (
-            module.out_features % CPU_ROWS or module.in_features % BLOCK
-        ):
-            module.support_avx512bf16_for_cpu = False
-
-
-def describe(module: nn.Module) -> str:
-    """Class, data type and arithmetic of one layer, such as "Linear4bit nf4 (bfloat16, fused)"."""
-    from evalkit.models.layers import dtype_name
-
-    layer: Any = module
-    name = type(module).__name__
-    if name == "Linear8bitLt":
-        return f"{name} (int8 × int8, threshold {layer.state.threshold:g})"
-    if layer.weight.device.type == "cpu" and layer.support_avx512bf16_for_cpu:
-        return f"{name} {layer.weight.quant_type} (bfloat16, fused)"
-    return f"{name} {layer.weight.quant_type} ({dtype_name(layer.compute_dtype)})"
+    return Loaded(model, kernel_names(model), kept_16bit(model), _notes(variant), reload=load_model)
 
 
 def _config(variant: Variant, options: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ transformers 5; GPTQModel is its maintained successor.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalkit.backends import _gptqmodel
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
@@ -20,7 +20,6 @@ from evalkit.records import Variant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
     from transformers import PreTrainedModel
 
     from evalkit.models.loading import Loaded
@@ -111,38 +110,28 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """The checkpoint that `quantize` wrote, on `device`, run by the kernel GPTQModel chooses."""
-    from evalkit.models.layers import kept_16bit, kernel_names
-    from evalkit.models.loading import Loaded, load_causal_lm
+    from evalkit.models.kernels import kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
     options = resolved_options(SPEC, variant)
-    _gptqmodel.import_quietly()
+    if "quantization_config" not in read_config(source):
+        raise VariantError(f"{source} is not quantized yet: make {variant.text} of it first")
 
     def load_model() -> PreTrainedModel:
-        with _gptqmodel.silence():
-            return load_causal_lm(
-                source,
-                dtype=DTYPES[str(options["dtype"])],
-                device=device,
-                allow_pickle=allow_pickle,
-                trust_remote_code=trust_remote_code,
-            )
+        return _gptqmodel.load(
+            source,
+            dtype=DTYPES[str(options["dtype"])],
+            device=device,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
 
     model = load_model()
     check_all_quantized(model, variant, "int4@bitsandbytes")
-    kernel = kernel_names(model, lambda module: describe(module, model))
-    return Loaded(model, kernel, kept_16bit(model), reload=load_model)
-
-
-def describe(module: nn.Module, model: PreTrainedModel) -> str:
-    """Kernel, bits, group size and arithmetic, such as "MarlinLinear int4 g128 (float16)"."""
-    from evalkit.models.layers import dtype_name
-
-    quantized: Any = module
-    # The CPU kernel of torch takes any activations and computes in bfloat16.
-    name = type(module).__name__
-    compute = "bfloat16" if name == "TorchAtenLinear" else dtype_name(model.dtype)
-    return f"{name} int{quantized.bits} g{quantized.group_size} ({compute})"
+    return Loaded(model, kernel_names(model), kept_16bit(model), reload=load_model)
 
 
 def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:

@@ -34,7 +34,7 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """The checkpoint `source` with its weights cast to the variant's precision on `device`."""
-    from evalkit.models.layers import describe_plain, kernel_names
+    from evalkit.models.kernels import kernel_names
     from evalkit.models.loading import Loaded, load_causal_lm
 
     check_device(SPEC, device)
@@ -45,4 +45,4 @@ def load(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    return Loaded(model, kernel_names(model, describe_plain))
+    return Loaded(model, kernel_names(model))

@@ -133,7 +133,8 @@ def _weight_of_4bit(module: Any) -> Tensor:
 def _weight_of_gptq(module: Any) -> Tensor:
     """Float32 weights (outputs, inputs) of a GPTQ or AWQ layer, whose scales are float16."""
     module.scales = module.scales.float()
-    weight: Tensor = module.dequantize_weight()
+    # The instance's method may be compiled, which takes longer than the one call.
+    weight: Tensor = type(module).dequantize_weight(module)
     return weight[: module.in_features, : module.out_features].t().float().contiguous()
 
 

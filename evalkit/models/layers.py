@@ -1,13 +1,11 @@
-"""What really runs in a loaded model: kernels of the linear layers, and what stays in 16 bit."""
+"""The linear layers of a loaded model: which there are, and which a quantizer left in 16 bit."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evalkit.models.shapes import is_router
@@ -35,7 +33,7 @@ def unquantized_layers(model: PreTrainedModel) -> list[str]:
             continue
         for key, weight in module.named_parameters(recurse=False):
             # A fused block of experts is one parameter of three dimensions.
-            if weight.is_floating_point() and weight.dim() > 1 and weight.element_size() > 1:
+            if weight.dim() > 1 and _is_full(weight):
                 found.append(f"{name}.{key}")
     return found
 
@@ -49,24 +47,12 @@ def kept_16bit(model: PreTrainedModel) -> tuple[str, ...]:
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         weight = own.get("weight")
-        if weight is not None and weight.is_floating_point() and weight.element_size() > 1:
+        if weight is not None and _is_full(weight):
             names.add(_LAYER_NUMBER.sub(".*.", name))
     return tuple(sorted(names))
 
 
-def kernel_names(model: PreTrainedModel, describe: Callable[[nn.Module], str]) -> str:
-    """`describe(module)` of all linear layers, the most frequent first, routers left out."""
-    counts = Counter(
-        describe(module) for name, module in linear_modules(model) if not is_router(name)
-    )
-    return ", ".join(name for name, _ in counts.most_common())
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """ "float16" for torch.float16."""
-    return str(dtype).removeprefix("torch.")
-
-
-def describe_plain(module: nn.Module) -> str:
-    """Class and dtype of a plain linear layer, such as "Linear (float16)"."""
-    return f"{type(module).__name__} ({dtype_name(module.weight.dtype)})"  # type: ignore[arg-type]
+def _is_full(weight: Tensor) -> bool:
+    """16 or 32 bit: not packed integers, not 8-bit floating point, not a quantized subclass."""
+    plain = not hasattr(weight, "__tensor_flatten__")
+    return plain and weight.is_floating_point() and weight.element_size() > 1

@@ -1,0 +1,147 @@
+"""Checkpoints that are already quantized, given as a directory or hub id and loaded as they are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.backends import _gptqmodel
+from evalkit.backends._spec import BackendSpec, check_device
+from evalkit.errors import ModelError, VariantError, did_you_mean
+from evalkit.records import Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
+
+SPEC = BackendSpec(
+    name="checkpoint",
+    summary="a directory or hub id with a quantization_config",
+    precisions=("checkpoint",),
+)
+# What transformers needs to load each method: distribution names.
+METHODS = {
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed-tensors",),
+    "torchao": ("torchao",),
+}
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError where the variant's directory is no quantized form of `checkpoint`.
+
+    It must carry a quantization_config of a known method whose libraries are installed, and have
+    the same vocabulary.
+    """
+    from evalkit.models.resolve import resolve_config
+
+    try:
+        config = resolve_config(_reference(variant)).config
+    except ModelError as error:
+        raise VariantError(str(error)) from error
+    _check_method(variant, config.get("quantization_config"))
+    sizes = config.get("vocab_size"), checkpoint.config.get("vocab_size")
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise VariantError(
+            f"{variant.text} has a vocabulary of {sizes[0]} and {checkpoint.name} one of "
+            f"{sizes[1]}: give a checkpoint that was made from this model"
+        )
+
+
+def load(
+    source: Path,
+    variant: Variant,
+    device: str,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """The variant's own checkpoint on `device`; `source`, the original, is not read."""
+    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded, load_causal_lm
+
+    check_device(SPEC, device)
+    own = resolve(variant, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    method = _check_method(variant, own.config.get("quantization_config"))
+    read = _gptqmodel.load if method in ("gptq", "awq") else load_causal_lm
+
+    def load_model() -> PreTrainedModel:
+        model = read(
+            own.path,
+            dtype="auto",
+            device=device,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        choose_cpu_kernels(model)
+        return model
+
+    model = load_model()
+    return Loaded(model, kernel_names(model), kept_16bit(model), _notes(method), load_model)
+
+
+def resolve(
+    variant: Variant,
+    *,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    hash_cache: Path | None = None,
+) -> Checkpoint:
+    """The variant's own checkpoint with its content identity; raises VariantError."""
+    from evalkit.models.resolve import resolve_model
+
+    try:
+        return resolve_model(
+            _reference(variant),
+            offline=offline,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+            hash_cache=hash_cache,
+        )
+    except ModelError as error:
+        raise VariantError(str(error)) from error
+
+
+def _reference(variant: Variant) -> str:
+    if variant.checkpoint is None:
+        raise VariantError(f"{variant.text} names no checkpoint: give a directory or hub id")
+    return variant.checkpoint
+
+
+def _check_method(variant: Variant, config: object) -> str:
+    method = str(config.get("quant_method", "")) if isinstance(config, dict) else ""
+    if not method:
+        raise VariantError(
+            f"{variant.text} is not quantized (no quantization_config in its config.json): give "
+            f"it as --model with variants such as fp16 int8 int4"
+        )
+    if method not in METHODS:
+        raise VariantError(
+            f"{variant.text} is quantized by {method!r}: allowed are {', '.join(METHODS)}"
+            f"{did_you_mean(method, METHODS)}"
+        )
+    for name in METHODS[method]:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise VariantError(
+                f"{variant.text} is quantized by {method}, which needs the package {name!r}: "
+                f"install it with `pip install {name}`"
+            ) from None
+    return method
+
+
+def _notes(method: str) -> tuple[str, ...]:
+    if method == "compressed-tensors":
+        return (
+            "compressed-tensors unpacks the weights when they first run: its quality is "
+            "measured here, not the speed and memory of a packed kernel",
+        )
+    return ()
