@@ -273,6 +273,8 @@ def _option_text(value: OptionValue) -> str:
 
 def _build(kind: Any, content: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return content
     if content is None:
         if origin in (typing.Union, types.UnionType) and type(None) in arguments:
             return None

@@ -65,6 +65,7 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
             raise
         except EvalkitError as error:
             store.save(failed_run(store, job, part, error))
+            send(Event(label, "", message=str(error)))
 
 
 def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
