@@ -64,7 +64,9 @@ def answer_requests(
 
     `lm` is any lm-eval model. Answers it reports through its cache hook are written as they come,
     all others when it returns. `advance(done, total)` is called for each; an exception raised by
-    it or by `lm` loses no answer. The finished table is `folder`/TASK-ID.parquet.
+    it or by `lm` loses no answer. A model with a method `remember` (EvalkitLM) is given earlier
+    answers with all requests, so that its batches are those of a run without interruption. The
+    finished table is `folder`/TASK-ID.parquet.
     """
     table = _table(requests, folder)
     if not table.exists():
@@ -85,11 +87,15 @@ def load_answers(requests: TaskRequests, folder: Path) -> Answers:
     order = np.argsort(columns["position"], kind="stable")
     if not np.array_equal(columns["position"][order], np.arange(requests.count)):
         raise StoreError(f"{_table(requests, folder)} is incomplete; run again with --fresh")
+    return _from_columns({name: column[order] for name, column in columns.items()}, requests.id)
+
+
+def _from_columns(columns: Mapping[str, NDArray[Any]], requests: str) -> Answers:
     return Answers(
-        requests=requests.id,
-        loglikelihood=columns["loglikelihood"][order].astype(np.float64),
-        greedy=columns["greedy"][order].astype(np.bool_),
-        text=tuple(columns["text"][order]),
+        requests=requests,
+        loglikelihood=columns["loglikelihood"].astype(np.float64),
+        greedy=columns["greedy"].astype(np.bool_),
+        text=tuple(columns["text"]),
     )
 
 
@@ -124,18 +130,43 @@ class _Recorder:
 
     def ask(self, lm: LanguageModel) -> None:
         """Ask what is not answered yet, one kind of request after the other."""
-        todo = [place for place in range(len(self._flat)) if place not in self._done]
         by_kind: dict[Kind, list[int]] = defaultdict(list)
-        for position in todo:
-            by_kind[self._flat[position][2].kind].append(position)
+        for position, (_, _, request) in enumerate(self._flat):
+            by_kind[request.kind].append(position)
+        earlier = self._earlier()
         self._tell()
         for kind, positions in by_kind.items():
-            self._waiting.clear()
-            for position in positions:
+            known = {i: earlier[p] for i, p in enumerate(positions) if p in earlier}
+            if len(known) < len(positions):
+                self._ask_kind(lm, kind, positions, known)
+
+    def _ask_kind(
+        self, lm: LanguageModel, kind: Kind, positions: list[int], known: dict[int, Answer]
+    ) -> None:
+        """Ask for one kind; `known` are earlier answers by place in `positions`."""
+        remember = getattr(lm, "remember", None)
+        if remember is not None:
+            remember(kind, known)
+            asked = positions
+        else:
+            asked = [position for i, position in enumerate(positions) if i not in known]
+        self._waiting.clear()
+        for position in asked:
+            if position not in self._done:
                 self._waiting[_key(kind, self._flat[position][2].arguments)].append(position)
-            answers = getattr(lm, kind)([self._instance(position) for position in positions])
-            for position, answer in zip(positions, answers, strict=True):
-                self._keep(position, answer)
+        answers = getattr(lm, kind)([self._instance(position) for position in asked])
+        for position, answer in zip(asked, answers, strict=True):
+            self._keep(position, answer)
+
+    def _earlier(self) -> dict[int, Answer]:
+        """Answers of an interrupted pass, by position."""
+        found = {}
+        for file in self._parts.files():
+            columns = read_parquet(file)
+            answers = _from_columns(columns, "")
+            for row, position in enumerate(columns["position"]):
+                found[int(position)] = answers.answer(self._flat[position][2].kind, row)
+        return found
 
     def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
         """Take one answer while the model still works on others."""

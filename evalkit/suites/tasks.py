@@ -118,12 +118,24 @@ def load_tasks(
             failures.append(TaskFailure(one.name, str(error)))
             continue
         groups |= {group.name: group for group in found}
+        failed = []
         for leaf in leaves:
             try:
                 _add(tasks, _load(leaf, one, settings))
             except EvalkitError as error:
-                failures.append(TaskFailure(leaf.task_name, str(error)))
+                failed.append(TaskFailure(leaf.task_name, str(error)))
+        failures += _summed_up(one.name, failed, len(leaves))
     return LoadedTasks(tuple(tasks.values()), tuple(failures), tuple(groups.values()))
+
+
+def _summed_up(asked: str, failed: list[TaskFailure], of: int) -> list[TaskFailure]:
+    """One line for a group of which no task can be loaded; else a line per task."""
+    if len(failed) < max(2, of):
+        return failed
+    first = failed[0]
+    return [
+        TaskFailure(asked, f"none of its {of} tasks can be loaded; {first.name}: {first.message}")
+    ]
 
 
 def _add(tasks: dict[str, LoadedTask], task: LoadedTask) -> None:

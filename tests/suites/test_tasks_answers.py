@@ -129,6 +129,44 @@ def test_answers_out_of_order_find_their_place(
     np.testing.assert_array_equal(answers.loglikelihood, whole.loglikelihood)
 
 
+class RememberingLM(HashLM):
+    """A model that takes earlier answers, as EvalkitLM does, and returns them as they are."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(stop_after=stop_after)
+        self.known: dict[int, Any] = {}
+        self.listed = 0
+
+    def remember(self, kind: str, answers: dict[int, Any]) -> None:
+        self.known = dict(answers)
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        self.listed = len(requests)
+        return [
+            self.known[i] if i in self.known else super(RememberingLM, self).loglikelihood([r])[0]
+            for i, r in enumerate(requests)
+        ]
+
+
+def test_model_that_remembers_sees_all_requests_again(
+    requests_of: dict[str, TaskRequests], tmp_path: Path
+) -> None:
+    requests = requests_of["choices"]
+    with pytest.raises(KeyboardInterrupt):
+        answer_requests(requests, RememberingLM(stop_after=5), tmp_path / "a")
+    lm = RememberingLM()
+    answers = answer_requests(requests, lm, tmp_path / "a")
+    assert lm.listed == requests.count
+    assert lm.known == {
+        i: HashLM()._pair(request.arguments)
+        for i, (_, _, request) in enumerate(requests.flat())
+        if i < 5
+    }
+    assert len(lm.asked) == requests.count - 5
+    whole = answer_requests(requests, HashLM(), tmp_path / "b")
+    np.testing.assert_array_equal(answers.loglikelihood, whole.loglikelihood)
+
+
 def test_missing_and_damaged_answers_are_refused(
     requests_of: dict[str, TaskRequests], tmp_path: Path
 ) -> None:

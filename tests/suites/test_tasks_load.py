@@ -121,6 +121,43 @@ def test_group_is_served_by_subfolders(files: Path) -> None:
     assert len(only(load(files, "school")).documents) == 3
 
 
+def test_group_without_any_data_is_one_line(files: Path) -> None:
+    for name in ("one", "two"):
+        text = CHOICE_YAML.format(name=f"void_{name}").replace("where", name)
+        (files / f"yaml/void_{name}.yaml").write_text(text, encoding="utf-8")
+    (files / "yaml/void.yaml").write_text(
+        "group: void\ntask: [void_one, void_two]\n", encoding="utf-8"
+    )
+    (failure,) = load(files, "void").failures
+    assert failure.name == "void"
+    assert "none of its 2 tasks can be loaded; void_one: no data for task" in failure.message
+    write_jsonl(files / "data/tasks/void_two/test.jsonl", choice_rows(2))
+    loaded = load(files, "void")
+    assert [task.name for task in loaded.tasks] == ["void_two"]
+    assert [failure.name for failure in loaded.failures] == ["void_one"]
+
+
+def test_without_a_data_folder_the_hub_is_asked(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def load_dataset(path: str, name: str | None = None, **settings: object) -> object:
+        if path == "some/sums":
+            raise ConnectionError("no route")
+        rows = datasets.Dataset.from_list(choice_rows(5))
+        return datasets.DatasetDict({"train": rows, "validation": rows, "test": rows})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    loaded = load_tasks([TaskSlice("choices", 2), TaskSlice("sums")], include_path=[files / "yaml"])
+    (task,) = loaded.tasks
+    assert (task.source, task.files, task.notes) == ("some/where", (), ())
+    assert task.documents == choice_rows(5)
+    message = loaded.failures[0].message
+    assert "the hub gives none: no route" in message
+    assert "evalkit data pull sums --out DIR" in message
+
+
 def test_task_on_the_same_hub_dataset_shares_the_folder(files: Path) -> None:
     (files / "yaml/again.yaml").write_text(
         CHOICE_YAML.format(name="choices_again"), encoding="utf-8"
