@@ -140,6 +140,7 @@ class AnyLM(HashLM):
         return f"so that is {number % 100}. #### {number % 50}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shots", [0, 5])
 def test_tasks_of_the_hub_score_as_in_lm_eval(shared: Path, tmp_path: Path, shots: int) -> None:
     slices = [TaskSlice(name, shots, 8) for name in SHARED_TASKS]
@@ -169,6 +170,7 @@ def hub_files(task: LoadedTask, tmp_path: Path) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_real_model_scores_as_in_lm_eval(shared: Path, tmp_path: Path) -> None:
     import torch
     from lm_eval.models.huggingface import HFLM
