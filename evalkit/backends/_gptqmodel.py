@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _MEMORY_SHARE = 0.5
 _BATCH = 4
 _CPU_GROUP_SIZES = (32, 64, 128)
-_COMPILERS = ("c++", "g++", "clang++")
 
 
 def import_quietly() -> Any:
@@ -58,11 +58,13 @@ def load(source: Path, *, dtype: str, device: str, **permissions: bool) -> PreTr
         from transformers import GPTQConfig
 
         override = GPTQConfig(bits=made["bits"], backend="gptq_torch")
-    with silence():
+    with silence(), warnings.catch_warnings():
+        # transformers warns that the checkpoint's own settings win over the given kernel's.
+        warnings.filterwarnings("ignore", message="You passed `quantization_config`")
         model = load_causal_lm(
             source, dtype=dtype, device=device, quantization_config=override, **permissions
         )
-    if device == "cpu" and not any(map(shutil.which, _COMPILERS)):
+    if device == "cpu":
         _run_uncompiled(model)
     return model
 
@@ -72,7 +74,11 @@ def _is_refused_on_cpu(made: dict[str, Any]) -> bool:
 
 
 def _run_uncompiled(model: PreTrainedModel) -> None:
-    """Undo torch.compile of the unpacking, which would fail at the first forward pass."""
+    """Undo torch.compile of the general kernel's unpacking.
+
+    It takes a compiler and a minute at the first forward pass, and gains little beside the
+    matrix product in 16 bit.
+    """
     for module in model.modules():
         vars(module).pop("dequantize_weight", None)
 

@@ -36,10 +36,12 @@ def values_of(option: Option) -> st.SearchStrategy[OptionValue]:
 def words(draw: st.DrawFn) -> str:
     spec = draw(st.sampled_from(SPECS))
     precision = draw(st.sampled_from(spec.precisions))
-    chosen = draw(st.lists(st.sampled_from(spec.options_for(precision)), unique=True)) if (
-        spec.options_for(precision)
-    ) else []
-    parts = [f"{option.name}={str(draw(values_of(option)))}" for option in chosen]
+    chosen = (
+        draw(st.lists(st.sampled_from(spec.options_for(precision)), unique=True))
+        if (spec.options_for(precision))
+        else []
+    )
+    parts = [f"{option.name}={draw(values_of(option))!s}" for option in chosen]
     return ",".join([f"{precision}@{spec.name}", *parts])
 
 
@@ -153,5 +155,7 @@ def test_parsing_imports_no_heavy_library() -> None:
         "import sys; from evalkit.backends import parse_variant; parse_variant('int4');"
         "print([m for m in ('torch', 'transformers', 'gptqmodel') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

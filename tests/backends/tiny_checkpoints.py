@@ -39,7 +39,7 @@ def make_llama(path: Path, *, intermediate: int = 256, vocabulary: int = VOCABUL
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=False,
-        initializer_range=0.1,
+        initializer_range=0.05,
         bos_token_id=None,
         eos_token_id=1,
     )

@@ -1,0 +1,148 @@
+"""LLM.int8(), NF4 and FP4: written once in the standard format, the same logits everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoints import (
+    disk_bytes,
+    kl_divergence,
+    logits,
+    make_llama,
+    save_tokenizer,
+    token_ids,
+)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
+
+from evalkit.backends import bitsandbytes, for_scoring, parse_variant
+from evalkit.backends import transformers as plain
+from evalkit.errors import VariantError
+from evalkit.models.layers import unquantized_layers
+from evalkit.models.resolve import resolve_model
+from evalkit.models.storage import weight_bytes
+
+VARIANTS = [
+    "int8@bitsandbytes",
+    "int8@bitsandbytes,threshold=0",
+    "int4@bitsandbytes",
+    "int4@bitsandbytes,quant_type=fp4",
+    "int4@bitsandbytes,double_quant=true",
+    "int4@bitsandbytes,dtype=bf16",
+]
+
+
+@pytest.fixture(params=["llama", "phi"])
+def source(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_what_is_written_loads_everywhere_with_the_same_logits(
+    source: Path, text: str, tmp_path: Path
+) -> None:
+    variant = parse_variant(text)
+    bitsandbytes.quantize(source, variant, tmp_path, "cpu")
+    direct = bitsandbytes.load(source, variant, "cpu")
+    made = bitsandbytes.load(tmp_path, variant, "cpu")
+    standard = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert unquantized_layers(made.model) == []
+    assert weight_bytes(made.model) == weight_bytes(direct.model)
+    expected = logits(direct.model)
+    assert torch.equal(logits(made.model), expected)
+    assert torch.equal(logits(standard), expected)
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_quantization_is_real_and_mild(source: Path, text: str) -> None:
+    variant = parse_variant(text)
+    reference = logits(for_scoring(plain.load(source, parse_variant("fp32"), "cpu"), "cpu").model)
+    loaded = bitsandbytes.load(source, variant, "cpu")
+    divergence = kl_divergence(reference, logits(loaded.model))
+    bound = 1e-3 if variant.precision == "int8" else 5e-2
+    assert 1e-7 < divergence < bound
+    packed = weight_bytes(loaded.model)["packed"]
+    parameters = sum(shape[0] * shape[1] for shape in _decoder_shapes(source))
+    assert packed == parameters * (1 if variant.precision == "int8" else 0.5)
+
+
+def _decoder_shapes(source: Path) -> list[tuple[int, int]]:
+    from evalkit.models.shapes import decoder_shapes
+
+    return list(decoder_shapes(resolve_model(str(source))).values())
+
+
+def test_the_size_on_disk_is_the_reported_one(tmp_path: Path) -> None:
+    source, out = make_llama(tmp_path / "wide", intermediate=4096), tmp_path / "out"
+    out.mkdir()
+    variant = parse_variant("int8")
+    bitsandbytes.quantize(source, variant, out, "cpu")
+    reported = sum(weight_bytes(bitsandbytes.load(out, variant, "cpu").model).values())
+    assert disk_bytes(out) == pytest.approx(reported, rel=0.02)
+
+
+def test_what_stays_in_16_bit_and_what_runs_is_named(phi: Path) -> None:
+    loaded = bitsandbytes.load(phi, parse_variant("int8"), "cpu")
+    assert loaded.kernel == "Linear8bitLt (int8 × int8, threshold 6)"
+    assert loaded.kept_16bit == (
+        "lm_head",
+        "model.embed_tokens",
+        "model.final_layernorm",
+        "model.layers.*.input_layernorm",
+        "model.layers.*.post_attention_layernorm",
+    )
+    assert any("batch" in note for note in loaded.notes)
+    four = bitsandbytes.load(phi, parse_variant("int4@bitsandbytes,quant_type=fp4"), "cpu")
+    assert four.kernel.startswith("Linear4bit fp4 (")
+
+
+def test_widths_the_fused_cpu_kernel_cannot_take_run_on_the_general_one(tmp_path: Path) -> None:
+    source = make_llama(tmp_path, intermediate=172)
+    loaded = bitsandbytes.load(source, parse_variant("int4@bitsandbytes"), "cpu")
+    assert "Linear4bit nf4 (float16)" in loaded.kernel
+    native = logits(loaded.model)
+    assert kl_divergence(logits(for_scoring(loaded, "cpu").model), native) < 1e-3
+
+
+@pytest.mark.parametrize("text", ["int8@bitsandbytes", "int4@bitsandbytes"])
+def test_generation(source: Path, text: str) -> None:
+    model = bitsandbytes.load(source, parse_variant(text), "cpu").model
+    ids = token_ids(1, 40)
+    out = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=1)
+    assert out.shape == (1, 44)
+
+
+def test_a_quantized_source_is_refused(llama: Path, tmp_path: Path) -> None:
+    bitsandbytes.quantize(llama, parse_variant("int8"), tmp_path, "cpu")
+    with pytest.raises(VariantError, match="already quantized"):
+        bitsandbytes.check(resolve_model(str(tmp_path)), parse_variant("int4@bitsandbytes"))
+
+
+def test_weights_the_library_leaves_alone_are_an_error(tmp_path: Path) -> None:
+    from transformers import MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+    MixtralForCausalLM(config).half().save_pretrained(tmp_path)
+    with pytest.raises(VariantError, match=r"leaves .*experts.* unquantized") as caught:
+        bitsandbytes.load(tmp_path, parse_variant("int8"), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_transposed_linear_layers_are_quantized(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=256, n_embd=64, n_layer=1, n_head=2, n_positions=128)
+    GPT2LMHeadModel(config).half().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    loaded = bitsandbytes.load(tmp_path, parse_variant("int8"), "cpu")
+    assert unquantized_layers(loaded.model) == []
+    assert loaded.kernel == "Linear8bitLt (int8 × int8, threshold 6)"
