@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from evalkit.api import (
         compare,
         dry_run,
+        flips,
         listing,
         load_comparison,
         load_run,
+        pull,
         quantize,
     )
     from evalkit.errors import EvalkitError
@@ -25,6 +27,8 @@ _PUBLIC = {
     "load_comparison": "evalkit.api",
     "load_run": "evalkit.api",
     "dry_run": "evalkit.api",
+    "flips": "evalkit.api",
+    "pull": "evalkit.api",
     "quantize": "evalkit.api",
     "EvalkitError": "evalkit.errors",
     "Comparison": "evalkit.records",
@@ -43,9 +47,11 @@ __all__ = [
     "Variant",
     "compare",
     "dry_run",
+    "flips",
     "listing",
     "load_comparison",
     "load_run",
+    "pull",
     "quantize",
 ]
 

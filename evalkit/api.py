@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
-from evalkit.errors import StoreError, unknown
+from evalkit.errors import DataError, StoreError, unknown
 from evalkit.progress import Listener, live
-from evalkit.records import Comparison, Run
+from evalkit.records import Comparison, Flip, Run
 from evalkit.store.store import Store, read_comparison, read_run
 
 LISTS = ("models", "backends", "metrics", "suites", "runs")
@@ -96,6 +96,38 @@ def load_comparison(
             raise StoreError(f"{folder} holds no comparison: run evalkit compare first")
         return read_comparison(files[-1])
     return read_comparison(_one(folder, str(comparison)))
+
+
+def flips(
+    comparison: Comparison | str | Path | None = None,
+    task: str | None = None,
+    store: str | Path | None = None,
+) -> list[Flip]:
+    """The task items that changed between right and wrong, real damage first, coin flips last.
+
+    `comparison` is a Comparison, the id or file of a stored one, or None for the newest.
+    """
+    from evalkit.running.flips import flips as ledger
+
+    if not isinstance(comparison, Comparison):
+        comparison = load_comparison(comparison, store)
+    return ledger(comparison, Store(comparison.store or store), task)
+
+
+def pull(*tasks: str, out: Path | str, include_path: Path | None = None) -> list[str]:
+    """Store the splits of lm-eval tasks as OUT/tasks/TASK/SPLIT.jsonl; a line for each task.
+
+    Raises DataError naming the tasks that could not be had, after storing the others.
+    """
+    from evalkit.suites.pull import pull_tasks
+
+    pulled = pull_tasks(tasks, Path(out), include_path=(include_path,) if include_path else ())
+    if pulled.failures:
+        raise DataError("; ".join(failure.message for failure in pulled.failures))
+    return [
+        f"{folder}: {', '.join(f'{split.split} {split.rows} rows' for split in manifest.splits)}"
+        for folder, manifest in zip(pulled.folders, pulled.manifests, strict=True)
+    ]
 
 
 def listing(what: str, out: Path | None = None) -> list[str]:

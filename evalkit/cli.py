@@ -188,6 +188,43 @@ def quantize(
     print(path)
 
 
+@app.command()
+def flips(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    limit: Annotated[int, typer.Option(help="Items shown.")] = 20,
+    out: Out = None,
+    json_: Annotated[bool, typer.Option("--json", help="All items as one JSON list.")] = False,
+) -> None:
+    """Show the task items that changed between right and wrong, real damage first."""
+    from evalkit import api
+    from evalkit.view import ledger
+
+    found = api.flips(run, task, store=out)
+    print(ledger.to_json(found) if json_ else ledger.to_text(found, limit))
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Task data for work without a network.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("pull")
+def data_pull(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK…", help="lm-eval tasks or groups.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to hand to --data later.")],
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of your own lm-eval task YAMLs.")
+    ] = None,
+) -> None:
+    """Store the splits of tasks as DIR/tasks/TASK/SPLIT.jsonl with a manifest."""
+    from evalkit import api
+
+    for line in api.pull(*tasks, out=out, include_path=include_path):
+        print(line)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="models, backends, metrics, suites or runs.")],

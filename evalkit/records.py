@@ -233,6 +233,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """A task item that is right under one variant and wrong under the other.
+
+    Margins are in nats: by how much the right choice beats the best wrong one (None for generated
+    answers). `is_coin_flip` marks an item whose margins are within the noise of rounding, which is
+    no damage.
+    """
+
+    task: str
+    item: int
+    variant: str
+    direction: Literal["right→wrong", "wrong→right"]
+    prompt: str
+    choices: tuple[str, ...]
+    target: str
+    baseline_loglikelihoods: tuple[float, ...] = ()
+    variant_loglikelihoods: tuple[float, ...] = ()
+    baseline_margin: float | None = None
+    variant_margin: float | None = None
+    baseline_answer: str = ""
+    variant_answer: str = ""
+    is_coin_flip: bool = False
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A baseline run and its variants: values, paired differences, verdicts, noise floor."""
 

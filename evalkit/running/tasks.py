@@ -45,8 +45,8 @@ def measure_task(
     asking = _Asking(store, job, run, loaded, tokenizer, send)
     measured: list[Measurement] = []
     for task in found.tasks:
-        requests = _requests(store, job, chosen, task, tokenizer)
-        measured += asking.scores(task, requests)
+        requests, prompts = _requests(store, job, chosen, task, tokenizer)
+        measured += asking.scores(task, requests, prompts)
     return [*measured, _marker(found, asking.notes)]
 
 
@@ -64,17 +64,17 @@ def _load(job: VariantJob, chosen: TaskSlice) -> LoadedTasks:
 
 def _requests(
     store: Store, job: VariantJob, chosen: TaskSlice, task: LoadedTask, tokenizer: Any
-) -> TaskRequests:
-    """The prompts of `task`, built by the first variant and read by the others."""
+) -> tuple[TaskRequests, str]:
+    """The prompts of `task`, built by the first variant and read by the others; their file."""
     chat = ChatFormatter(tokenizer) if chosen.chat else None
     identity = job.checkpoint.identity if chosen.chat else ""
     key = content_hash([dataclasses.astuple(chosen), task.name, identity, job.seed])
-    file = store.root / "prompts" / f"{key}.parquet"
-    if file.exists():
-        return TaskRequests.load(file)
+    name = f"prompts/{key}.parquet"
+    if (store.root / name).exists():
+        return TaskRequests.load(store.root / name), name
     requests = build_requests(task, chat_template=chat, system=chosen.system or None)
-    requests.save(file)
-    return requests
+    requests.save(store.root / name)
+    return requests, name
 
 
 @dataclasses.dataclass
@@ -89,7 +89,7 @@ class _Asking:
     send: Listener
     notes: list[str] = dataclasses.field(default_factory=list)
 
-    def scores(self, task: LoadedTask, requests: TaskRequests) -> list[Measurement]:
+    def scores(self, task: LoadedTask, requests: TaskRequests, prompts: str) -> list[Measurement]:
         """Ask, score and store one task."""
         folder = self.store.raw(self.run.id)
         lm = self._model(self.job.settings.batch_tokens)
@@ -108,7 +108,7 @@ class _Asking:
                 values=(score.value,),
                 table=str(table.relative_to(self.store.root)),
                 convention=f"{requests.shots} shots, {requests.split} split",
-                details=_details(task, records, score, noise),
+                details=_details(task, records, score, noise) | {"prompts": prompts},
             )
             for score in records.head.scores
         ]

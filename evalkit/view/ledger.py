@@ -1,0 +1,68 @@
+"""The flip ledger as text and JSON: pure functions of a list of flips."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+
+from evalkit.records import Flip
+from evalkit.records import to_json as plain
+from evalkit.view.numbers import clean
+
+_PROMPT_LENGTH = 300
+_WIDTH = 100
+
+
+def to_json(flips: Sequence[Flip]) -> str:
+    """All flips as one JSON list of objects with the fields of `Flip`."""
+    return json.dumps([plain(flip) for flip in flips], indent=1, ensure_ascii=False)
+
+
+def to_text(flips: Sequence[Flip], limit: int) -> str:
+    """Counts by task and variant, then the first `limit` items with prompt and margins."""
+    if not flips:
+        return "no item changed between right and wrong"
+    lines = [*_counts(flips), ""]
+    for flip in flips[:limit]:
+        lines += [*_item(flip), ""]
+    if len(flips) > limit:
+        lines.append(f"{len(flips) - limit} more: --limit {len(flips)} or --json shows all")
+    return "\n".join(lines).rstrip()
+
+
+def _counts(flips: Sequence[Flip]) -> list[str]:
+    groups = Counter((flip.variant, flip.task, flip.direction) for flip in flips)
+    coins = Counter((f.variant, f.task, f.direction) for f in flips if f.is_coin_flip)
+    return [
+        f"{variant} · {task}: {count} {direction}"
+        + (f" ({coins[key]} within the noise)" if coins[key] else "")
+        for key, count in groups.items()
+        for variant, task, direction in [key]
+    ]
+
+
+def _item(flip: Flip) -> list[str]:
+    coin = ", within the noise" if flip.is_coin_flip else ""
+    prompt = clean(flip.prompt)
+    shown = prompt if len(prompt) <= _PROMPT_LENGTH else "…" + prompt[-_PROMPT_LENGTH:]
+    lines = [f"{flip.variant} · {flip.task} item {flip.item}: {flip.direction}{coin}"]
+    lines += textwrap.wrap(shown, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    if len(flip.choices) > 1:
+        lines += [_choice(flip, number) for number in range(len(flip.choices))]
+    elif flip.baseline_answer or flip.variant_answer:
+        lines.append(f"    wanted: {clean(flip.target)}")
+        lines.append(f"    baseline: {clean(flip.baseline_answer)}")
+        lines.append(f"    variant: {clean(flip.variant_answer)}")
+    if flip.baseline_margin is not None and flip.variant_margin is not None:
+        lines.append(f"    margin: {flip.baseline_margin:+.3f} → {flip.variant_margin:+.3f} nats")
+    return lines
+
+
+def _choice(flip: Flip, number: int) -> str:
+    values = [
+        f"{side[number]:.2f}" if number < len(side) else "–"
+        for side in (flip.baseline_loglikelihoods, flip.variant_loglikelihoods)
+    ]
+    return f"    {values[0]:>8} → {values[1]:>8}  {clean(flip.choices[number])}"
