@@ -7,6 +7,8 @@ A backend is one file in this folder with
   layer of the model cannot be taken; it imports no torch where the checkpoint has files
 - `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
   original checkpoint, or what `quantize` wrote
+- `load_random(checkpoint, variant, device, *, seed) -> Loaded`, where random weights make sense
+- `prepare() -> None`, optional: imports the libraries `load` needs
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
   listener) -> None`, where `SPEC.quantizes`: writes the library's standard checkpoint, tokenizer
   included, into the empty directory `out`; `calibration` is lists of token ids or None

@@ -51,6 +51,7 @@ SPEC = BackendSpec(
     install="pip install bitsandbytes accelerate",
     quantizes=True,
 )
+_ALTERNATIVE = "int8@gptq or int4@gptq, or leave this model in 16 bit"
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
@@ -90,6 +91,11 @@ def quantize(
     copy_tokenizer(source, out)
 
 
+def prepare() -> None:
+    """Import bitsandbytes, so that its code does not count as the variant's memory or load time."""
+    import bitsandbytes  # noqa: F401
+
+
 def load(
     source: Path,
     variant: Variant,
@@ -108,8 +114,7 @@ def load(
     from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
-    # It looks for a package that would download kernels from the hub; its absence is no news.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    _silence_hub_lookup()
     options = resolved_options(SPEC, variant)
     made = "quantization_config" in read_config(source)
 
@@ -126,8 +131,37 @@ def load(
         return model
 
     model = load_model()
-    check_all_quantized(model, variant, "int8@gptq or int4@gptq, or leave this model in 16 bit")
+    check_all_quantized(model, variant, _ALTERNATIVE)
     return Loaded(model, kernel_names(model), kept_16bit(model), _notes(variant), reload=load_model)
+
+
+def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
+    """The architecture of `checkpoint` with random weights, quantized layer by layer."""
+    import torch
+
+    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded
+    from evalkit.models.random_weights import NOTE, random_model
+
+    check_device(SPEC, device)
+    _silence_hub_lookup()
+    options = resolved_options(SPEC, variant)
+    model = random_model(
+        checkpoint.config,
+        dtype=getattr(torch, DTYPES[str(options["dtype"])]),
+        device=device,
+        seed=seed,
+        quantization_config=_config(variant, options),
+    )
+    check_all_quantized(model, variant, _ALTERNATIVE)
+    choose_cpu_kernels(model)
+    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
+
+
+def _silence_hub_lookup() -> None:
+    """It looks for a package that would download kernels from the hub; its absence is no news."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _config(variant: Variant, options: dict[str, Any]) -> Any:

@@ -101,6 +101,11 @@ def quantize(
     )
 
 
+def prepare() -> None:
+    """Import GPTQModel, so that its code does not count as the variant's memory or load time."""
+    _gptqmodel.import_quietly()
+
+
 def load(
     source: Path,
     variant: Variant,
@@ -132,6 +137,21 @@ def load(
     model = load_model()
     check_all_quantized(model, variant, "int4@bitsandbytes")
     return Loaded(model, kernel_names(model), kept_16bit(model), reload=load_model)
+
+
+def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
+    """The architecture of `checkpoint` with random packed weights, run by the same kernels."""
+    from evalkit.models.kernels import kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded
+    from evalkit.models.random_weights import NOTE
+
+    check_device(SPEC, device)
+    check(checkpoint, variant)
+    options = resolved_options(SPEC, variant)
+    model = _gptqmodel.load_random(checkpoint.config, variant, options, device, seed)
+    check_all_quantized(model, variant, "int4@bitsandbytes")
+    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
 
 
 def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-from evalkit.analysis.compare import compare
+from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
 from evalkit.progress import Event, Listener
@@ -108,9 +109,16 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         )
         for job in plan.jobs
     ]
+    model = dataclasses.replace(plan.model, parameters=_parameters(measured))
     return compare(
-        plan.model, plan.suite, measured, plan.margin, notes=plan.notes, store=str(store.root)
+        model, plan.suite, measured, plan.margin, notes=plan.notes, store=str(store.root)
     )
+
+
+def _parameters(measured: Sequence[Measured]) -> int:
+    """Parameters of the model, as counted by the first variant that was loaded; 0 by none."""
+    counts = [one.measurements().get("bits_per_weight") for one in measured]
+    return next((int(m.details["parameters"]) for m in counts if m is not None), 0)
 
 
 def _stored(store: Store, job: VariantJob, part: Part) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from evalkit.errors import UsageError, unknown
 from evalkit.records import Comparison, Flip, Measurement, Run
@@ -11,7 +11,8 @@ from evalkit.store.store import Store
 from evalkit.suites.task_records import SampleRecords, check_joinable
 from evalkit.suites.task_requests import TaskItem, TaskRequests
 
-RIGHT_TO_WRONG, WRONG_TO_RIGHT = "right→wrong", "wrong→right"
+RIGHT_TO_WRONG: Literal["right→wrong"] = "right→wrong"
+WRONG_TO_RIGHT: Literal["wrong→right"] = "wrong→right"
 
 
 def flips(comparison: Comparison, store: Store, task: str | None = None) -> list[Flip]:

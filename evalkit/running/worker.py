@@ -41,6 +41,7 @@ def _wait(job: VariantJob, send: Listener, who: str) -> None:
 def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     label = job.variant.label
     source, seconds = prepare_source(store, job, send)
+    getattr(plugins.load("backends", job.variant.backend), "prepare", _nothing)()
     before = resident_bytes()
     send(Event(label, "loading"))
     start = time.perf_counter()
@@ -66,6 +67,10 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
         except EvalkitError as error:
             store.save(failed_run(store, job, part, error))
             send(Event(label, "", message=str(error)))
+
+
+def _nothing() -> None:
+    """What a backend without libraries of its own prepares."""
 
 
 def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
