@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from evalkit.errors import OutOfMemoryError
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.engine import is_out_of_memory
 from evalkit.scoring.head import Forward
+from evalkit.scoring.prefix_cache import KeyValues, extending, recording
 from evalkit.scoring.prefix_tree import Node, Tokens, build_tree
 
 # Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
@@ -46,29 +46,28 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class KeyValues:
-    """Keys and values of a batch: per layer two tensors (rows, heads, slots, head_dim).
-
-    The real tokens of row i are the `lengths[i]` slots that end before slot `ends[i]`.
-    """
-
-    layers: list[tuple[Tensor, Tensor]]
-    ends: list[int]
-    lengths: list[int]
-
-
-@dataclass(frozen=True)
 class Step:
-    """One forward pass: `rows` (nodes, length, width) of `Forward`, padded on the right."""
+    """One forward pass: `rows` (nodes, length, width) of `Forward`, padded on the right.
+
+    `key_values` of all tokens up to these, if another pass or the caller needs them.
+    """
 
     nodes: list[Node]
     rows: Tensor
+    key_values: KeyValues | None
 
 
 @dataclass(frozen=True)
 class _Row:
     node: Node
     parent: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    longest: int
+    done: frozenset[int]
+    reserve: int | None
 
 
 class PrefixRunner:
@@ -96,10 +95,21 @@ class PrefixRunner:
         layers = DynamicCache(config=self.model.config).layers
         return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
-    def run(self, sequences: Sequence[Sequence[int]], done: Collection[int] = ()) -> Iterator[Step]:
+    def run(
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        done: Collection[int] = (),
+        reserve: int | None = None,
+    ) -> Iterator[Step]:
         """Run all `sequences`, each shared part once; nodes name them by their index.
 
-        Batches that only `done` sequences need are left out; all others are the same without it.
+        Args:
+            sequences: non-empty token ids.
+            done: batches that only these need are left out; all others are the same without it.
+            reserve: keep the keys and values of every step, in batches that leave room for this
+                many more tokens a row.
+
         Raises evalkit's OutOfMemoryError when a single row does not fit.
         """
         limit = short_rope_length(self.model.config)
@@ -109,34 +119,31 @@ class PrefixRunner:
         for group, share in ((longer, False), (others, self.shares)):
             rows = [_Row(node, 0) for node in build_tree(group, share=share)]
             longest = max((len(tokens) for tokens in group.values()), default=0)
-            yield from self._run_rows(rows, None, longest, frozenset(done))
+            yield from self._run_rows(rows, None, _Plan(longest, frozenset(done), reserve))
 
-    def _run_rows(
-        self, rows: list[_Row], parent: KeyValues | None, longest: int, done: frozenset[int]
-    ) -> Iterator[Step]:
-        waiting = self._batches(rows, parent, longest)[::-1]
+    def _run_rows(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> Iterator[Step]:
+        waiting = self._batches(rows, parent, plan)[::-1]
         while waiting:
             batch = waiting.pop()
-            if all(done.issuperset(row.node.sequences) for row in batch):
+            if all(plan.done.issuperset(row.node.sequences) for row in batch):
                 continue
-            result = self._try_forward(batch, parent)
-            if result is None:
+            step = self._try_step(batch, parent, plan)
+            if step is None:
                 waiting.extend(self._halves(batch))
                 continue
-            states, key_values = result
-            del result
-            yield Step([row.node for row in batch], states)
-            del states
+            yield step
             below = [_Row(child, i) for i, row in enumerate(batch) for child in row.node.children]
+            key_values = step.key_values
+            # The hidden states are not kept while the batches below run.
+            del step
             if below:
-                yield from self._run_rows(below, key_values, longest, done)
+                yield from self._run_rows(below, key_values, plan)
 
-    def _try_forward(
-        self, batch: list[_Row], parent: KeyValues | None
-    ) -> tuple[Tensor, KeyValues | None] | None:
-        """What `_forward` returns; None when it did not fit in memory and can be halved."""
+    def _try_step(self, batch: list[_Row], parent: KeyValues | None, plan: _Plan) -> Step | None:
+        """One forward pass; None when it did not fit in memory and can be halved."""
+        keep = plan.reserve is not None or any(row.node.children for row in batch)
         try:
-            return self._forward(batch, parent)
+            return self._step(batch, parent, keep)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -157,12 +164,10 @@ class PrefixRunner:
             self.on_halved(middle)
         return [batch[middle:], batch[:middle]]
 
-    def _batches(
-        self, rows: list[_Row], parent: KeyValues | None, longest: int
-    ) -> list[list[_Row]]:
+    def _batches(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> list[list[_Row]]:
         """Rows by falling length, as many a batch as the budget admits.
 
-        No batch spans more slots than the `longest` sequence has tokens: models that look at the
+        No batch spans more slots than the longest sequence has tokens: models that look at the
         number of slots (longrope, the context check of Phi-3 Small) then see nothing unusual.
         """
 
@@ -177,8 +182,8 @@ class PrefixRunner:
             return (
                 (alike or tokens <= _SMALL_BATCH * self.budget.batch_tokens)
                 and tokens <= self.budget.batch_tokens
-                and (len(batch) + 1) * slots <= self.budget.cache_tokens
-                and slots <= longest
+                and (len(batch) + 1) * (slots + (plan.reserve or 0)) <= self.budget.cache_tokens
+                and slots <= plan.longest
             )
 
         batches: list[list[_Row]] = []
@@ -189,28 +194,29 @@ class PrefixRunner:
                 batches.append([row])
         return batches
 
-    def _forward(
-        self, rows: list[_Row], parent: KeyValues | None
-    ) -> tuple[Tensor, KeyValues | None]:
-        lengths = [len(row.node.tokens) for row in rows]
+    def _step(self, rows: list[_Row], parent: KeyValues | None, keep: bool) -> Step:
+        nodes = [row.node for row in rows]
+        lengths = [len(node.tokens) for node in nodes]
         past = [parent.lengths[row.parent] if parent else 0 for row in rows]
-        keep = any(row.node.children for row in rows)
         cache = None
         if parent is not None:
-            cache = _extending(parent, [row.parent for row in rows], past, keep)
+            cache = extending(parent, [row.parent for row in rows], past, keep)
         elif keep:
-            cache = _recording()
-        inputs = self._inputs([row.node.tokens for row in rows], past)
+            cache = recording()
+        states = self.states(cache, self._inputs([node.tokens for node in nodes], past))
+        if cache is None or not keep:
+            return Step(nodes, states, None)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        ends = [max(past) + length for length in lengths]
+        return Step(nodes, states, KeyValues(layers, ends, [node.end for node in nodes]))
+
+    def states(self, cache: DynamicCache | None, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Rows (batch, length, width) of `Forward` for `inputs` after what `cache` holds."""
         with torch.no_grad():
             output = self.forward.body(**inputs, past_key_values=cache, use_cache=cache is not None)
         hidden = self.forward.kind == "hidden"
-        states = output.last_hidden_state if hidden else output.logits
-        if cache is None or not keep:
-            return states, None
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        ends = [max(past) + length for length in lengths]
-        totals = [before + length for before, length in zip(past, lengths, strict=True)]
-        return states, KeyValues(layers, ends, totals)
+        states: Tensor = output.last_hidden_state if hidden else output.logits
+        return states
 
     def _inputs(self, tokens: list[Tokens], past: list[int]) -> dict[str, Tensor]:
         """Right-padded ids; with a past also positions, and a mask where rows differ in it."""
@@ -219,86 +225,19 @@ class PrefixRunner:
         for target, row in zip(ids, tokens, strict=True):
             target[: len(row)] = row
         inputs = {"input_ids": ids}
-        if before.any() and self._takes_positions:
+        if before.any() and self.takes_positions:
             steps = np.minimum(np.arange(ids.shape[1]), lengths[:, None] - 1)
             inputs["position_ids"] = before[:, None] + steps
         slots = np.arange(before.max() + ids.shape[1])
         real = slots >= (before.max() - before)[:, None]
         if self.forward.masked:
             real &= slots < (before.max() + lengths)[:, None]
-        if not real.all() or (before.any() and not self._takes_positions):
+        if not real.all() or (before.any() and not self.takes_positions):
             inputs["attention_mask"] = real.astype(np.int64)
         device = self.model.device
         return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
     @cached_property
-    def _takes_positions(self) -> bool:
+    def takes_positions(self) -> bool:
+        """Whether the model can be told positions; others count them from the mask."""
         return "position_ids" in inspect.signature(self.forward.body.forward).parameters
-
-
-class _ExtendingLayer(DynamicLayer):
-    """A cache layer that puts rows of an earlier batch before the new keys and values.
-
-    The joined tensors live only while the layer runs, unless they are kept for a later batch.
-    """
-
-    def __init__(
-        self,
-        earlier: tuple[Tensor, Tensor] | None,
-        select: Callable[[Tensor], Tensor] | None,
-        past: int,
-        keep: bool,
-    ) -> None:
-        super().__init__()
-        self.earlier = earlier
-        self.select = select
-        self.length = past
-        self.keep = keep
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Earlier and new keys and values joined, each (rows, heads, slots, head_dim)."""
-        self.length += key_states.shape[-2]
-        if self.earlier is not None and self.select is not None:
-            key_states = torch.cat((self.select(self.earlier[0]), key_states), dim=-2)
-            value_states = torch.cat((self.select(self.earlier[1]), value_states), dim=-2)
-        if self.keep:
-            self.keys, self.values = key_states, value_states
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        """Slots before the next new token."""
-        return self.length
-
-
-def _recording() -> DynamicCache:
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = lambda: _ExtendingLayer(None, None, 0, True)
-    return cache
-
-
-def _extending(parent: KeyValues, rows: list[int], past: list[int], keep: bool) -> DynamicCache:
-    """A cache that begins with `rows` of `parent`, all ending at the same slot."""
-    width = max(past)
-    device = parent.layers[0][0].device
-    first = [parent.ends[row] - width for row in rows]
-    if len(set(rows)) == 1:
-        row, low = rows[0], first[0]
-
-        def select(states: Tensor) -> Tensor:
-            return states[row : row + 1, :, low : low + width].expand(len(rows), -1, -1, -1)
-
-    else:
-        chosen = torch.tensor(rows, device=device)[:, None]
-        slots = torch.tensor(first, device=device)[:, None] + torch.arange(width, device=device)
-        # Slots before a row's first real token are masked: any key will do there.
-        slots = slots.clamp_(min=0)
-
-        def select(states: Tensor) -> Tensor:
-            return states[chosen, :, slots].transpose(1, 2)
-
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = None
-    cache.layers = [_ExtendingLayer(layer, select, width, keep) for layer in parent.layers]
-    return cache

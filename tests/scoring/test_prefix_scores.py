@@ -8,99 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scoring_models import CONFIGS, VOCABULARY, build
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    FalconMambaConfig,
-    Gemma3TextConfig,
-    GPT2Config,
-    MistralConfig,
-    Phi3Config,
-    PreTrainedModel,
-)
+from prefix_models import ALL, model_of, runner_of
+from scoring_models import VOCABULARY
+from transformers import PreTrainedModel
 
 from evalkit.errors import DataError, OutOfMemoryError
-from evalkit.models.phi3_small import Phi3SmallConfig
-from evalkit.scoring.head import open_forward
-from evalkit.scoring.prefix import Budget, PrefixRunner
+from evalkit.scoring.prefix import Budget
 from evalkit.scoring.prefix_scores import Request, Score, score_requests
-
-_SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-_GATED: dict[str, Any] = {"intermediate_size": 48, "num_key_value_heads": 2}
-_FACTORS: dict[str, Any] = {
-    "short_factor": [1.0, 1.1, 1.2, 1.3],
-    "long_factor": [2.0, 3.0, 4.0, 5.0],
-    "original_max_position_embeddings": 48,
-}
-_PHI3_SMALL: dict[str, Any] = {
-    **_SIZES,
-    "num_key_value_heads": 2,
-    "ff_intermediate_size": 48,
-    "max_position_embeddings": 128,
-    "mup_width_multiplier": 0.5,
-    "blocksparse_block_size": 4,
-    "blocksparse_num_local_blocks": 2,
-    "blocksparse_vert_stride": 3,
-}
-# Attention kinds whose exactness depends on where padding and cached tokens lie.
-KINDS = {
-    "sliding window": MistralConfig(
-        **_SIZES, **_GATED, max_position_embeddings=128, sliding_window=9
-    ),
-    "sliding and full": Gemma3TextConfig(
-        **_SIZES,
-        **_GATED,
-        head_dim=8,
-        max_position_embeddings=128,
-        sliding_window=9,
-        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-    ),
-    "block-sparse": Phi3SmallConfig(**_PHI3_SMALL),
-    "block-sparse longrope": Phi3SmallConfig(
-        **_PHI3_SMALL, rope_scaling={"type": "su", **_FACTORS}
-    ),
-    "longrope": Phi3Config(
-        **_SIZES,
-        **_GATED,
-        max_position_embeddings=128,
-        original_max_position_embeddings=48,
-        rope_scaling={"type": "longrope", **_FACTORS},
-    ),
-    "learned positions": GPT2Config(
-        vocab_size=VOCABULARY, n_positions=128, n_embd=32, n_layer=2, n_head=4,
-        initializer_range=0.3, bos_token_id=1, eos_token_id=2,
-    ),
-    "alibi": BloomConfig(
-        vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3
-    ),
-    "recurrent": FalconMambaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2,
-        initializer_range=0.3,
-    ),
-}  # fmt: skip
-ALL = [*CONFIGS, *KINDS]
-
-
-def model_of(name: str) -> PreTrainedModel:
-    if name in CONFIGS:
-        return build(name)
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(KINDS[name]).eval()
-
-
-def runner_of(model: PreTrainedModel, budget: Budget | None = None, **options: Any) -> PrefixRunner:
-    forward = open_forward(model, torch.arange(4, 20))
-    return PrefixRunner(forward, budget or Budget(256, 2048), **options)
 
 
 def questions(seed: int = 0) -> list[Request]:
