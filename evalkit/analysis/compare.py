@@ -7,7 +7,6 @@ machine are not compared; the row says which field differs.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,15 +14,15 @@ import numpy as np
 
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
+from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     TokenTable,
     correlation,
-    median_interval,
     paired_delta,
-    ratio_interval,
     summarise,
 )
 from evalkit.analysis.task_values import ItemScores, task_values
+from evalkit.analysis.values import finite, value_of
 from evalkit.analysis.verdicts import Margin, Verdict, judge
 from evalkit.errors import NotComparableError
 from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Suite, Value, Variant
@@ -32,8 +31,6 @@ from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Su
 # differences from the baseline.
 PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
 WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "running", "ok")
-# Repetitions in one process understate how much speed differs between processes.
-SPEED_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def _row(
         if "summary" in measurement.details or "aggregation" in measurement.details:
             continue
         if measurement.values:
-            metrics[name] = _sampled(measurement, base.get(name), one is baseline)
+            metrics[name] = sampled_value(measurement, base.get(name), one is baseline)
     if one.tokens is not None and baseline.tokens is not None:
         specs = [m for m in known.values() if "summary" in m.details]
         metrics |= _token_values(specs, baseline, one, margin, floor, None)
@@ -236,7 +233,7 @@ def _token_values(
                 noise_floor=floor.get(spec.metric, 0.0),
             )
             details |= _token_details(baseline.tokens, one.tokens, slice_index)
-        found[spec.metric] = _value(spec.unit, n, interval, delta, verdict, details)
+        found[spec.metric] = value_of(interval, n, delta, verdict, details, spec.unit)
     return found
 
 
@@ -246,7 +243,7 @@ def _token_details(
     inside = variant.select(slice_index)[variant.tokens("window")]
     theirs = variant.tokens("nll")[inside]
     own = baseline.tokens("nll")[inside]
-    return {"correlation": _finite(correlation(own, theirs))}
+    return {"correlation": finite(correlation(own, theirs))}
 
 
 def _divergence(spec: Measurement, interval: Interval, n: int, floor: Mapping[str, float]) -> Value:
@@ -255,69 +252,4 @@ def _divergence(spec: Measurement, interval: Interval, n: int, floor: Mapping[st
     unchanged = distance <= floor.get(spec.metric, 0.0)
     neutral = 1.0 if spec.direction == "higher" else 0.0
     delta = Interval(interval.estimate - neutral, interval.low - neutral, interval.high - neutral)
-    return _value(spec.unit, n, interval, delta, "no loss" if unchanged else "changed", {})
-
-
-def _sampled(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
-    interval = median_interval(measurement.values)
-    details = dict(measurement.details)
-    n = len(measurement.values)
-    if is_baseline:
-        same = Interval(0.0, 0.0, 0.0)
-        return _value(measurement.unit, n, interval, same, "baseline", details)
-    if base is None or not base.values:
-        return _value(measurement.unit, n, interval, None, "not measured", details)
-    if base.machine != measurement.machine or base.convention != measurement.convention:
-        return _value(measurement.unit, n, interval, None, "not comparable", details)
-    ratio = ratio_interval(base.values, measurement.values)
-    details |= {
-        "ratio": _finite(ratio.estimate),
-        "ratio_low": _finite(ratio.low),
-        "ratio_high": _finite(ratio.high),
-    }
-    other = median_interval(base.values)
-    delta = Interval(
-        interval.estimate - other.estimate,
-        interval.low - other.high,
-        interval.high - other.low,
-    )
-    verdict = _sampled_verdict(measurement, ratio)
-    return _value(measurement.unit, n, interval, delta, verdict, details)
-
-
-def _sampled_verdict(measurement: Measurement, ratio: Interval) -> str:
-    """Better or worse where every ratio of samples is beyond the noise between processes."""
-    noise = SPEED_NOISE if measurement.machine else 0.0
-    low = ratio.low if ratio.is_possible else ratio.estimate
-    high = ratio.high if ratio.is_possible else ratio.estimate
-    if low > 1 + noise:
-        return "better" if measurement.direction == "higher" else "worse"
-    if high < 1 - noise:
-        return "worse" if measurement.direction == "higher" else "better"
-    return "no loss" if 1 - noise <= low and high <= 1 + noise else "inconclusive"
-
-
-def _value(
-    unit: str,
-    n: int,
-    interval: Interval,
-    delta: Interval | None,
-    verdict: str,
-    details: Mapping[str, object],
-) -> Value:
-    return Value(
-        value=_finite(interval.estimate),
-        unit=unit,
-        n=n,
-        low=_finite(interval.low),
-        high=_finite(interval.high),
-        delta=_finite(delta.estimate) if delta else None,
-        delta_low=_finite(delta.low) if delta else None,
-        delta_high=_finite(delta.high) if delta else None,
-        verdict=verdict,
-        details=dict(details),
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return value_of(interval, n, delta, "no loss" if unchanged else "changed", {}, spec.unit)

@@ -80,23 +80,6 @@ def correlation(baseline: NDArray[Any], variant: NDArray[Any]) -> float:
     return float(np.corrcoef(baseline, variant)[0, 1])
 
 
-def median_interval(samples: tuple[float, ...]) -> Interval:
-    """Median of repetitions with the range of the samples as its bounds.
-
-    The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five.
-    """
-    values = np.asarray(samples, dtype=np.float64)
-    if len(values) == 1:
-        return Interval(float(values[0]), math.nan, math.nan)
-    return Interval(float(np.median(values)), float(values.min()), float(values.max()))
-
-
-def ratio_interval(baseline: tuple[float, ...], variant: tuple[float, ...]) -> Interval:
-    """Ratio of medians, variant over baseline, with the extreme ratios of the samples as bounds."""
-    top, bottom = median_interval(variant), median_interval(baseline)
-    return Interval(top.estimate / bottom.estimate, top.low / bottom.high, top.high / bottom.low)
-
-
 def _fold(summary: str) -> Callable[[Floats], Floats]:
     if summary == "mean":
         return lambda totals: totals[:, 0] / totals[:, 1]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evalkit.analysis.bootstrap import Interval, bootstrap_interval
 from evalkit.analysis.paired import PairedDifference, holm, mean_interval, paired_difference
+from evalkit.analysis.values import value_of
 from evalkit.analysis.verdicts import Direction, Margin, Verdict, judge, judge_task
 from evalkit.records import Value
 
@@ -116,7 +117,7 @@ def _alone(scores: ItemScores, verdict: Verdict) -> Value:
         interval = mean_interval(scores.values[used], scores.clusters[used])
     else:
         interval = bootstrap_interval(_fold(scores), _sums(scores), groups=np.arange(used.sum()))
-    return _value(interval, int(used.sum()), None, verdict, {})
+    return value_of(interval, int(used.sum()), None, verdict, {})
 
 
 def _judged(
@@ -135,7 +136,7 @@ def _judged(
     }
     if verdict is Verdict.INCONCLUSIVE:
         details |= _more(paired, margin)
-    return _value(interval, paired.n, paired.interval, verdict, details)
+    return value_of(interval, paired.n, paired.interval, verdict, details)
 
 
 def _more(paired: PairedDifference, margin: Margin) -> dict[str, object]:
@@ -182,7 +183,7 @@ def _corpus(baseline: ItemScores, variant: ItemScores, margin: Margin) -> Value:
         direction="higher" if variant.higher_is_better else "lower",
         noise_floor=variant.noise,
     )
-    return _value(interval, int(both.sum()), delta, verdict, {})
+    return value_of(interval, int(both.sum()), delta, verdict, {})
 
 
 def _means(scores: TaskScores) -> list[ItemScores]:
@@ -195,9 +196,8 @@ def _mean_alone(scores: TaskScores) -> dict[str, Value]:
     if not parts:
         return {}
     n = sum(int(one.measured.sum()) for one in _means(scores))
-    return {
-        "tasks_mean": _value(_averaged(parts), n, None, Verdict.BASELINE, {"tasks": len(parts)})
-    }
+    details = {"tasks": len(parts)}
+    return {"tasks_mean": value_of(_averaged(parts), n, None, Verdict.BASELINE, details)}
 
 
 def _mean(
@@ -215,7 +215,7 @@ def _mean(
     if verdict is Verdict.INCONCLUSIVE:
         details |= _mean_more(delta, paired, margin)
     interval = Interval(value.value or 0.0, value.low or math.nan, value.high or math.nan)
-    return {"tasks_mean": _value(interval, value.n, delta, verdict, details)}
+    return {"tasks_mean": value_of(interval, value.n, delta, verdict, details)}
 
 
 def _mean_more(
@@ -241,28 +241,3 @@ def _averaged(intervals: list[Interval]) -> Interval:
     below = math.sqrt(sum((one.estimate - one.low) ** 2 for one in intervals)) / count
     above = math.sqrt(sum((one.high - one.estimate) ** 2 for one in intervals)) / count
     return Interval(estimate, estimate - below, estimate + above)
-
-
-def _value(
-    interval: Interval,
-    n: int,
-    delta: Interval | None,
-    verdict: Verdict,
-    details: Mapping[str, object],
-) -> Value:
-    return Value(
-        value=_finite(interval.estimate),
-        unit="",
-        n=n,
-        low=_finite(interval.low),
-        high=_finite(interval.high),
-        delta=_finite(delta.estimate) if delta else None,
-        delta_low=_finite(delta.low) if delta else None,
-        delta_high=_finite(delta.high) if delta else None,
-        verdict=str(verdict),
-        details=dict(details),
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,74 @@
+"""Speed, memory and size: values from repetitions, ratios to the baseline, verdicts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from evalkit.analysis.bootstrap import Interval
+from evalkit.analysis.values import finite, value_of
+from evalkit.records import Measurement, Value
+
+# Repetitions in one process understate how much speed differs between processes.
+SPEED_NOISE = 0.05
+
+
+def sampled_value(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
+    """The median of a measurement's samples and its ratio to the baseline's.
+
+    Not comparable where machine or settings differ.
+    """
+    interval = median_interval(measurement.values)
+    details = dict(measurement.details)
+    n = len(measurement.values)
+    if is_baseline:
+        same = Interval(0.0, 0.0, 0.0)
+        return value_of(interval, n, same, "baseline", details, measurement.unit)
+    if base is None or not base.values:
+        return value_of(interval, n, None, "not measured", details, measurement.unit)
+    if base.machine != measurement.machine or base.convention != measurement.convention:
+        return value_of(interval, n, None, "not comparable", details, measurement.unit)
+    ratio = ratio_interval(base.values, measurement.values)
+    details |= {
+        "ratio": finite(ratio.estimate),
+        "ratio_low": finite(ratio.low),
+        "ratio_high": finite(ratio.high),
+    }
+    other = median_interval(base.values)
+    delta = Interval(
+        interval.estimate - other.estimate,
+        interval.low - other.high,
+        interval.high - other.low,
+    )
+    verdict = _sampled_verdict(measurement, ratio)
+    return value_of(interval, n, delta, verdict, details, measurement.unit)
+
+
+def _sampled_verdict(measurement: Measurement, ratio: Interval) -> str:
+    """Better or worse where every ratio of samples is beyond the noise between processes."""
+    noise = SPEED_NOISE if measurement.machine else 0.0
+    low = ratio.low if ratio.is_possible else ratio.estimate
+    high = ratio.high if ratio.is_possible else ratio.estimate
+    if low > 1 + noise:
+        return "better" if measurement.direction == "higher" else "worse"
+    if high < 1 - noise:
+        return "worse" if measurement.direction == "higher" else "better"
+    return "no loss" if 1 - noise <= low and high <= 1 + noise else "inconclusive"
+
+
+def median_interval(samples: tuple[float, ...]) -> Interval:
+    """Median of repetitions with the range of the samples as its bounds.
+
+    The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if len(values) == 1:
+        return Interval(float(values[0]), math.nan, math.nan)
+    return Interval(float(np.median(values)), float(values.min()), float(values.max()))
+
+
+def ratio_interval(baseline: tuple[float, ...], variant: tuple[float, ...]) -> Interval:
+    """Ratio of medians, variant over baseline, with the extreme ratios of the samples as bounds."""
+    top, bottom = median_interval(variant), median_interval(baseline)
+    return Interval(top.estimate / bottom.estimate, top.low / bottom.high, top.high / bottom.low)

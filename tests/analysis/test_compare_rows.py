@@ -1,0 +1,168 @@
+"""Comparisons from hand-made measurements: verdicts, ratios, task values, the sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from evalkit.analysis.compare import Measured, check_comparable, compare
+from evalkit.analysis.samples import ratio_interval, sampled_value
+from evalkit.analysis.summaries import TokenTable, paired_delta, summarise
+from evalkit.analysis.task_values import ItemScores, task_values
+from evalkit.analysis.verdicts import parse_margin
+from evalkit.errors import NotComparableError
+from evalkit.records import Environment, Measurement, Model, Run, Suite, TextSlice, Variant
+
+MARGIN = parse_margin("1pp")
+MODEL = Model("m", "id", 10)
+SUITE = Suite("s", texts=(TextSlice("a", "1", 40),))
+
+
+def _table(seed: int, shift: float = 0.0, windows: int = 200, length: int = 50) -> TokenTable:
+    random = np.random.default_rng(seed)
+    base = np.random.default_rng(0).exponential(2.0, (windows, length))
+    nll = base + shift + 0.01 * random.standard_normal((windows, length))
+    kl = np.full((windows, length), abs(shift))
+    columns = {
+        "window": np.repeat(np.arange(windows), length),
+        "nll": nll.ravel().astype(np.float32),
+        "kl": kl.ravel().astype(np.float32),
+    }
+    return TokenTable(
+        {
+            "slice": np.zeros(windows, int),
+            "document": np.arange(windows),
+            "scored": np.full(windows, length),
+            "words": np.full(windows, 10),
+            "bytes": np.full(windows, 60),
+            "sum_nll": nll.sum(1),
+            "square_nll": (nll**2).sum(1),
+            "sum_kl": kl.sum(1),
+            "square_kl": (kl**2).sum(1),
+        },
+        columns.__getitem__,
+    )
+
+
+def _metric(name: str, column: str, summary: str) -> Measurement:
+    details = {"column": column, "summary": summary}
+    return Measurement(name, 1, "", "lower", table="t", details=details)
+
+
+METRICS = (
+    _metric("perplexity", "nll", "exp_mean"),
+    _metric("kl_divergence_mean", "kl", "mean"),
+    _metric("kl_divergence_p99", "kl", "p99"),
+)
+
+
+def _measured(
+    name: str, tokens: TokenTable, *, speed: float = 100.0, size: float = 8.0
+) -> Measured:
+    variant = Variant(name, "transformers", asked=name)
+    environment = Environment("box", "cpu", 2, "3", "linux")
+    probes = (
+        Measurement("weight_bytes", 1, "bytes", "lower", (size,)),
+        Measurement(
+            "decode_tokens_per_second", 1, "tokens/s", "higher",
+            tuple(speed * s for s in (0.99, 1.0, 1.01)), machine="box",
+        ),
+    )  # fmt: skip
+    run = Run(f"{name}-1", MODEL, variant, Suite("probes"), "ok", environment=environment)
+    text = dataclasses.replace(run, id=f"{name}-2", suite=SUITE, measurements=METRICS)
+    return Measured(variant, (dataclasses.replace(run, measurements=probes), text), tokens)
+
+
+def test_perplexity_is_exp_of_the_mean_over_tokens_not_over_windows() -> None:
+    table = _table(1)
+    expected = np.exp(table.windows["sum_nll"].sum() / table.windows["scored"].sum())
+    assert summarise(table, "nll", "exp_mean").estimate == pytest.approx(expected)
+    words = np.exp(table.windows["sum_nll"].sum() / table.windows["words"].sum())
+    assert summarise(table, "nll", "exp_per_word").estimate == pytest.approx(words)
+    delta = paired_delta(table, _table(2, 0.1), "nll", "exp_mean")
+    assert delta.low < expected * (np.exp(0.1) - 1) < delta.high
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(0.0, "no loss"), (0.004, "no loss"), (0.1, "worse"), (-0.1, "better")]
+)
+def test_verdicts_of_perplexity(shift: float, verdict: str) -> None:
+    result = compare(
+        MODEL, SUITE, [_measured("a", _table(1)), _measured("b", _table(2, shift))], MARGIN
+    )
+    assert result.rows[0].verdict == "baseline"
+    assert result.rows[1].verdict == verdict
+    assert result.rows[1].metrics["perplexity"].n == 200 * 50
+
+
+def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
+    rows = [
+        _measured("fp16", _table(1), size=16),
+        _measured("int8", _table(2), size=8, speed=150),
+        _measured("int4", _table(3, 0.2), size=4),
+    ]
+    result = compare(MODEL, SUITE, rows, MARGIN)
+    assert result.sentence.startswith("Use int8: it loses nothing beyond 1pp (weights ÷ 2.0")
+    assert "int4 is worse" in result.sentence
+    only_bad = compare(MODEL, SUITE, [rows[0], rows[2]], MARGIN)
+    assert only_bad.sentence.startswith("Stay with fp16")
+    assert "add a variant" in compare(MODEL, SUITE, rows[:1], MARGIN).sentence
+
+
+def test_speed_needs_the_same_machine_and_a_difference_beyond_the_noise() -> None:
+    def speed(factor: float, machine: str = "box") -> Measurement:
+        values = tuple(factor * s for s in (98.0, 100.0, 102.0))
+        return Measurement("decode", 1, "tokens/s", "higher", values, machine=machine)
+
+    def verdict(other: Measurement) -> str:
+        return sampled_value(other, speed(1), is_baseline=False).verdict
+
+    assert verdict(speed(1)) == "no loss"
+    assert verdict(speed(1.2)) == "better"
+    assert verdict(speed(0.8)) == "worse"
+    assert verdict(speed(1.06)) == "inconclusive"
+    assert verdict(speed(1.2, "other")) == "not comparable"
+    assert ratio_interval((1.0, 2.0), (4.0, 6.0)).low == 2.0
+
+
+def test_incomparable_runs_name_the_field() -> None:
+    one = _measured("a", _table(1)).runs[0]
+    other = dataclasses.replace(one, model=Model("m", "other"))
+    with pytest.raises(NotComparableError, match="model differs"):
+        check_comparable(one, other)
+    moved = dataclasses.replace(one, environment=Environment("box", "cuda", 2, "3", "linux"))
+    with pytest.raises(NotComparableError, match="device differs"):
+        check_comparable(one, moved)
+
+
+def _items(values: list[float], *, task: str = "t", prompt: str = "p") -> ItemScores:
+    return ItemScores(
+        task, f"{task}.acc", "mean", True, True,
+        tuple(f"{prompt}{i}" for i in range(len(values))),
+        np.array(values), np.ones(len(values)), np.arange(len(values), dtype=np.int32),
+    )  # fmt: skip
+
+
+def test_task_values_count_flips_and_refuse_other_prompts() -> None:
+    base, other = [1.0] * 300 + [0.0] * 100, [1.0] * 260 + [0.0] * 130 + [1.0] * 10
+    values = task_values({"t.acc": _items(base)}, {"t.acc": _items(other)}, MARGIN, False)
+    assert values["t.flips"].details["right_to_wrong"] == 40
+    assert values["t.flips"].details["wrong_to_right"] == 10
+    assert values["t.acc"].delta == pytest.approx(-0.075)
+    assert values["t.acc"].verdict == "worse" == values["tasks_mean"].verdict
+    changed = task_values(
+        {"t.acc": _items(base)}, {"t.acc": _items(other, prompt="q")}, MARGIN, False
+    )
+    assert changed["t.acc"].verdict == "not comparable"
+    assert "tasks_mean" not in changed
+
+
+def test_an_undecided_task_says_how_many_more_items_would_decide() -> None:
+    base = [1.0, 0.0] * 100
+    other = [1.0, 0.0] * 95 + [0.0, 1.0] * 5
+    values = task_values({"t.acc": _items(base)}, {"t.acc": _items(other)}, MARGIN, False)
+    assert values["t.acc"].verdict == "inconclusive"
+    assert values["t.acc"].details["items_needed"] > 200
+    assert values["tasks_mean"].details["items_needed"] > 200
