@@ -60,14 +60,14 @@ def dumps(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """Header, table, texts one by one, recommendation and remarks as Markdown (GitHub's)."""
-    parts = [f"**{_markdown(' · '.join(header_pieces(comparison)))}**"]
-    parts.append(_markdown_table(main_grid(comparison)))
+    parts = [f"**{markdown(' · '.join(header_pieces(comparison)))}**"]
+    parts.append(markdown_table(main_grid(comparison)))
     slices = slice_grid(comparison)
     if slices is not None:
-        parts.append(_markdown_table(slices))
+        parts.append(markdown_table(slices))
     if comparison.sentence:
-        parts.append(f"**{_markdown(comparison.sentence)}**")
-    parts.append("\n".join(f"- {_markdown(remark)}" for remark in remarks(comparison)))
+        parts.append(f"**{markdown(comparison.sentence)}**")
+    parts.append("\n".join(f"- {markdown(remark)}" for remark in remarks(comparison)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -114,20 +114,21 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def _markdown_table(grid: Grid) -> str:
+def markdown_table(grid: Grid) -> str:
+    """A grid as a table of GitHub's Markdown."""
     columns = len(grid.titles) + 1
     lines = [("", *grid.titles), ("---",) * columns]
     for line in grid.lines:
         # A message stands in the last cell, beside the verdicts.
         empty = ("",) * (columns - 2)
         cells = (*empty, line.message) if line.message else line.cells or (*empty, "")
-        label = _markdown(line.label)
+        label = markdown(line.label)
         is_heading = not line.cells and not line.message
-        lines.append((f"**{label}**" if is_heading else label, *map(_markdown, cells)))
+        lines.append((f"**{label}**" if is_heading else label, *map(markdown, cells)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """`text` with the characters escaped that Markdown, its mathematics or HTML would read."""
     escaped = numbers.clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # Brackets stay readable in intervals: only before "(" do they make a link, and Jupyter would
