@@ -63,9 +63,9 @@ class BlockPattern:
             heads.setdefault(offset, []).append(head)
         return heads
 
-    def stripe_blocks(self, offset: int, end: int) -> range:
-        """Key blocks below `end` on the vertical stripes of an offset."""
-        return range((-offset - 1) % self.vert_stride, end, self.vert_stride)
+    def first_stripe(self, offset: int) -> int:
+        """The first key block on the vertical stripes of an offset."""
+        return (-offset - 1) % self.vert_stride
 
 
 def visible(pattern: BlockPattern, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -94,6 +94,13 @@ def additive(visible_keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible_keys, torch.finfo(dtype).min)
 
 
+def _selector(heads: list[int]) -> slice | list[int]:
+    """Evenly spaced heads as a slice, which copies nothing."""
+    step = heads[1] - heads[0] if len(heads) > 1 else 1
+    spaced = step > 0 and heads == list(range(heads[0], heads[-1] + 1, step))
+    return slice(heads[0], heads[-1] + 1, step) if spaced else heads
+
+
 class _HeadGroup:
     """The heads of one pattern, with their vertical stripes gathered once for all chunks."""
 
@@ -106,18 +113,18 @@ class _HeadGroup:
         value: torch.Tensor,
     ) -> None:
         per_group = len(pattern.offsets) // key.shape[1]
-        self.pattern = BlockPattern(
-            pattern.block_size, pattern.num_local_blocks, pattern.vert_stride, (offset,)
-        )
-        self.offset = offset
-        self.heads = torch.tensor(heads, device=key.device)
-        self.key_value_heads = self.heads // per_group
-        blocks = pattern.stripe_blocks(offset, key.shape[2] // pattern.block_size)
-        starts = torch.tensor(blocks, dtype=torch.long, device=key.device) * pattern.block_size
-        within = torch.arange(pattern.block_size, device=key.device)
-        columns = (starts[:, None] + within).flatten()
-        rows = self.key_value_heads[:, None]
-        self.stripes = [states[:, rows, columns] for states in (key, value)]
+        size, stride = pattern.block_size, pattern.vert_stride
+        self.pattern = BlockPattern(size, pattern.num_local_blocks, stride, (offset,))
+        self.heads = _selector(heads)
+        self.key_value_heads = _selector([head // per_group for head in heads])
+        blocks = key.shape[2] // size
+        self.room = -(-blocks // stride) * size
+        self.stripes = [
+            states[:, self.key_value_heads, : blocks * size]
+            .unflatten(2, (blocks, size))[:, :, self.pattern.first_stripe(offset) :: stride]
+            .flatten(2, 3)
+            for states in (key, value)
+        ]
 
     def gather(
         self,
@@ -130,24 +137,30 @@ class _HeadGroup:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, keys, values and mask for the group's part of the queries start … end.
 
-        `masks` keeps masks of local windows: chunks of the same length, start inside the window
-        and phase of the stripes share one, across groups too.
+        `masks` keeps masks of local windows, with room for visible stripes before them: chunks
+        of the same length, start inside the window and phase of the stripes share one, across
+        groups too.
         """
-        size = self.pattern.block_size
+        size, stride, (offset,) = (
+            self.pattern.block_size,
+            self.pattern.vert_stride,
+            self.pattern.offsets,
+        )
         first = max(0, start // size - self.pattern.num_local_blocks + 1)
         window = slice(first * size, end)
-        length = size * len(self.pattern.stripe_blocks(self.offset, first))
+        length = size * len(range(self.pattern.first_stripe(offset), first, stride))
         keys, values = (
             torch.cat((stripe[:, :, :length], states[:, self.key_value_heads, window]), dim=2)
             for stripe, states in zip(self.stripes, (key, value), strict=True)
         )
-        phase = (first + self.offset) % self.pattern.vert_stride
-        shape = (phase, start - window.start, end - start)
+        shape = ((first + offset) % stride, start - window.start, end - start)
         if shape not in masks:
             positions = torch.arange(window.start, end, device=query.device)[None]
             seen = visible(self.pattern, positions[:, start - window.start :], positions)
-            masks[shape] = additive(seen, query.dtype)
-        return query[:, self.heads], keys, values, pad(masks[shape], (length, 0))
+            masks[shape] = pad(additive(seen, query.dtype), (self.room, 0))
+        mask = masks[shape][..., self.room - length :]
+        # CUDA kernels want rows of a mask aligned.
+        return query[:, self.heads], keys, values, mask if mask.is_cpu else mask.contiguous()
 
 
 def chunked_attention(

@@ -62,7 +62,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     renamed = {name.replace("query_key_value", "qkv_proj"): w for name, w in weights.items()}
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match="4 weights of Phi-3 Small are missing.*architecture"):
+    with pytest.raises(UsageError, match=r"4 weights of Phi-3 Small are missing.*architecture"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
