@@ -36,7 +36,8 @@ from evalkit.store.files import make_directory, replacing, write_json
 from evalkit.suites.windows import Windows
 
 _CHECKED_ROWS = 4
-_SAMPLE_TOKENS = 32
+# Enough to tell two architectures apart, few enough to cost nothing beside a batch.
+_SAMPLE_TOKENS = 8
 
 
 class ReferenceWriter:

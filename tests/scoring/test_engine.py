@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -286,3 +287,15 @@ def test_windows_of_one_scored_token() -> None:
     model = build("llama-tied")
     found = joined(score_windows(model, windows, batch_tokens=64, statistics={"nll"}))
     np.testing.assert_allclose(found["nll"], oracle(model, windows)["nll"], rtol=1e-4)
+
+
+def test_masked_padding_changes_nothing(tmp_path: Path) -> None:
+    model, windows = build("phi-3"), ragged_windows([9, 8, 40, 35, 31])
+    options: dict[str, Any] = {"batch_tokens": 200, "statistics": {"nll"}}
+    writer = ReferenceWriter.open(tmp_path / "r", model, windows)
+    assert not writer.forward.masked
+    bare = joined(score_windows(model, windows, record=writer, **options))
+    writer.forward = dataclasses.replace(writer.forward, masked=True)
+    masked = joined(score_windows(model, windows, record=writer, **options))
+    np.testing.assert_allclose(masked["nll"], bare["nll"], rtol=1e-5)
+    np.testing.assert_allclose(masked["nll"], oracle(model, windows)["nll"], rtol=1e-4)

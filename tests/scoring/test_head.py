@@ -128,3 +128,8 @@ def test_logits_are_the_same_up_to_rounding_of_their_dtype() -> None:
     assert same_logits(masked, masked.clone())
     assert not same_logits(masked, one)
     assert not same_logits(one, torch.full((1, 3), float("nan")))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_not_taken_for_visible_padding(dtype: torch.dtype) -> None:
+    assert not open_forward(build("gemma-2").to(dtype), SAMPLE).masked
