@@ -24,7 +24,7 @@ def decoder_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     if checkpoint.weight_files and checkpoint.weight_files[0].suffix == ".safetensors":
         shapes = _shapes_in_files(checkpoint)
     else:
-        shapes = _shapes_on_meta(checkpoint.config)
+        shapes = decoder_linears(meta_model(checkpoint.config))
     return {name: shape for name, shape in shapes.items() if not is_router(name)}
 
 
@@ -33,22 +33,40 @@ def is_router(name: str) -> bool:
     return name.rpartition(".")[2] in ROUTERS
 
 
+def decoder_linears(model: Any) -> dict[str, Shape]:
+    """Map each linear layer of the decoder layers of `model` to (outputs, inputs), routers not."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    found: dict[str, Shape] = {}
+    for name, module in model.named_modules():
+        if not _IN_DECODER.search(name) or is_router(name):
+            continue
+        if isinstance(module, nn.Linear):
+            found[name] = module.out_features, module.in_features
+        elif isinstance(module, Conv1D):
+            found[name] = module.nf, module.nx
+    return found
+
+
 def meta_model(config: dict[str, Any]) -> Any:
     """The architecture of config.json `config` on the meta device: shapes without memory.
 
     Raises ModelError for a configuration transformers cannot build.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import evalkit.models.phi3_small  # noqa: F401  registers the architecture
 
     plain = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
     model_type = str(plain.pop("model_type", ""))
+    errors = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **plain))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*errors, StrictDataclassError) as error:
         raise ModelError(f"the configuration of {model_type!r} cannot be built: {error}") from error
 
 
@@ -65,13 +83,3 @@ def _shapes_in_files(checkpoint: Checkpoint) -> dict[str, Shape]:
 def _in_order(name: str) -> list[tuple[int, str]]:
     """Sort layer 10 after layer 2."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def _shapes_on_meta(config: dict[str, Any]) -> dict[str, Shape]:
-    import torch
-
-    return {
-        name: (module.out_features, module.in_features)
-        for name, module in meta_model(config).named_modules()
-        if isinstance(module, torch.nn.Linear) and _IN_DECODER.search(name)
-    }

@@ -1,0 +1,302 @@
+"""What a model needs in memory: weights, KV cache, activations and the runtime around them.
+
+Everything follows from the architecture (`ModelShape`) and from how a backend stores a linear
+layer (`Scheme`); nothing is loaded and torch is not needed.
+
+Prefill reads the prompt in one pass, so its activations grow with the tokens of the pass; decode
+holds those of one token a sequence, and for a moment a second copy of one layer's cache, which
+grows by concatenation. Both are sums over the tensors alive at one moment of the forward pass:
+at every operation, bytes are a polynomial in the batch and the length (`Growth`), and the peak is
+the largest of them. The residual stream, the normed input, queries, keys and values, the
+intermediate tensors of the MLP and the float32 logits of the last position are all among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer of the decoder: name, outputs, inputs."""
+
+    name: str
+    outputs: int
+    inputs: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Layers that attend alike, and what they keep.
+
+    `cached` is elements of keys and values a token and layer. With a `window` a token attends to
+    that many last tokens and, with a `stride` too, to every stride-th of those before; without
+    stride, tokens beyond the window are dropped from the cache.
+    """
+
+    layers: int
+    cached: int
+    window: int = 0
+    stride: int = 0
+
+    def kept(self, length: int) -> int:
+        """Tokens of `length` that stay in the cache."""
+        return min(length, self.window) if self.window and not self.stride else length
+
+    def attended(self, length: int) -> float:
+        """Tokens that the last of `length` tokens attends to."""
+        if not self.window or length <= self.window:
+            return length
+        beyond = (length - self.window) / self.stride if self.stride else 0.0
+        return self.window + beyond
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes as a polynomial: Σ fixed[k] · length^k + batch · Σ each[k] · length^k."""
+
+    fixed: tuple[float, ...]
+    each: tuple[float, ...]
+
+    def __call__(self, batch: int, length: int) -> float:
+        """Bytes at `batch` sequences of `length` tokens."""
+        powers = [float(length**k) for k in range(len(self.fixed))]
+        shared = math.fsum(c * p for c, p in zip(self.fixed, powers, strict=True))
+        return shared + batch * math.fsum(c * p for c, p in zip(self.each, powers, strict=True))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One operation of a forward pass and the bytes alive just after it, KV cache excluded.
+
+    At a linear layer of the decoder, `outputs` and `inputs` are its widths: the kernel of a
+    quantized layer holds its own buffers then.
+    """
+
+    growth: Growth
+    outputs: int = 0
+    inputs: int = 0
+
+
+@dataclass(frozen=True)
+class SparseMask:
+    """The mask of block-sparse layers: heads · length² elements between two lengths.
+
+    Where it would hold more than `most` elements, or the prompt is within `span` tokens, there is
+    none. While it is made, `booleans` bytes an element are held beside it.
+    """
+
+    heads: int
+    span: int
+    most: int
+    booleans: int
+
+    def elements(self, length: int) -> int:
+        """Elements of the mask for a prompt of `length` tokens."""
+        numbers = self.heads * length**2
+        return numbers if length > self.span and numbers <= self.most else 0
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of an architecture, in elements and tokens.
+
+    `linears` are the layers of the decoder that a backend may quantize. `embedding` is elements
+    of the token embedding, `head` of the output head, which are the same elements when `tied`;
+    `other` is everything else (norms, biases, routers), `experts` fused experts, of which a token
+    uses the share `expert_share`. `prefill` and `decode` are moments of a forward pass, by the
+    bytes of an unquantized element.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    max_context: int
+    linears: tuple[Linear, ...]
+    embedding: int
+    head: int
+    tied: bool
+    other: int
+    attention: tuple[Attention, ...]
+    experts: int = 0
+    expert_share: float = 1.0
+    prefill: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
+    decode: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
+    sparse_mask: SparseMask | None = None
+
+    @property
+    def linear_elements(self) -> int:
+        """Weights of the linear layers of the decoder."""
+        return sum(linear.outputs * linear.inputs for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once."""
+        head = 0 if self.tied else self.head
+        return self.linear_elements + self.embedding + head + self.other + self.experts
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a backend stores a linear layer of the decoder, and how it computes with it.
+
+    `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
+    and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
+    `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
+
+    While a layer runs, its kernel holds `work_input` and `work_output` bytes for each input and
+    output of each token and, for more than one token, `work_weight` bytes for each weight (an
+    unpacked copy). `int8`
+    says that activations are 8-bit integers too. `host_bytes` is what importing the library adds
+    to the resident set on CPU.
+
+    `fraction` of the decode roofline is what to expect at batch 1, as `source` found it.
+    """
+
+    title: str
+    bits: float
+    fraction: float
+    source: str
+    group_size: int = 0
+    scale_bytes: float = 0.0
+    zero_bits: float = 0.0
+    layer_bytes: float = 0.0
+    rest_bytes: int = 2
+    work_input: float = 0.0
+    work_output: float = 0.0
+    work_weight: float = 0.0
+    int8: bool = False
+    host_bytes: float = 0.0
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linear layers are packed in fewer than 16 bits."""
+        return self.bits < 16
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes of weights by category; `rest` is everything held in 16 or 32 bit."""
+
+    packed: float
+    scales: float
+    zeros: float
+    rest: float
+
+    @property
+    def total(self) -> float:
+        """Bytes of all weights."""
+        return self.packed + self.scales + self.zeros + self.rest
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Memory around the model's tensors on one kind of device.
+
+    `fixed` bytes are there whatever runs. An allocator that reuses freed blocks of other sizes
+    holds `slack` times the bytes alive, for blocks below `block` bytes; larger blocks go back at
+    once and cost `large_slack`. `source` says how the constants were found.
+    """
+
+    name: str
+    fixed: float
+    slack: float
+    large_slack: float
+    block: float
+    source: str
+
+
+CUDA = Runtime(
+    "CUDA", 0.5e9, 1.0, 1.0, math.inf,
+    "context of the driver and libraries with kernels loaded lazily, and the workspace of the"
+    " matrix library: an estimate",
+)  # fmt: skip
+CPU = Runtime(
+    "CPU", 17e6, 1.55, 1.1, 32 * MIB,
+    "resident set with glibc's allocator, measured by benchmarks/memory.py",
+)  # fmt: skip
+
+
+def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
+    """Bytes of all weights of `shape` stored by `scheme`.
+
+    Symmetric GPTQ has one constant zero point; its checkpoint format writes one for each group
+    all the same (and an index of groups), about 0.6 % more on disk, which kernels need not read.
+    """
+    plain = shape.parameters - shape.linear_elements
+    if not scheme.quantized:
+        return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
+    groups = sum(
+        linear.outputs * math.ceil(linear.inputs / (scheme.group_size or linear.inputs))
+        for linear in shape.linears
+    )
+    return WeightBytes(
+        packed=shape.linear_elements * scheme.bits / 8,
+        scales=groups * scheme.scale_bytes + len(shape.linears) * scheme.layer_bytes,
+        zeros=groups * scheme.zero_bits / 8,
+        rest=float(plain * scheme.rest_bytes),
+    )
+
+
+def read_bytes(shape: ModelShape, scheme: Scheme, batch: int) -> float:
+    """Bytes of weights that one decode step of `batch` sequences reads.
+
+    Of an embedding that is not also the head, only a row a token is read; of experts, those that
+    `batch` tokens reach when they choose evenly.
+    """
+    unread = 0.0 if shape.tied else float(max(0, shape.embedding - batch * shape.hidden))
+    unread += shape.experts * (1 - shape.expert_share) ** batch
+    element = scheme.rest_bytes if scheme.quantized else scheme.bits / 8
+    return weight_bytes(shape, scheme).total - unread * element
+
+
+def kv_cache_bytes(shape: ModelShape, element: int, batch: int, length: int) -> float:
+    """Bytes of keys and values of `batch` sequences of `length` tokens."""
+    tokens = sum(a.layers * a.cached * a.kept(length) for a in shape.attention)
+    return float(batch * tokens * element)
+
+
+def kv_bytes_per_token(shape: ModelShape, element: int) -> float:
+    """Bytes of keys and values that each further token of a short sequence adds."""
+    return float(sum(a.layers * a.cached for a in shape.attention) * element)
+
+
+def prefill_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) -> float:
+    """Peak bytes of activations while prompts of `batch` × `length` tokens are read in one pass."""
+    peak = _peak(shape.prefill[scheme.rest_bytes], scheme, batch, length, batch * length)
+    mask = shape.sparse_mask
+    if mask is None or not mask.elements(length):
+        return peak
+    elements = mask.elements(length)
+    made = elements * (scheme.rest_bytes + mask.booleans)
+    return float(max(peak + elements * scheme.rest_bytes, made))
+
+
+def decode_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) -> float:
+    """Peak bytes of activations of a decode step behind `length` cached tokens."""
+    return _peak(shape.decode[scheme.rest_bytes], scheme, batch, length, batch)
+
+
+def resident_bytes(runtime: Runtime, alive: float, largest: float) -> float:
+    """Bytes the allocator holds for tensors of `alive` bytes at peak, the `largest` among them."""
+    return alive * (runtime.slack if largest < runtime.block else runtime.large_slack)
+
+
+def _peak(
+    moments: tuple[Moment, ...], scheme: Scheme, batch: int, length: int, tokens: int
+) -> float:
+    def bytes_at(moment: Moment) -> float:
+        work = moment.inputs * scheme.work_input + moment.outputs * scheme.work_output
+        copy = moment.inputs * moment.outputs * scheme.work_weight if tokens > 1 else 0.0
+        return moment.growth(batch, length) + tokens * work + copy
+
+    return max(map(bytes_at, moments))
