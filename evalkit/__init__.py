@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.api import (
+        chart,
         compare,
         dry_run,
         flips,
         listing,
         load_comparison,
         load_run,
+        plan,
         pull,
         quantize,
+        report,
     )
     from evalkit.errors import EvalkitError
     from evalkit.records import Comparison, Measurement, Run, Suite, Variant
@@ -22,12 +25,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "report": "evalkit.api",
+    "chart": "evalkit.api",
     "compare": "evalkit.api",
     "listing": "evalkit.api",
     "load_comparison": "evalkit.api",
     "load_run": "evalkit.api",
     "dry_run": "evalkit.api",
     "flips": "evalkit.api",
+    "plan": "evalkit.api",
     "pull": "evalkit.api",
     "quantize": "evalkit.api",
     "EvalkitError": "evalkit.errors",
@@ -45,14 +51,17 @@ __all__ = [
     "Run",
     "Suite",
     "Variant",
+    "chart",
     "compare",
     "dry_run",
     "flips",
     "listing",
     "load_comparison",
     "load_run",
+    "plan",
     "pull",
     "quantize",
+    "report",
 ]
 
 

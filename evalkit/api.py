@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit import plugins
 from evalkit.errors import DataError, StoreError, unknown
@@ -12,7 +12,10 @@ from evalkit.progress import Listener, live
 from evalkit.records import Comparison, Flip, Run
 from evalkit.store.store import Store, read_comparison, read_run
 
-LISTS = ("models", "backends", "metrics", "suites", "runs")
+if TYPE_CHECKING:
+    from evalkit.analysis.planner import Plan
+
+LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs")
 
 
 def compare(
@@ -46,6 +49,29 @@ def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> s
 
     words.pop("fresh", None)
     return describe(_plan(variants, words, progress), progress or ignore)
+
+
+def plan(
+    *variants: str,
+    model: str | None = None,
+    gpu: str | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    prefill_chunk: int = 0,
+    offline: bool = False,
+) -> Plan:
+    """What each variant of `model` needs on `gpu` and how fast it could be; loads no weights.
+
+    `context` is tokens of a sequence (default 8192, or the model's positions where they are
+    fewer), `batch` sequences, `prefill_chunk` tokens of a prompt pass at most (0: all at once).
+    Without `gpu` the machine's own card, else an RTX 4090; without `model` Phi-3 Small.
+
+    Raises UsageError or ModelError in one line.
+    """
+    from evalkit.running.hardware_plan import HardwareRequest, plan_hardware
+
+    request = HardwareRequest(variants, model, gpu, context, batch, prefill_chunk, offline)
+    return plan_hardware(request)
 
 
 def quantize(
@@ -109,9 +135,67 @@ def flips(
     """
     from evalkit.running.flips import flips as ledger
 
-    if not isinstance(comparison, Comparison):
-        comparison = load_comparison(comparison, store)
+    comparison = _comparison(comparison, store)
     return ledger(comparison, Store(comparison.store or store), task)
+
+
+def chart(
+    name: str,
+    out: Path | str,
+    comparison: Comparison | str | Path | None = None,
+    store: str | Path | None = None,
+) -> Path:
+    """Draw the chart `name` of a comparison into the file `out` (.svg, .png or .pdf).
+
+    Raises UsageError for an unknown chart, EvalkitError where the comparison lacks its data.
+    """
+    from evalkit.view import charts
+
+    comparison, tables = _opened(comparison, store)
+    charts.write(charts.draw(name, comparison, tables), Path(out))
+    return Path(out)
+
+
+def report(
+    comparison: Comparison | str | Path | None = None,
+    form: str = "html",
+    store: str | Path | None = None,
+) -> str:
+    """A comparison as a self-contained HTML page, Markdown, JSON, CSV or a model card's YAML."""
+    from evalkit.metrics import definitions
+    from evalkit.running.flips import flips as ledger
+    from evalkit.view import export, report_card
+    from evalkit.view.report import render_html
+
+    writers = {
+        "markdown": export.to_markdown,
+        "json": export.dumps,
+        "csv": export.to_csv,
+        "card": report_card.render_model_card,
+    }
+    if form not in (*writers, "html"):
+        raise unknown("format", form, ["html", *writers])
+    if form in writers:
+        return writers[form](_comparison(comparison, store))
+    opened, tables = _opened(comparison, store)
+    found = ledger(opened, Store(opened.store or store))
+    return render_html(opened, tables, found, definitions=definitions(), command=opened.command)
+
+
+def _comparison(comparison: Comparison | str | Path | None, store: str | Path | None) -> Comparison:
+    if isinstance(comparison, Comparison):
+        return comparison
+    return load_comparison(comparison, store)
+
+
+def _opened(
+    comparison: Comparison | str | Path | None, store: str | Path | None
+) -> tuple[Comparison, Any]:
+    """A comparison and the raw values behind it."""
+    from evalkit.running.gather import reopen
+
+    found = _comparison(comparison, store)
+    return found, reopen(found, Store(found.store or store))
 
 
 def pull(*tasks: str, out: Path | str, include_path: Path | None = None) -> list[str]:
@@ -131,7 +215,7 @@ def pull(*tasks: str, out: Path | str, include_path: Path | None = None) -> list
 
 
 def listing(what: str, out: Path | None = None) -> list[str]:
-    """Lines of `evalkit list`: models, backends, metrics, suites or runs."""
+    """Lines of `evalkit list`: models, backends, metrics, suites, gpus or runs."""
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     if what == "models":
@@ -142,6 +226,10 @@ def listing(what: str, out: Path | None = None) -> list[str]:
         from evalkit.suites.presets import load_preset, preset_names
 
         return [f"{name}: {load_preset(name).summary}" for name in preset_names()]
+    if what == "gpus":
+        from evalkit.view.plan_table import card_lines
+
+        return card_lines()
     if what == "runs":
         return [_run_line(run) for run in Store(out).runs()]
     lines = []

@@ -39,6 +39,14 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
+class PlanFormat(enum.StrEnum):
+    """Output formats of a plan."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
 Variants = Annotated[
     list[str],
     typer.Argument(
@@ -55,6 +63,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Store; default $EVALKIT_HOME or ~/.cache/evalkit."),
+]
+StoredComparison = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of calibration and sampling.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
@@ -136,7 +147,7 @@ def compare(
 ) -> None:
     """Compare variants of a model: quality, size, memory and speed, each with a verdict."""
     from evalkit import api
-    from evalkit.progress import live
+    from evalkit.progress import Event, live
     from evalkit.view import export, table
 
     request: dict[str, Any] = {
@@ -153,6 +164,9 @@ def compare(
             print(api.dry_run(*variants, progress=listener, **request))
             return
         result = api.compare(*variants, progress=listener, **request)
+        if out is not None:
+            (out / "report.html").write_text(api.report(result), encoding="utf-8")
+            listener(Event("evalkit", "", message=f"report: {out / 'report.html'}"))
     writers: dict[Format, Callable[[Any], str]] = {
         Format.json: export.dumps,
         Format.markdown: export.to_markdown,
@@ -163,6 +177,41 @@ def compare(
     else:
         table.print_table(result)
     raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)
+
+
+@app.command()
+def plan(
+    variants: Variants,
+    model: ModelOption = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="A card of `list gpus`; default this machine's own.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    prefill_chunk: Annotated[
+        int, typer.Option(help="Tokens of a prompt pass at most; 0 reads all prompts at once.")
+    ] = 0,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    format_: Annotated[
+        PlanFormat, typer.Option("--format", help="Form of the result.")
+    ] = PlanFormat.table,
+) -> None:
+    """Predict memory and speed of variants on a GPU before anything is loaded."""
+    from evalkit import api
+    from evalkit.view import plan_table
+
+    found = api.plan(
+        *variants, model=model, gpu=gpu, context=context, batch=batch,
+        prefill_chunk=prefill_chunk, offline=offline,
+    )  # fmt: skip
+    if format_ is PlanFormat.table:
+        plan_table.print_plan(found)
+    else:
+        write = plan_table.dumps if format_ is PlanFormat.json else plan_table.plan_markdown
+        print(write(found).rstrip("\n"))
+        for name, why in found.refused:
+            print(f"evalkit: {name}: {why}", file=sys.stderr)
+    raise typer.Exit(1 if found.refused else 0)
 
 
 @app.command()
@@ -190,9 +239,7 @@ def quantize(
 
 @app.command()
 def flips(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
-    ] = None,
+    run: StoredComparison = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     limit: Annotated[int, typer.Option(help="Items shown.")] = 20,
     out: Out = None,
@@ -204,6 +251,43 @@ def flips(
 
     found = api.flips(run, task, store=out)
     print(ledger.to_json(found) if json_ else ledger.to_text(found, limit))
+
+
+@app.command()
+def chart(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="tradeoff, tasks, divergence, …")],
+    run: StoredComparison = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="NAME.svg by default; also .png, .pdf.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Draw one chart of a stored comparison."""
+    from evalkit import api
+
+    print(api.chart(name, file or Path(f"{name}.svg"), run, store=out))
+
+
+@app.command()
+def report(
+    run: StoredComparison = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="html, markdown, json, csv or card.")
+    ] = "html",
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write here instead of printing.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Report a stored comparison: HTML page, Markdown, JSON, CSV or model card section."""
+    from evalkit import api
+
+    text = api.report(run, format_, store=out)
+    if file is None:
+        print(text.rstrip("\n"))
+    else:
+        file.write_text(text, encoding="utf-8")
+        print(file)
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Task data for work without a network.")
@@ -227,10 +311,10 @@ def data_pull(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, backends, metrics, suites or runs.")],
+    what: Annotated[str, typer.Argument(help="models, backends, metrics, suites, gpus or runs.")],
     out: Out = None,
 ) -> None:
-    """List what is known: models, backends, metrics, suites or runs."""
+    """List what is known: models, backends, metrics, suites, gpus or runs."""
     from evalkit import api
 
     for line in api.listing(what, out=out):

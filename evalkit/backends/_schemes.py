@@ -1,0 +1,79 @@
+"""How each method stores a linear layer, for the planner: one function for each method.
+
+The fractions of the decode roofline are what others measured on an RTX 4090 with models of 7 to 8
+billion parameters at batch 1. They are of the fastest engines, so they say what is possible rather
+than what a particular kernel does; `evalkit bench` measures that.
+"""
+
+from __future__ import annotations
+
+from evalkit.analysis.footprint import Scheme
+
+_GPT_FAST = "gpt-fast in bf16 on an RTX 4090"
+_LLM_INT8 = "LLM.int8() is no faster than FP16 at batch 1: an upper bound"
+_LLAMA_CPP_Q4 = "llama.cpp Q4_K_M on an RTX 4090"
+_GPTQ = {
+    8: (0.68, "llama.cpp Q8_0 on an RTX 4090"),
+    4: (0.71, "ExLlamaV2 in 4 bit on an RTX 4090"),
+}
+# Blocks of 256 scales share a second scale where the scales of 4-bit weights are quantized.
+_NESTED = 256
+
+
+def plain(precision: str) -> Scheme:
+    """Unquantized weights in "fp32", "fp16" or "bf16"."""
+    size = 4 if precision == "fp32" else 2
+    return Scheme(precision.upper(), 8 * size, 0.85, _GPT_FAST, rest_bytes=size)
+
+
+def llm_int8() -> Scheme:
+    """LLM.int8(): a float32 scale a row; integer activations, 32-bit integer products.
+
+    The fraction is the one that makes it as fast as FP16 at 0.85 of its roofline.
+    """
+    return Scheme(
+        "LLM.int8()",
+        8,
+        0.45,
+        _LLM_INT8,
+        scale_bytes=4,
+        work_input=1,
+        work_output=4,
+        int8=True,
+    )
+
+
+def four_bit(quant_type: str = "nf4", double_quant: bool = False) -> Scheme:
+    """NF4 or FP4: a scale for 64 weights, a table of 16 values; unpacked for more than a token."""
+    table = 16 * 4
+    # 8-bit scales have a float32 scale for a block of them, their own table and an offset.
+    nested = _NESTED * 4 + 4 if double_quant else 0
+    return Scheme(
+        quant_type.upper(),
+        4,
+        0.60,
+        _LLAMA_CPP_Q4,
+        group_size=64,
+        scale_bytes=1 + 4 / _NESTED if double_quant else 4,
+        layer_bytes=table + nested,
+        work_weight=2,
+    )
+
+
+def grouped(title: str, bits: int, group_size: int, symmetric: bool) -> Scheme:
+    """GPTQ or AWQ: a float16 scale a group of inputs (all of a row where it is not positive).
+
+    Symmetric zero points are one constant: the checkpoint format carries them, about 0.6 % of a
+    4-bit model, but no kernel has to read them, so they are not counted.
+    """
+    fraction, source = _GPTQ.get(bits, (0.60, _LLAMA_CPP_Q4))
+    groups = f"g{group_size}" if group_size > 0 else "per row"
+    return Scheme(
+        f"{title} {bits} bit {groups}",
+        bits,
+        fraction,
+        source,
+        group_size=max(0, group_size),
+        scale_bytes=2,
+        zero_bits=0 if symmetric else bits,
+    )

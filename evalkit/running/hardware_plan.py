@@ -1,0 +1,109 @@
+"""From words to a plan of memory and speed on a card: nothing is downloaded but a config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalkit import plugins
+from evalkit.analysis.cards import Card, card_of_driver, find_card
+from evalkit.analysis.footprint import ModelShape, Scheme
+from evalkit.analysis.planner import Plan, check_numbers, plan
+from evalkit.backends import parse_variant
+from evalkit.errors import UsageError, VariantError
+from evalkit.models.resolve import Checkpoint, resolve_config
+from evalkit.records import Variant
+from evalkit.running.environment import gpu_names
+
+MODEL, GPU = "phi-3-small", "rtx-4090"
+LONGEST_DEFAULT = 8192
+_EXPERTS = "no backend quantizes the fused experts of this model: use fp16 or bf16"
+
+
+@dataclass(frozen=True)
+class HardwareRequest:
+    """The words of `evalkit plan`, as given on the command line or in a notebook."""
+
+    variants: tuple[str, ...]
+    model: str | None = None
+    gpu: str | None = None
+    context: int | None = None
+    batch: int = 1
+    prefill_chunk: int = 0
+    offline: bool = False
+
+
+def plan_hardware(request: HardwareRequest) -> Plan:
+    """Plan every variant of `request`; raises UsageError or ModelError in one line.
+
+    A variant that cannot be made of the model is refused with its reason; the others are planned.
+    """
+    if not request.variants:
+        raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
+    check_numbers(request.context, request.batch, request.prefill_chunk)
+    variants = [parse_variant(text) for text in request.variants]
+    card, why = choose_card(request.gpu)
+    name = request.model or MODEL
+    checkpoint = resolve_config(name, offline=request.offline)
+    _import_torch()
+    schemes, refused = _schemes(variants, checkpoint)
+    shape = _shape(name, checkpoint, [scheme for _, scheme in schemes])
+    if shape.experts:
+        refused += [(label, _EXPERTS) for label, scheme in schemes if scheme.quantized]
+        schemes = [(label, scheme) for label, scheme in schemes if not scheme.quantized]
+    context = request.context
+    if context is None:
+        context = min(shape.max_context or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    return plan(
+        shape,
+        schemes,
+        card,
+        context,
+        request.batch,
+        prefill_chunk=request.prefill_chunk,
+        refused=refused,
+        notes=(why,) if why else (),
+    )
+
+
+def choose_card(name: str | None) -> tuple[Card, str]:
+    """The card called `name`, else the machine's own, else an RTX 4090; and why this one."""
+    if name is not None:
+        return find_card(name), ""
+    own = gpu_names()
+    if not own:
+        return find_card(GPU), f"GPU: {GPU}, as this machine has none; choose one with --gpu"
+    card = card_of_driver(own[0])
+    if card is not None:
+        return card, f"GPU: {card.name}, this machine's own"
+    return find_card(GPU), (
+        f"GPU: {GPU}, as this machine's {own[0]} is not in the table; choose one with --gpu"
+    )
+
+
+def _import_torch() -> None:
+    """Import torch and transformers without remarks on libraries that are merely installed."""
+    import evalkit.running.preload  # noqa: F401
+
+
+def _schemes(
+    variants: Sequence[Variant], checkpoint: Checkpoint
+) -> tuple[list[tuple[str, Scheme]], list[tuple[str, str]]]:
+    schemes, refused = [], []
+    for variant in variants:
+        backend = plugins.load("backends", variant.backend)
+        try:
+            if not hasattr(backend, "scheme"):
+                raise VariantError(f"{variant.text} cannot be planned: its backend has no scheme")
+            backend.check(checkpoint, variant)
+            schemes.append((variant.label, backend.scheme(variant)))
+        except VariantError as error:
+            refused.append((variant.label, str(error)))
+    return schemes, refused
+
+
+def _shape(name: str, checkpoint: Checkpoint, schemes: Sequence[Scheme]) -> ModelShape:
+    from evalkit.models.shape import model_shape
+
+    elements = {scheme.rest_bytes for scheme in schemes}
+    return model_shape(name, checkpoint.config, elements)

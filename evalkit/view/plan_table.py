@@ -1,0 +1,223 @@
+"""What fits on a card, as a terminal table, Markdown and JSON: pure functions of a Plan.
+
+The JSON object has the schema "evalkit.plan/1": `model` (the name asked for), `gpu`, `context`
+(tokens of a sequence), `batch` (sequences) and one object in `rows` a variant. Byte counts and
+tokens/s are numbers, the latter of all sequences together; those of a variant that cannot be made
+of the model are null.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from evalkit.analysis.cards import CARDS, Card
+from evalkit.analysis.planner import SCHEMA, Plan, PlanRow, most_sequences
+from evalkit.view import numbers
+from evalkit.view.cells import Grid, Line
+from evalkit.view.export import markdown, markdown_table
+from evalkit.view.layout import grid_lines, wrap, wrapped_pieces
+
+# A usual bound of the prompt tokens that a serving engine reads in one pass.
+CHUNK = 2048
+TITLES = (
+    "weights", "KV cache", "activations", "total", "fits", "max batch", "max context",
+    "decode at most", "decode expected", "prefill at most",
+)  # fmt: skip
+KEYS = (
+    "variant", "weight_bytes", "kv_cache_bytes_per_token", "activation_bytes", "total_bytes",
+    "fits", "headroom_bytes", "max_batch", "max_context", "decode_roofline_tokens_per_second",
+    "decode_expected_tokens_per_second", "prefill_roofline_tokens_per_second",
+)  # fmt: skip
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print the table on `console` (standard output); a file or pipe gets all columns."""
+    console = console or Console(highlight=False)
+    console.print(render_plan(plan, console.width if console.is_terminal else None), soft_wrap=True)
+
+
+def plan_text(plan: Plan, width: int | None = None) -> str:
+    """The table as plain text, at most `width` columns wide (None: as wide as it is)."""
+    file = io.StringIO()
+    Console(file=file, width=width or 10_000, color_system=None).print(
+        render_plan(plan, width), soft_wrap=True
+    )
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def render_plan(plan: Plan, width: int | None = None) -> Group:
+    """Heading, one line a variant, and what the numbers mean, as lines for rich."""
+    lines = [Text(line) for note in plan.notes for line in wrap(note, width)]
+    lines += wrapped_pieces(heading(plan), width)
+    lines += [Text(), *grid_lines(plan_grid(plan), width), Text()]
+    lines += [Text(line) for remark in remarks(plan) for line in wrap(remark, width, "  ")]
+    return Group(*lines)
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The same as Markdown (GitHub's)."""
+    parts = [markdown(note) for note in plan.notes]
+    parts += [f"**{markdown(' · '.join(heading(plan)))}**", markdown_table(plan_grid(plan))]
+    parts.append("\n".join(f"- {markdown(remark)}" for remark in remarks(plan)))
+    return "\n\n".join(parts) + "\n"
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as one object of plain values (see the module's docstring)."""
+    rows = [_json_row(row) for row in plan.rows]
+    rows += [dict.fromkeys(KEYS) | {"variant": name} for name, _ in plan.refused]
+    return {
+        "schema": SCHEMA,
+        "model": plan.shape.name,
+        "gpu": plan.card.name,
+        "context": plan.context,
+        "batch": plan.batch,
+        "rows": rows,
+    }
+
+
+def dumps(plan: Plan) -> str:
+    """`plan_json` as text: one object, indented, strictly standard JSON."""
+    return json.dumps(plan_json(plan), indent=2, allow_nan=False)
+
+
+def heading(plan: Plan) -> list[str]:
+    """Model, card, context and batch in a few words each."""
+    return [
+        numbers.clean(plan.shape.name),
+        f"{numbers.count(plan.shape.parameters)} parameters",
+        card_line(plan.card),
+        f"context {plan.context}",
+        f"batch {plan.batch}",
+    ]
+
+
+def card_line(card: Card) -> str:
+    """A card with what the plan uses of it."""
+    return (
+        f"{card.title}: {numbers.byte_size(card.memory)}, {card.bandwidth / 1e9:.0f} GB/s, "
+        f"{card.flops / 1e12:.0f} TFLOP/s"
+    )
+
+
+def card_lines() -> list[str]:
+    """One line a known card, with its source: what `evalkit list gpus` prints."""
+    return [
+        f"{card.name}: {card_line(card)} FP16, {card.int8_operations / 1e12:.0f} TOP/s INT8, "
+        f"{card.watts:.0f} W ({card.source})"
+        for card in CARDS.values()
+    ]
+
+
+def plan_grid(plan: Plan) -> Grid:
+    """One line a variant, those refused with their reason."""
+    lines = [_line(row) for row in plan.rows]
+    lines += [
+        Line(numbers.clean(name), message=numbers.clean(why), finding="failed")
+        for name, why in plan.refused
+    ]
+    return Grid(TITLES, tuple(lines))
+
+
+def remarks(plan: Plan) -> list[str]:
+    """One line each: weights by category, what is in the other columns, where figures come from."""
+    if not plan.rows:
+        return []
+    found = [f"weights of {_name(row)}: {_categories(row)}" for row in plan.rows]
+    tokens = ", ".join(
+        dict.fromkeys(f"{row.kv_cache_bytes_per_token / 1024:g} KiB" for row in plan.rows)
+    )
+    found.append(f"KV cache: {tokens} a token and sequence, {plan.context} tokens × {plan.batch}")
+    found.append(_activations(plan))
+    if not plan.prefill_chunk and plan.context > CHUNK:
+        most = [f"{row.variant} {most_sequences(plan, row.scheme, CHUNK)}" for row in plan.rows]
+        found.append(
+            f"max batch of an engine that reads prompts in passes of {CHUNK} tokens "
+            f"(--prefill-chunk {CHUNK}): {', '.join(most)}"
+        )
+    found.append(
+        "decode at most: bytes of weights read a step over bandwidth, without the KV cache; "
+        "decode expected: with the KV cache read behind a full context, times "
+        + ", ".join(
+            f"{row.scheme.fraction:.2f} for {row.variant} ({row.scheme.source})"
+            for row in plan.rows
+        )
+    )
+    found.append("tokens/s are of all sequences together; a card's other programs are not counted")
+    return found
+
+
+def _line(row: PlanRow) -> Line:
+    used = row.memory
+    fits = f"{'yes' if row.fits else 'no'}, {_headroom(row.headroom_bytes)}"
+    cells = (
+        numbers.byte_size(used.weights.total),
+        numbers.byte_size(used.kv_cache),
+        numbers.byte_size(used.activations),
+        numbers.byte_size(used.total),
+        fits,
+        str(row.max_batch),
+        str(row.max_context),
+        numbers.rate(row.decode_roofline),
+        numbers.rate(row.decode_expected),
+        numbers.rate(row.prefill_roofline),
+    )
+    return Line(_name(row), cells)
+
+
+def _headroom(spare: float) -> str:
+    size = numbers.byte_size(abs(spare))
+    return f"{size} left" if spare >= 0 else f"{size} too much"
+
+
+def _name(row: PlanRow) -> str:
+    title = row.scheme.title
+    name = numbers.clean(row.variant)
+    return f"{name} {title}" if row.scheme.quantized else name
+
+
+def _categories(row: PlanRow) -> str:
+    weights = row.memory.weights
+    width = f"in {8 * row.scheme.rest_bytes} bit"
+    parts = [
+        f"{numbers.byte_size(weights.packed)} packed" if weights.packed else "",
+        f"{numbers.byte_size(weights.scales)} scales" if weights.scales else "",
+        f"{numbers.byte_size(weights.zeros)} zero points" if weights.zeros else "",
+        f"{numbers.byte_size(weights.rest)} {width}",
+    ]
+    return " + ".join(part for part in parts if part)
+
+
+def _activations(plan: Plan) -> str:
+    chunk = plan.prefill_chunk
+    how = f"passes of at most {chunk} tokens" if chunk else "one pass over all prompts"
+    parts = [
+        f"{row.variant} {numbers.byte_size(row.memory.prefill)} prefill, "
+        f"{numbers.byte_size(row.memory.decode)} decode"
+        for row in plan.rows
+    ]
+    runtime = numbers.byte_size(plan.rows[0].memory.runtime)
+    return f"activations: {how} ({' · '.join(parts)}); {runtime} more for the runtime"
+
+
+def _json_row(row: PlanRow) -> dict[str, Any]:
+    values = (
+        row.variant,
+        round(row.memory.weights.total),
+        round(row.kv_cache_bytes_per_token),
+        round(row.memory.activations),
+        round(row.memory.total),
+        row.fits,
+        round(row.headroom_bytes),
+        row.max_batch,
+        row.max_context,
+        row.decode_roofline,
+        row.decode_expected,
+        row.prefill_roofline,
+    )
+    return dict(zip(KEYS, values, strict=True))
