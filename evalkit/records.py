@@ -271,6 +271,7 @@ class Comparison:
     sentence: str = ""
     notes: tuple[str, ...] = ()
     store: str = ""
+    command: str = ""
 
 
 def to_json(record: Any) -> Any:

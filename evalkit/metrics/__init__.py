@@ -5,7 +5,14 @@ from __future__ import annotations
 from evalkit import plugins
 from evalkit.metrics._spec import ProbeMetric, Protocol, TokenMetric
 
-__all__ = ["ProbeMetric", "Protocol", "TokenMetric", "probe_metrics", "token_metrics"]
+__all__ = [
+    "ProbeMetric",
+    "Protocol",
+    "TokenMetric",
+    "definitions",
+    "probe_metrics",
+    "token_metrics",
+]
 
 
 def token_metrics(convention: str, *, is_baseline: bool) -> list[TokenMetric]:
@@ -26,6 +33,11 @@ def token_metrics(convention: str, *, is_baseline: bool) -> list[TokenMetric]:
 def probe_metrics() -> list[ProbeMetric]:
     """The metrics measured on a loaded model: size, memory, speed."""
     return [spec for spec in _specs() if isinstance(spec, ProbeMetric)]
+
+
+def definitions() -> list[tuple[str, str, str]]:
+    """Name, unit and definition of every metric, for the methods section of a report."""
+    return [(spec.name, spec.unit, spec.definition) for spec in _specs()]
 
 
 def _specs() -> list[TokenMetric | ProbeMetric]:

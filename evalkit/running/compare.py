@@ -34,7 +34,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
         _run_variant(store, job, refusal, listener)
         if job.is_baseline:
             failed_baseline = _failure(store, job)
-    comparison = _compare(store, plan)
+    comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
     store.save_comparison(comparison, comparison_id(comparison))
     return comparison
 

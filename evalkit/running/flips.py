@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from evalkit.errors import UsageError, unknown
+from evalkit.errors import unknown
 from evalkit.records import Comparison, Flip, Measurement, Run
 from evalkit.store.store import Store
 from evalkit.suites.task_records import SampleRecords, check_joinable
@@ -21,8 +21,8 @@ def flips(comparison: Comparison, store: Store, task: str | None = None) -> list
     Raises UsageError for a task the comparison does not have.
     """
     baseline = _scores(store, comparison.rows[0].runs)
-    if not baseline:
-        raise UsageError("the comparison has no tasks: run compare with --tasks")
+    if not baseline and task is None:
+        return []
     names = {m.details["task"] for m in baseline.values()}
     if task is not None and task not in names:
         raise unknown("task", task, names)

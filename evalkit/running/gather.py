@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.summaries import TokenTable
 from evalkit.analysis.task_values import ItemScores
-from evalkit.records import Measurement, Run, Variant
+from evalkit.records import Comparison, Measurement, Run, Variant
 from evalkit.store.files import read_parquet
 from evalkit.store.store import Store
 from evalkit.suites.task_records import STATISTICS, SampleRecords
@@ -36,6 +36,25 @@ def gather(
         noise=_token_table(store, tables.get("noise")),
         tasks=_task_scores(store, chosen),
     )
+
+
+def reopen(comparison: Comparison, store: Store) -> dict[str, Measured]:
+    """The raw values behind a stored comparison by the label of their variant."""
+    machine = comparison.environment.machine if comparison.environment else None
+    first = comparison.rows[0] if comparison.rows else None
+    runs = {row.variant.label: _load_all(store, row.runs) for row in comparison.rows}
+    texts = [run.id for run in runs[first.variant.label] if run.suite.texts] if first else []
+    reference = texts[0] if texts else ""
+    return {
+        row.variant.label: gather(
+            store, row.variant, runs[row.variant.label], machine, "" if row is first else reference
+        )
+        for row in comparison.rows
+    }
+
+
+def _load_all(store: Store, run_ids: tuple[str, ...]) -> tuple[Run, ...]:
+    return tuple(run for run_id in run_ids if (run := store.load(run_id)) is not None)
 
 
 def windows_table(table: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ from evalkit.suites.windows import default_context
 BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 # Phi-3 Small in 16 bit takes 14.8 GB; cache and activations of scoring need a few more.
 PHI_3_SMALL_BYTES = 20e9
+
+
+OPTION_WORDS = {"chat": "--apply-chat-template", "system": "--system-instruction"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class ComparePlan:
     jobs: tuple[VariantJob, ...]
     refused: dict[str, str]
     notes: tuple[str, ...]
+    command: str
 
 
 def make_plan(request: Request) -> ComparePlan:
@@ -128,7 +133,34 @@ def make_plan(request: Request) -> ComparePlan:
     )
     jobs, refused = _jobs(template, variants, suite)
     notes = (why,) if why else ()
-    return ComparePlan(store.root, model, checkpoint, suite, margin, jobs, refused, notes)
+    return ComparePlan(
+        store.root,
+        model,
+        checkpoint,
+        suite,
+        margin,
+        jobs,
+        refused,
+        notes,
+        command_of(request),
+    )
+
+
+def command_of(request: Request) -> str:
+    """The command line that repeats `request`: its variants and what differs from the default."""
+    words = ["evalkit", "compare", *request.variants]
+    for field in dataclasses.fields(Request)[1:]:
+        value = getattr(request, field.name)
+        if value == field.default or field.name == "fresh":
+            continue
+        option = OPTION_WORDS.get(field.name, f"--{field.name.replace('_', '-')}")
+        if value is True:
+            words.append(option)
+        elif field.name == "tasks":
+            words += [option, ",".join(value)]
+        else:
+            words += [option, *(value if isinstance(value, tuple) else (str(value),))]
+    return shlex.join(words)
 
 
 def choose_model(asked: str | None, device: str) -> tuple[str, str]:
@@ -206,7 +238,7 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     return (found, *variants)
 
 
-def _calibration(job: VariantJob) -> str:
+def calibration_of(job: VariantJob) -> str:
     """Identity of the calibration samples, empty for a method that needs none.
 
     Raises VariantError or DataError where the variant cannot be made of this model.
@@ -237,7 +269,7 @@ def _jobs(
     for index, variant in enumerate(variants):
         job = dataclasses.replace(template, variant=variant, is_baseline=index == 0)
         try:
-            job = dataclasses.replace(job, calibration=_calibration(job))
+            job = dataclasses.replace(job, calibration=calibration_of(job))
         except (VariantError, DataError) as error:
             refused[variant.text] = str(error)
         jobs.append(dataclasses.replace(job, parts=_parts(job, variant, suite, index == 0)))
