@@ -109,6 +109,7 @@ def write_checkpoint(
         raise UsageError(f"{out} is not empty: give a new directory")
     made = _making_directory(out.parent)
     try:
+        backend.import_library()
         start = time.perf_counter()
         backend.quantize(
             checkpoint.path,

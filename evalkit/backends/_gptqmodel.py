@@ -69,6 +69,41 @@ def load(source: Path, *, dtype: str, device: str, **permissions: bool) -> PreTr
     return model
 
 
+def load_random(
+    config: dict[str, Any],
+    variant: Variant,
+    options: dict[str, OptionValue],
+    device: str,
+    seed: int,
+) -> PreTrainedModel:
+    """The architecture of `config` with random packed weights; see `load` for the kernels."""
+    import torch
+    from transformers import GPTQConfig
+
+    from evalkit.models.random_weights import random_model
+
+    import_quietly()
+    made = {
+        "bits": int(variant.precision.removeprefix("int")),
+        "group_size": int(options["group_size"]),
+        "desc_act": bool(options["desc_act"]),
+        "sym": bool(options["sym"]),
+    }
+    kernel = "gptq_torch" if device == "cpu" and _is_refused_on_cpu(made) else None
+    with silence():
+        model = random_model(
+            config,
+            dtype=getattr(torch, DTYPES[str(options["dtype"])]),
+            device=device,
+            seed=seed,
+            quantization_config=GPTQConfig(**made, backend=kernel),
+            packed=True,
+        )
+    if device == "cpu":
+        _run_uncompiled(model)
+    return model
+
+
 def _is_refused_on_cpu(made: dict[str, Any]) -> bool:
     return made["bits"] == 4 and made["group_size"] not in _CPU_GROUP_SIZES
 

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
 from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.progress import Event, Listener, ignore
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
 
@@ -57,6 +59,23 @@ _ALTERNATIVE = "int8@gptq or int4@gptq, or leave this model in 16 bit"
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
     """Raise VariantError for a checkpoint that is already quantized; any layer width is taken."""
     check_unquantized(checkpoint, variant)
+
+
+def scheme(variant: Variant) -> Scheme:
+    """How a linear layer is stored, for the planner."""
+    if variant.precision == "int8":
+        return _schemes.llm_int8()
+    options = resolved_options(SPEC, variant)
+    return _schemes.four_bit(str(options["quant_type"]), bool(options["double_quant"]))
+
+
+def import_library() -> None:
+    """Import bitsandbytes and transformers."""
+    # It looks for a package that would download kernels from the hub; its absence is no news.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    import bitsandbytes  # noqa: F401
+
+    import evalkit.models.loading  # noqa: F401
 
 
 def quantize(
@@ -114,7 +133,7 @@ def load(
     from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
-    _silence_hub_lookup()
+    import_library()
     options = resolved_options(SPEC, variant)
     made = "quantization_config" in read_config(source)
 
@@ -145,7 +164,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     from evalkit.models.random_weights import NOTE, random_model
 
     check_device(SPEC, device)
-    _silence_hub_lookup()
+    import_library()
     options = resolved_options(SPEC, variant)
     model = random_model(
         checkpoint.config,
@@ -157,11 +176,6 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     check_all_quantized(model, variant, _ALTERNATIVE)
     choose_cpu_kernels(model)
     return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
-
-
-def _silence_hub_lookup() -> None:
-    """It looks for a package that would download kernels from the hub; its absence is no news."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _config(variant: Variant, options: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.backends import _gptqmodel
+from evalkit.backends import _gptqmodel, _schemes
 from evalkit.backends._spec import BackendSpec, check_device
 from evalkit.errors import ModelError, VariantError, did_you_mean
 from evalkit.records import Variant
@@ -14,6 +14,7 @@ from evalkit.records import Variant
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
 
@@ -51,6 +52,29 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
             f"{variant.text} has a vocabulary of {sizes[0]} and {checkpoint.name} one of "
             f"{sizes[1]}: give a checkpoint that was made from this model"
         )
+
+
+def scheme(variant: Variant) -> Scheme:
+    """How its own config.json says that a linear layer is stored, for the planner."""
+    from evalkit.models.resolve import resolve_config
+
+    made = resolve_config(_reference(variant)).config.get("quantization_config") or {}
+    method = _check_method(variant, made)
+    if method == "bitsandbytes" and made.get("load_in_8bit"):
+        return _schemes.llm_int8()
+    if method == "bitsandbytes":
+        nested = bool(made.get("bnb_4bit_use_double_quant"))
+        return _schemes.four_bit(str(made.get("bnb_4bit_quant_type", "nf4")), nested)
+    if method in ("gptq", "awq"):
+        symmetric = bool(made.get("sym", method == "gptq")) and not made.get("zero_point")
+        group_size = int(made.get("group_size", made.get("q_group_size", 128)))
+        return _schemes.grouped(method.upper(), int(made["bits"]), group_size, symmetric)
+    raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
+
+
+def import_library() -> None:
+    """Import transformers; the library of the method is known when the checkpoint is read."""
+    import evalkit.models.loading  # noqa: F401
 
 
 def load(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.backends import _gptqmodel
+from evalkit.backends import _gptqmodel, _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
 from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.errors import VariantError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
@@ -64,6 +65,18 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     shapes = decoder_shapes(checkpoint)
     _check_packing(shapes, variant)
     _check_groups(shapes, variant)
+
+
+def scheme(variant: Variant) -> Scheme:
+    """How a linear layer is stored, for the planner."""
+    options = resolved_options(SPEC, variant)
+    bits = int(variant.precision.removeprefix("int"))
+    return _schemes.grouped("GPTQ", bits, int(options["group_size"]), bool(options["sym"]))
+
+
+def import_library() -> None:
+    """Import GPTQModel and transformers."""
+    _gptqmodel.import_quietly()
 
 
 def quantize(

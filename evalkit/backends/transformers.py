@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_unquantized
 from evalkit.backends._spec import BackendSpec, check_device
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
+    from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
 
@@ -23,6 +25,16 @@ SPEC = BackendSpec(
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
     """Raise VariantError for a checkpoint that is already quantized."""
     check_unquantized(checkpoint, variant)
+
+
+def scheme(variant: Variant) -> Scheme:
+    """How a linear layer is stored, for the planner."""
+    return _schemes.plain(variant.precision)
+
+
+def import_library() -> None:
+    """Import torch and transformers."""
+    import evalkit.models.loading  # noqa: F401
 
 
 def load(
@@ -46,3 +58,17 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     return Loaded(model, kernel_names(model))
+
+
+def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
+    """The architecture of `checkpoint` with random weights in the variant's precision."""
+    import torch
+
+    from evalkit.models.kernels import kernel_names
+    from evalkit.models.loading import Loaded
+    from evalkit.models.random_weights import NOTE, random_model
+
+    check_device(SPEC, device)
+    dtype = getattr(torch, DTYPES[variant.precision])
+    model = random_model(checkpoint.config, dtype=dtype, device=device, seed=seed)
+    return Loaded(model, kernel_names(model), notes=(NOTE,))

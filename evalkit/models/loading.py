@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +23,16 @@ import evalkit.models.phi3_small  # noqa: F401  registers the architecture with 
 from evalkit.errors import ModelError
 
 _SHOWN_KEYS = 3
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    # Pickled weights that are more than tensors, which torch refuses to run.
+    pickle.UnpicklingError,
+)
 
 
 @dataclass
@@ -67,11 +79,13 @@ def load_causal_lm(
                 use_safetensors=None if allow_pickle else True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                # Reported by `_check_report`, with the name of the weight.
+                ignore_mismatched_sizes=True,
                 **options,
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(f"{path} cannot be loaded: {_first_line(error)}") from error
     _check_report(path, report)
     model.eval()
@@ -89,16 +103,16 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrained
 
 def _check_report(path: Path, report: dict[str, Any]) -> None:
     problems = {
-        "lacks": report.get("missing_keys"),
-        "holds unknown": report.get("unexpected_keys"),
         "holds in another shape": report.get("mismatched_keys"),
+        "lacks": report.get("missing_keys"),
+        "does not know": report.get("unexpected_keys"),
     }
     for words, keys in problems.items():
         if keys:
             names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
             more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
             raise ModelError(
-                f"{path} {words} weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do not "
+                f"{path} {words} the weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do not "
                 "belong to this config.json; download or save the checkpoint again"
             )
 

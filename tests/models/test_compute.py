@@ -1,0 +1,113 @@
+"""Float32 arithmetic for quality on CPU: the same weights, exactly unpacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evalkit.backends import bitsandbytes, for_scoring, parse_variant
+from evalkit.backends import transformers as plain
+from evalkit.models.loading import Loaded
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("compute")
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.1,
+        attention_bias=True,
+    )
+    LlamaForCausalLM(config).half().save_pretrained(path)
+    return path
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model(torch.arange(32)[None]).logits
+
+
+def test_16_bit_weights_keep_their_values(source: Path) -> None:
+    loaded = plain.load(source, parse_variant("fp16"), "cpu")
+    weights = [p.detach().clone() for p in loaded.model.parameters()]
+    scored = for_scoring(loaded, "cpu")
+    for before, after in zip(weights, scored.model.parameters(), strict=True):
+        assert after.dtype == torch.float32
+        assert torch.equal(before, after.half())
+    assert scored.model.dtype == torch.float32
+    assert scored.kernel == "Linear (float32)"
+    assert any("float32" in note for note in scored.notes)
+    # fp16 weights in float32 are the fp32 variant of the same files.
+    full = plain.load(source, parse_variant("fp32"), "cpu")
+    assert torch.equal(logits(scored), logits(full))
+
+
+def test_float32_is_left_alone(source: Path) -> None:
+    loaded = plain.load(source, parse_variant("fp32"), "cpu")
+    assert for_scoring(loaded, "cpu") is loaded
+
+
+def test_other_devices_are_left_alone(source: Path) -> None:
+    loaded = plain.load(source, parse_variant("fp16"), "cpu")
+    assert for_scoring(loaded, "cuda") is loaded
+
+
+@pytest.mark.parametrize("options", ["", ",quant_type=fp4", ",double_quant=true"])
+def test_4_bit_weights_are_unpacked_exactly(source: Path, options: str) -> None:
+    import bitsandbytes as library
+
+    loaded = bitsandbytes.load(source, parse_variant(f"int4@bitsandbytes{options}"), "cpu")
+    layer: Any = loaded.model.model.layers[0].mlp.up_proj
+    state = layer.weight.quant_state
+    if state.nested:
+        scales = library.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    else:
+        scales = state.absmax
+    packed = layer.weight.data.reshape(-1)
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).reshape(-1).long()
+    by_hand = state.code[codes].reshape(-1, 64) * scales[:, None]
+    scored = for_scoring(loaded, "cpu")
+    unpacked = scored.model.model.layers[0].mlp.up_proj.weight
+    assert torch.equal(unpacked, by_hand.reshape(128, 64))
+    assert scored.kernel.endswith("as Linear (float32)")
+    assert torch.isfinite(logits(scored)).all()
+
+
+def test_kernels_that_repacked_are_loaded_again(source: Path) -> None:
+    variant = parse_variant("int4@bitsandbytes")
+    expected = logits(for_scoring(bitsandbytes.load(source, variant, "cpu"), "cpu"))
+    used = bitsandbytes.load(source, variant, "cpu")
+    logits(used)
+    assert torch.equal(logits(for_scoring(used, "cpu")), expected)
+
+
+def test_llm_int8_layers_run_as_they_are(source: Path) -> None:
+    loaded = bitsandbytes.load(source, parse_variant("int8"), "cpu")
+    native = logits(loaded)
+    scored = for_scoring(loaded, "cpu")
+    assert scored.kernel == loaded.kernel
+    assert any("LLM.int8() layers as they are" in note for note in scored.notes)
+    out = logits(scored)
+    assert out.dtype == torch.float32
+    assert (out - native.float()).abs().mean() < 0.02 * native.float().std()
+
+
+def test_too_little_memory_is_said(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Memory:
+        available = 1000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    loaded = plain.load(source, parse_variant("fp16"), "cpu")
+    scored = for_scoring(loaded, "cpu")
+    assert scored.model.dtype == torch.float16
+    assert any("float32 would need" in note for note in scored.notes)
