@@ -12,6 +12,9 @@ from evalkit.errors import UsageError
 RELEASED_VOCAB_SIZE = 100_352
 """Vocabulary size of the released checkpoints; only it has the dummy ids below."""
 
+END_TOKEN_IDS = (100257, 100266)
+"""Ids of the released vocabulary that end an answer: <|endoftext|> and <|end|>."""
+
 DUMMY_TOKEN_IDS = (100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352))
 """The 91 ids of the released vocabulary that stand for no text and are never predicted."""
 
@@ -66,9 +69,10 @@ class Phi3SmallConfig(PreTrainedConfig):
         if self.dummy_token_indices is None:
             released = self.vocab_size == RELEASED_VOCAB_SIZE
             self.dummy_token_indices = list(DUMMY_TOKEN_IDS) if released else []
+        declared = kwargs.pop("head_dim", None)
         super().__post_init__(**kwargs)
         self._check_vocabulary()
-        self._check_heads()
+        self._check_heads(declared)
         self._check_sparsity()
         self._check_positions()
 
@@ -78,12 +82,12 @@ class Phi3SmallConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def original_max_position_embeddings(self) -> int:
+    def short_context(self) -> int:
         """Longest total length, in tokens, that keeps the short RoPE factors."""
-        default = self.max_position_embeddings
         if self.rope_scaling is None:
-            return default
-        return int(self.rope_scaling.get("original_max_position_embeddings", default))
+            return self.max_position_embeddings
+        name = "original_max_position_embeddings"
+        return int(self.rope_scaling.get(name) or getattr(self, name))
 
     def is_dense(self, layer_idx: int) -> bool:
         """Whether layer `layer_idx` (from 0) attends to every earlier token."""
@@ -98,7 +102,7 @@ class Phi3SmallConfig(PreTrainedConfig):
             return scale
         if not long:
             return 1.0
-        original = self.original_max_position_embeddings
+        original = self.short_context
         return math.sqrt(1 + math.log(self.max_position_embeddings / original) / math.log(original))
 
     def _check_vocabulary(self) -> None:
@@ -114,7 +118,7 @@ class Phi3SmallConfig(PreTrainedConfig):
                 "correct config.json"
             )
 
-    def _check_heads(self) -> None:
+    def _check_heads(self, declared: int | None) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if heads < 1 or self.hidden_size % heads or (self.hidden_size // heads) % 2:
             raise UsageError(
@@ -125,6 +129,11 @@ class Phi3SmallConfig(PreTrainedConfig):
             raise UsageError(
                 f"num_key_value_heads {groups}: must divide num_attention_heads {heads}; "
                 "correct config.json"
+            )
+        if declared not in (None, self.head_dim):
+            raise UsageError(
+                f"head_dim {declared}: hidden_size {self.hidden_size} over num_attention_heads "
+                f"{heads} is {self.head_dim}; correct config.json"
             )
 
     def _check_sparsity(self) -> None:
@@ -151,6 +160,12 @@ class Phi3SmallConfig(PreTrainedConfig):
         if kind not in ("su", "longrope"):
             raise UsageError(
                 f"rope_scaling type {kind!r}: allowed are 'su' and 'longrope'; correct config.json"
+            )
+        name = "original_max_position_embeddings"
+        if not self.rope_scaling.get(name) and not getattr(self, name, None):
+            raise UsageError(
+                f"rope_scaling without {name}: the length up to which the short factors apply is "
+                "needed; correct config.json"
             )
         for name in ("short_factor", "long_factor"):
             count = len(self.rope_scaling.get(name) or [])

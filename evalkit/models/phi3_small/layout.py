@@ -129,7 +129,7 @@ def _regime(
     """Whether the long factors apply, and whether they do so for the first time."""
     if config.rope_scaling is None or isinstance(past, torch.Tensor):
         return False, False
-    limit = config.original_max_position_embeddings
+    limit = config.short_context
     if real is None or past + length <= limit:
         long = past + length > limit
         return long, long and 0 < past <= limit

@@ -16,7 +16,11 @@ from transformers.utils.output_capturing import capture_outputs
 
 from evalkit.errors import UsageError
 from evalkit.models.phi3_small.attention import Phi3SmallAttention
-from evalkit.models.phi3_small.configuration import Phi3SmallConfig
+from evalkit.models.phi3_small.configuration import (
+    END_TOKEN_IDS,
+    RELEASED_VOCAB_SIZE,
+    Phi3SmallConfig,
+)
 from evalkit.models.phi3_small.layout import SparseMasks, TokenLayout, describe
 from evalkit.models.phi3_small.loading import check_weights
 from evalkit.models.phi3_small.memory import recall, remember
@@ -219,6 +223,10 @@ class Phi3SmallForCausalLM(Phi3SmallPreTrainedModel, GenerationMixin):
         empty = torch.zeros(len(config.dummy_token_indices or ()), dtype=torch.long)
         self.register_buffer("dummy_ids", empty, persistent=False)
         self.reset_buffers()
+        if config.vocab_size == RELEASED_VOCAB_SIZE:
+            # Of the two ids, config.json names one; a generation_config.json has precedence.
+            self.generation_config.eos_token_id = list(END_TOKEN_IDS)
+            self.generation_config.pad_token_id = END_TOKEN_IDS[0]
         self.post_init()
 
     @torch.no_grad()
@@ -271,7 +279,8 @@ class Phi3SmallForCausalLM(Phi3SmallPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept]).float() / self.config.mup_width_multiplier
         if self.config.dummy_token_indices:
-            logits = logits.index_fill_(-1, self.dummy_ids, torch.finfo(torch.float32).min)
+            dummies = self.dummy_ids.to(logits.device)
+            logits = logits.index_fill_(-1, dummies, torch.finfo(torch.float32).min)
         loss = None
         if labels is not None:
             loss = self.loss_function(

@@ -21,6 +21,7 @@ from evalkit.errors import UsageError
         ({"num_attention_heads": 7}, "num_attention_heads 7: must divide hidden_size 64"),
         ({"num_attention_heads": 0}, "num_attention_heads 0"),
         ({"num_attention_heads": 64}, "heads of even width"),
+        ({"head_dim": 16}, "head_dim 16: hidden_size 64 over num_attention_heads 8 is 8"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3: must divide num_attention_heads 8"),
         ({"num_key_value_heads": 0}, "num_key_value_heads 0"),
         ({"blocksparse_block_size": 0}, "blocksparse_block_size 0: must be at least 1"),
@@ -35,6 +36,10 @@ from evalkit.errors import UsageError
         ({"hidden_act": "silu"}, "hidden_act 'silu': Phi-3 Small has only 'gegelu'"),
         ({"rope_scaling": {**LONGROPE, "type": "yarn"}}, "rope_scaling type 'yarn'"),
         ({"rope_scaling": {**LONGROPE, "long_factor": [1.0]}}, "long_factor has 1 numbers"),
+        (
+            {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": None}},
+            "rope_scaling without original_max_position_embeddings",
+        ),
         ({"dummy_token_indices": [256]}, "dummy_token_indices 256: ids go up to 255"),
     ],
 )

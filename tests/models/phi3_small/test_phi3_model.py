@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,38 @@ def test_the_released_model_has_7_392_272_384_parameters() -> None:
     assert sum(linear) == 6_979_321_856
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert len(model.config.dummy_token_indices) == 91
+
+
+def test_a_configuration_as_on_the_hub(tmp_path: Path) -> None:
+    hub = {
+        "architectures": ["Phi3SmallForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_phi3_small.Phi3SmallConfig"},
+        "ff_dim_multiplier": None,
+        "gegelu_pad_to_256": True,
+        "head_dim": 128,
+        "max_position_embeddings": 131_072,
+        "model_type": "phi3small",
+        "original_max_position_embeddings": 8192,
+        "pad_sequence_to_multiple_of_64": True,
+        "rope_scaling": {
+            "long_factor": [2.0] * 64,
+            "long_mscale": 1.19,
+            "short_factor": [1.0] * 64,
+            "short_mscale": 1.0,
+            "type": "su",
+        },
+        "torch_dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(hub))
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=False)
+    assert isinstance(config, Phi3SmallConfig)
+    assert (config.short_context, config.head_dim) == (8192, 128)
+    assert config.rope_magnitude(long=True) == 1.19
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.generation_config.eos_token_id == [100257, 100266]
 
 
 def test_saved_and_loaded_by_the_auto_classes(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def comparable(case: Case) -> slice:
     """Positions whose own length puts them in the regime of the whole text."""
     model, ids, _ = case
-    limit = model.config.original_max_position_embeddings
+    limit = model.config.short_context
     return slice(limit if ids.shape[1] > limit else 0, None)
 
 
