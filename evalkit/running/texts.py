@@ -28,7 +28,7 @@ from evalkit.suites.encoding import text_encoder
 from evalkit.suites.texts import load_texts
 from evalkit.suites.windows import Windows, make_windows
 
-NOISE_TOKENS = 50_000
+NOISE_TOKENS = 20_000
 
 
 def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
