@@ -109,7 +109,7 @@ def write_checkpoint(
         raise UsageError(f"{out} is not empty: give a new directory")
     made = _making_directory(out.parent)
     try:
-        backend.import_library()
+        backend.prepare()
         start = time.perf_counter()
         backend.quantize(
             checkpoint.path,

@@ -37,6 +37,7 @@ def import_quietly() -> Any:
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     with silence():
         import gptqmodel
+        import optimum.gptq  # noqa: F401  reads the checkpoints in transformers
 
         _register_phi3_small()
     return gptqmodel

@@ -5,13 +5,12 @@ A backend is one file in this folder with
 - `SPEC: BackendSpec`
 - `check(checkpoint, variant) -> None`: raises VariantError, before anything is loaded, where a
   layer of the model cannot be taken; it imports no torch where the checkpoint has files
-- `import_library() -> None`: imports what `load` and `quantize` need, so that they can be timed
-  without it
 - `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
   original checkpoint, or what `quantize` wrote
 - `load_random(checkpoint, variant, device, *, seed) -> Loaded`, where random weights make sense
 - `scheme(variant) -> Scheme`: how a linear layer is stored and read, for the planner
-- `prepare() -> None`, optional: imports the libraries `load` needs
+- `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
+  timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
   listener) -> None`, where `SPEC.quantizes`: writes the library's standard checkpoint, tokenizer
   included, into the empty directory `out`; `calibration` is lists of token ids or None

@@ -69,7 +69,7 @@ def scheme(variant: Variant) -> Scheme:
     return _schemes.four_bit(str(options["quant_type"]), bool(options["double_quant"]))
 
 
-def import_library() -> None:
+def prepare() -> None:
     """Import bitsandbytes and transformers."""
     # It looks for a package that would download kernels from the hub; its absence is no news.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -110,11 +110,6 @@ def quantize(
     copy_tokenizer(source, out)
 
 
-def prepare() -> None:
-    """Import bitsandbytes, so that its code does not count as the variant's memory or load time."""
-    import bitsandbytes  # noqa: F401
-
-
 def load(
     source: Path,
     variant: Variant,
@@ -133,7 +128,7 @@ def load(
     from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
-    import_library()
+    prepare()
     options = resolved_options(SPEC, variant)
     made = "quantization_config" in read_config(source)
 
@@ -164,7 +159,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     from evalkit.models.random_weights import NOTE, random_model
 
     check_device(SPEC, device)
-    import_library()
+    prepare()
     options = resolved_options(SPEC, variant)
     model = random_model(
         checkpoint.config,

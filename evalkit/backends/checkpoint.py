@@ -72,7 +72,7 @@ def scheme(variant: Variant) -> Scheme:
     raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
 
 
-def import_library() -> None:
+def prepare() -> None:
     """Import transformers; the library of the method is known when the checkpoint is read."""
     import evalkit.models.loading  # noqa: F401
 

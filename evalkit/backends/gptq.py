@@ -74,7 +74,7 @@ def scheme(variant: Variant) -> Scheme:
     return _schemes.grouped("GPTQ", bits, int(options["group_size"]), bool(options["sym"]))
 
 
-def import_library() -> None:
+def prepare() -> None:
     """Import GPTQModel and transformers."""
     _gptqmodel.import_quietly()
 
@@ -112,11 +112,6 @@ def quantize(
         trust_remote_code=trust_remote_code,
         listener=listener,
     )
-
-
-def prepare() -> None:
-    """Import GPTQModel, so that its code does not count as the variant's memory or load time."""
-    _gptqmodel.import_quietly()
 
 
 def load(

@@ -32,7 +32,7 @@ def scheme(variant: Variant) -> Scheme:
     return _schemes.plain(variant.precision)
 
 
-def import_library() -> None:
+def prepare() -> None:
     """Import torch and transformers."""
     import evalkit.models.loading  # noqa: F401
 

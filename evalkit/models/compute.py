@@ -23,8 +23,6 @@ from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
 from evalkit.models.storage import parameter_count
 
-# Methods whose layers are unpacked here or compute with quantized activations.
-_KNOWN_METHODS = (None, "gptq", "awq", "bitsandbytes")
 _LEAVE_FREE = 0.2
 
 
@@ -32,12 +30,19 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
     """`loaded` with the arithmetic of the quality pass; on CUDA, and in float32, it is unchanged.
 
     Works in place: speed and memory of the variant itself are measured before. A model whose
-    kernels have repacked their weights is loaded again.
+    kernels have repacked their weights is loaded again. A second call gives the same answer.
     """
-    in_float32 = loaded.model.dtype == torch.float32 and _is_plain(loaded.model)
+    if loaded.scoring is None:
+        loaded.scoring = _for_scoring(loaded, device)
+    return loaded.scoring
+
+
+def _for_scoring(loaded: Loaded, device: str) -> Loaded:
+    kinds = {_kind(module) for _, module in linear_modules(loaded.model)}
+    in_float32 = loaded.model.dtype == torch.float32 and kinds <= {"plain"}
     if in_float32 or not device.startswith("cpu"):
         return loaded
-    refusal = _refusal(loaded.model)
+    refusal = _refusal(loaded.model, kinds)
     if refusal:
         note = f"quality is measured with the variant's own kernels: {refusal}"
         return dataclasses.replace(loaded, notes=(*loaded.notes, note))
@@ -51,16 +56,15 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
     note = "quality on CPU: the same weights in float32 arithmetic"
     kernel = f"{loaded.kernel} as Linear (float32)" if unpacked else "Linear (float32)"
-    if _has_int8_layers(model):
+    if "int8" in kinds:
         note = "quality on CPU: LLM.int8() layers as they are, everything else in float32"
         kernel = loaded.kernel
     return dataclasses.replace(loaded, model=model, kernel=kernel, notes=(*loaded.notes, note))
 
 
-def _refusal(model: PreTrainedModel) -> str:
-    method = _method(model)
-    if method not in _KNOWN_METHODS:
-        return f"layers of {method} are not unpacked to float32"
+def _refusal(model: PreTrainedModel, kinds: set[str]) -> str:
+    if "unknown" in kinds:
+        return "they are not of a kind that is unpacked to float32"
     needed = 4 * parameter_count(model)
     free = psutil.virtual_memory().available * (1 - _LEAVE_FREE)
     if needed > free:
@@ -68,16 +72,19 @@ def _refusal(model: PreTrainedModel) -> str:
     return ""
 
 
-def _method(model: PreTrainedModel) -> str | None:
-    config: Any = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return None
-    method = config.get("quant_method") if isinstance(config, dict) else config.quant_method
-    return str(getattr(method, "value", method))
-
-
-def _is_plain(model: PreTrainedModel) -> bool:
-    return all(isinstance(m, nn.Linear) and type(m) is nn.Linear for _, m in linear_modules(model))
+def _kind(module: nn.Module) -> str:
+    """How a linear layer is treated: plain, 4-bit, gptq, awq, int8, or unknown."""
+    name = type(module).__name__
+    if name in ("Linear4bit", "Linear8bitLt"):
+        return "4-bit" if name == "Linear4bit" else "int8"
+    if hasattr(module, "awq_weight_dequantize"):
+        return "awq"
+    if hasattr(module, "dequantize_weight"):
+        return "gptq"
+    weight: Any = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or hasattr(weight, "__tensor_flatten__"):
+        return "unknown"
+    return "plain" if weight.is_floating_point() else "unknown"
 
 
 def _fresh(loaded: Loaded) -> PreTrainedModel:
@@ -97,20 +104,20 @@ def _has_repacked(module: nn.Module) -> bool:
 
 def _unpack(model: PreTrainedModel) -> bool:
     """Replace weight-only layers by plain ones of the same weights; False where there are none."""
-    packed = {name: module for name, module in model.named_modules() if _is_weight_only(module)}
+    packed = {
+        name: module
+        for name, module in linear_modules(model)
+        if _kind(module) in ("4-bit", "gptq", "awq")
+    }
     for name, module in packed.items():
         model.set_submodule(name, _dense(module))
     return bool(packed)
 
 
-def _is_weight_only(module: nn.Module) -> bool:
-    return type(module).__name__ == "Linear4bit" or hasattr(module, "dequantize_weight")
-
-
 @torch.inference_mode(False)
 @torch.no_grad()
 def _dense(module: Any) -> nn.Linear:
-    weight = _weight_of_4bit(module) if hasattr(module, "quant_state") else _weight_of_gptq(module)
+    weight = _WEIGHTS[_kind(module)](module)
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
     linear.weight = nn.Parameter(weight, requires_grad=False)
@@ -131,12 +138,18 @@ def _weight_of_4bit(module: Any) -> Tensor:
 
 
 def _weight_of_gptq(module: Any) -> Tensor:
-    """Float32 weights (outputs, inputs) of a GPTQ or AWQ layer, whose scales are float16."""
+    """Float32 weights (outputs, inputs) of a GPTQ layer, whose scales are float16."""
     module.scales = module.scales.float()
     # The instance's method may be compiled, which takes longer than the one call.
     weight: Tensor = type(module).dequantize_weight(module)
     return weight[: module.in_features, : module.out_features].t().float().contiguous()
 
 
-def _has_int8_layers(model: PreTrainedModel) -> bool:
-    return any(type(module).__name__ == "Linear8bitLt" for module in model.modules())
+def _weight_of_awq(module: Any) -> Tensor:
+    """Float32 weights (outputs, inputs) of an AWQ layer, whose scales are float16."""
+    module.scales = module.scales.float()
+    weight: Tensor = module.awq_weight_dequantize(device=module.scales.device, dtype=torch.float32)
+    return weight.t().contiguous()
+
+
+_WEIGHTS = {"4-bit": _weight_of_4bit, "gptq": _weight_of_gptq, "awq": _weight_of_awq}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,16 @@ class Loaded:
     `kernel` names the class and dtype of the modules that run the linear layers of the decoder
     ("Linear (float16)", "Linear4bit nf4 (float16)"); `kept_16bit` names the weight modules that a
     quantized model keeps in 16 bit by design; `notes` are lines for the run's record. `reload`
-    loads the same weights again, for kernels that repack theirs when they first run.
+    loads the same weights again, for kernels that repack theirs when they first run. `scoring` is
+    this model as the quality pass runs it, once `evalkit.models.compute.for_scoring` has made it.
     """
 
     model: PreTrainedModel
     kernel: str
     kept_16bit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    reload: Callable[[], PreTrainedModel] | None = None
+    reload: Callable[[], PreTrainedModel] | None = field(default=None, repr=False)
+    scoring: Loaded | None = field(default=None, repr=False)
 
 
 def load_causal_lm(

@@ -62,6 +62,16 @@ def test_other_devices_are_left_alone(source: Path) -> None:
     assert for_scoring(loaded, "cuda") is loaded
 
 
+@pytest.mark.parametrize("text", ["fp16", "int4@bitsandbytes"])
+def test_a_second_call_gives_the_same_answer(source: Path, text: str) -> None:
+    variant = parse_variant(text)
+    loaded = (bitsandbytes if "int4" in text else plain).load(source, variant, "cpu")
+    logits(loaded)
+    first = for_scoring(loaded, "cpu")
+    assert for_scoring(loaded, "cpu") is first
+    assert len(first.notes) == 1
+
+
 @pytest.mark.parametrize("options", ["", ",quant_type=fp4", ",double_quant=true"])
 def test_4_bit_weights_are_unpacked_exactly(source: Path, options: str) -> None:
     import bitsandbytes as library
