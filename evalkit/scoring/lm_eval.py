@@ -10,18 +10,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
-import jinja2
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import (
-    _add_special_kwargs,
-    has_bos_prefix,
-    resolve_max_length,
-)
+from lm_eval.models.utils import resolve_max_length
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,11 +28,10 @@ from evalkit.scoring.lm_eval_requests import (
     request_seeds,
     rolling_windows,
 )
+from evalkit.scoring.lm_eval_tokens import TextEncoder
 from evalkit.scoring.prefix import Budget, PrefixRunner
 from evalkit.scoring.prefix_scores import Request, Score, score_requests
 
-# Contexts whose tokens are remembered: all choices of an item share one.
-_REMEMBERED_TEXTS = 4096
 _SAMPLE_TOKENS = 16
 
 Answer = tuple[float, bool] | float | str
@@ -93,7 +86,6 @@ class EvalkitLM(TemplateLM):
         self.model = model
         self.double_bos = double_bos
         self.softmax_dtype = softmax_dtype
-        self.add_bos_token = add_bos_token
         self.show_progress = show_progress
         self.truncated = 0
         self.halved = 0
@@ -102,11 +94,10 @@ class EvalkitLM(TemplateLM):
         self._seed = seed
         self._known: dict[str, Mapping[int, Any]] = {}
         self._bar = tqdm(disable=True)
-        self._chat_template_args = dict(chat_template_args or {})
-        self._prefix_token_id = prefix_token_id
+        self.encoder = TextEncoder(tokenizer, add_bos_token, prefix_token_id, chat_template_args)
         self._max_length = max_length or resolve_max_length(model.config, tokenizer)
-        self._encode = lru_cache(_REMEMBERED_TEXTS)(self._encode_text)
-        sample = torch.arange(min(_SAMPLE_TOKENS, self._max_length))
+        vocabulary = model.config.get_text_config().vocab_size
+        sample = torch.arange(min(_SAMPLE_TOKENS, self._max_length)) % vocabulary
         self.runner = PrefixRunner(
             open_forward(model, sample.to(model.device)),
             Budget(batch_tokens, cache_tokens or 8 * batch_tokens),
@@ -131,20 +122,12 @@ class EvalkitLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text; raises DataError for a tokenizer without one."""
-        if self.tokenizer.eos_token_id is None:
-            raise DataError(
-                f"the tokenizer {self.tokenizer.name_or_path} names no end-of-text token: give "
-                "prefix_token_id, or set eos_token in its tokenizer_config.json"
-            )
-        return int(self.tokenizer.eos_token_id)
+        return self.encoder.end_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """The token that stands before a text without context."""
-        for token in (self._prefix_token_id, self.tokenizer.bos_token_id):
-            if token is not None:
-                return int(token)
-        return self.eot_token_id
+        return self.encoder.prefix_token_id
 
     @property
     def max_length(self) -> int:
@@ -165,23 +148,13 @@ class EvalkitLM(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids of `string`; without a word about it, BOS is added as the tokenizer does."""
-        return list(self._encode(string, add_special_tokens))
+        return self.encoder.encode(string, add_special_tokens)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The prompt of a conversation; raises DataError for a tokenizer without a template."""
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            raise DataError(
-                f"the tokenizer {self.tokenizer.name_or_path} has no chat template: leave the "
-                "chat format out or take an instruction-tuned model"
-            )
-        try:
-            return self._templated(chat_history, add_generation_prompt)
-        except jinja2.exceptions.TemplateError:
-            # Some templates refuse the system role; lm-eval leaves it out then.
-            rest = [message for message in chat_history if message["role"] != "system"]
-            return self._templated(rest, add_generation_prompt)
+        return self.encoder.chat_prompt(chat_history, generation=add_generation_prompt)
 
     def remember(self, kind: str, answers: Mapping[int, Answer]) -> None:
         """Give answers of earlier, by their place in the next list of requests of this `kind`.
@@ -278,7 +251,7 @@ class EvalkitLM(TemplateLM):
         self, arguments: Sequence[tuple[str, dict[str, Any]]], seeds: Sequence[int]
     ) -> list[str]:
         """Texts for prompts that share their settings."""
-        decoding = decoding_of(arguments[0][1], self._max_gen_toks, self._end_text())
+        decoding = decoding_of(arguments[0][1], self._max_gen_toks, self.encoder.end_text)
         room = self._max_length - decoding.max_new_tokens
         if room < 1:
             raise DataError(
@@ -296,11 +269,6 @@ class EvalkitLM(TemplateLM):
             on_generated=lambda i, text: self._tell("generate_until", arguments[i], text),
         )
 
-    def _end_text(self) -> str | None:
-        if self.tokenizer.eos_token_id is None:
-            return None
-        return str(self.tokenizer.decode([self.eot_token_id], skip_special_tokens=False))
-
     def _tell(self, kind: str, arguments: Arguments, answer: Answer) -> None:
         self.cache_hook.add_partial(kind, arguments, answer)
         self._bar.update(1)
@@ -313,20 +281,3 @@ class EvalkitLM(TemplateLM):
 
     def _count_halved(self, rows: int) -> None:
         self.halved += 1
-
-    def _encode_text(self, text: str, add_special_tokens: bool | None) -> tuple[int, ...]:
-        options = _add_special_kwargs(add_special_tokens, self.add_bos_token)
-        prefix = self.tokenizer.decode([self.prefix_token_id])
-        if add_special_tokens is None and has_bos_prefix(text, prefix):
-            options = {"add_special_tokens": False}
-        return tuple(self.tokenizer.encode(text, **options))
-
-    def _templated(self, chat_history: list[dict[str, str]], generation: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=generation,
-            continue_final_message=not generation,
-            **self._chat_template_args,
-        )
-        return text

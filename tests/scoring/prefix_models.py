@@ -1,4 +1,4 @@
-"""Models of every attention kind, and a tokenizer whose tokens are the words w0, w1, …"""
+"""Models of every attention kind, and a tokenizer whose tokens are words: <pad> <s> </s> w3 w4 …"""
 
 from __future__ import annotations
 
@@ -111,10 +111,11 @@ def runner_of(model: PreTrainedModel, budget: Budget | None = None, **options: A
 
 
 def tokenizer_of_words(**options: Any) -> PreTrainedTokenizerFast:
-    words = {f"w{token}": token for token in range(VOCABULARY)}
+    words = {f"w{token}": token for token in range(3, VOCABULARY)}
+    words |= {"<pad>": 0, "<s>": 1, "</s>": 2}
     inner = Tokenizer(models.WordLevel(words, unk_token="w3"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="w1", eos_token="w2", pad_token="w0", **options
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **options
     )

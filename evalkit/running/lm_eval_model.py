@@ -1,0 +1,168 @@
+"""A variant of a model as an lm-eval model: `lm_eval --model evalkit --model_args …`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalkit.backends import parse_variant, spec_of
+from evalkit.errors import unknown
+from evalkit.metrics import Protocol
+from evalkit.models.compute import for_scoring
+from evalkit.models.loading import Loaded, load_tokenizer
+from evalkit.models.resolve import resolve_model
+from evalkit.progress import live
+from evalkit.records import Model
+from evalkit.running.children import run_child
+from evalkit.running.environment import environment, gpu_names, resolve_device
+from evalkit.running.jobs import Settings, VariantJob
+from evalkit.running.plan import BATCH_TOKENS, calibration_of
+from evalkit.running.quantize import quantize_variant
+from evalkit.running.worker import load_variant, prepare_source
+from evalkit.scoring.lm_eval import EvalkitLM
+from evalkit.store.store import Store
+
+_SOFTMAX_TYPES = {"float32": torch.float32, "logits": None}
+_ENGINE_OPTIONS = {
+    "cache_tokens", "max_length", "max_gen_toks", "add_bos_token", "prefix_token_id", "double_bos",
+    "chat_template_args",
+}  # fmt: skip
+_log = logging.getLogger(__name__)
+
+
+class EvalkitModel(EvalkitLM):
+    """`EvalkitLM` made from words; quantized checkpoints are kept in the store and reused."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        variant: str = "fp16",
+        *,
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        softmax_dtype: str = "float32",
+        out: str | None = None,
+        seed: int = 0,
+        offline: bool = False,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> None:
+        """Resolve, if need be quantize, and load `variant` of the model `pretrained`.
+
+        Args:
+            pretrained: what `evalkit compare --model` takes.
+            variant: what `evalkit compare` takes; its options may follow it as arguments of their
+                own (`variant=int4@gptq,group_size=64`), as lm-eval splits at commas.
+            device: "auto" by default.
+            batch_size: has no effect, as batches are filled by tokens; said on stderr if given.
+            max_batch_size: likewise.
+            batch_tokens: tokens of one forward pass; by default that of `evalkit compare`.
+            softmax_dtype: "float32", or "logits" to keep the type of the logits as lm-eval does.
+            out: the store of quantized checkpoints.
+            seed: of the calibration sample.
+            offline: use only what is on this machine.
+            allow_pickle: load pickled weights.
+            trust_remote_code: run the checkpoint's own code.
+            options: further arguments of `EvalkitLM` (max_length, double_bos, …) and options of
+                the variant.
+
+        Raises UsageError for an argument that is neither.
+        """
+        if softmax_dtype not in _SOFTMAX_TYPES:
+            raise unknown("softmax_dtype", softmax_dtype, _SOFTMAX_TYPES)
+        if batch_size not in (None, 1, "1", "auto") or max_batch_size is not None:
+            _log.warning("batches are filled by tokens: use batch_tokens, not batch_size")
+        own = {name: options.pop(name) for name in _ENGINE_OPTIONS & set(options)}
+        job = _job(
+            pretrained,
+            ",".join([variant, *(f"{name}={_word(value)}" for name, value in options.items())]),
+            _device(device),
+            batch_tokens,
+            None if out is None else Path(out),
+            seed,
+            offline=offline,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        loaded = _load(job)
+        super().__init__(
+            loaded.model,
+            load_tokenizer(job.checkpoint.path, trust_remote_code=trust_remote_code),
+            batch_tokens=job.settings.batch_tokens,
+            softmax_dtype=_SOFTMAX_TYPES[softmax_dtype],
+            show_progress=True,
+            **own,
+        )
+        _log.info("%s of %s runs on %s", job.variant.text, pretrained, loaded.kernel)
+        for note in loaded.notes:
+            _log.info(note)
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _device(asked: str | None) -> str:
+    # lm-eval's command line says "cuda:0" where the user said nothing.
+    if asked == "cuda:0" and not gpu_names():
+        _log.warning("there is no NVIDIA GPU: running on the CPU")
+        return "cpu"
+    return resolve_device(asked or "auto")
+
+
+def _job(
+    pretrained: str,
+    variant: str,
+    device: str,
+    batch_tokens: int | None,
+    out: Path | None,
+    seed: int,
+    *,
+    offline: bool,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+) -> VariantJob:
+    store = Store(out).prepare()
+    checkpoint = resolve_model(
+        pretrained,
+        offline=offline,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        hash_cache=store.root / "hashes.json",
+    )
+    tokens = batch_tokens or BATCH_TOKENS[device.partition(":")[0]]
+    job = VariantJob(
+        store=store.root,
+        model=Model(pretrained, checkpoint.identity, architecture=checkpoint.architecture),
+        checkpoint=checkpoint,
+        variant=parse_variant(variant),
+        device=device,
+        environment=environment(device),
+        settings=Settings(
+            batch_tokens=tokens,
+            protocol=Protocol(),
+            offline=offline,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        ),
+        parts=(),
+        seed=seed,
+    )
+    return dataclasses.replace(job, calibration=calibration_of(job))
+
+
+def _load(job: VariantJob) -> Loaded:
+    store = Store(job.store)
+    with live(show=False) as listener:
+        if spec_of(job.variant).quantizes:
+            # In a process of its own, so that nothing of the quantizer stays in memory.
+            run_child(quantize_variant, job, listener)
+        source, _ = prepare_source(store, job, listener)
+    return for_scoring(load_variant(job, source), job.device)
