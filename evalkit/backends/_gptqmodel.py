@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import tempfile
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
