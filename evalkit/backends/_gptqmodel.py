@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,8 +39,11 @@ def import_quietly() -> Any:
     with silence():
         import gptqmodel
         import optimum.gptq  # noqa: F401  reads the checkpoints in transformers
+        from gptqmodel.looper import loop_processor
 
         _register_phi3_small()
+    # Its logs would lie in a directory "logs" wherever the command was given.
+    loop_processor._PROJECT_LOG_DIR = Path(tempfile.gettempdir()) / "gptqmodel-logs"
     return gptqmodel
 
 
