@@ -22,6 +22,7 @@ from evalkit.view.charts.canvas import (
     legend,
     logarithmic,
     not_measured,
+    power,
     styled,
 )
 from evalkit.view.charts.variants import (
@@ -86,7 +87,7 @@ def divergence(comparison: Comparison, tables: Tables) -> Chart:
     legend(axes, _percentile_handles())
     n = max(entry.row.metrics["kl_divergence_mean"].n for entry in shown)
     notes = [
-        f"{n:,} tokens. Lines at the markers: 95 % intervals. At the left edge: {SMALLEST:g}"
+        f"{n:,} tokens. Lines at the markers: 95 % intervals. At the left edge: {power(SMALLEST)}"
         " and less.",
         "Noise floor: the baseline scored again with another batch size; around it a divergence"
         " does not rank."

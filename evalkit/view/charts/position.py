@@ -19,6 +19,7 @@ from evalkit.view.charts.canvas import (
     legend,
     logarithmic,
     not_measured,
+    power,
     styled,
     titled,
 )
@@ -72,6 +73,7 @@ def position(comparison: Comparison, tables: Tables) -> Chart:
     notes = [
         f"{n:,} tokens in bins of as many each; bands: 95 % interval over windows"
         " (of perplexity: the baseline's, not paired).",
+        f"{power(SMALLEST)} nats stands for that and less." if others else "",
         left_out(known, shown),
     ]
     return finish(figure, notes, summary(shown, "perplexity"))

@@ -117,7 +117,7 @@ def flips(comparison: Comparison, tables: Tables) -> Chart:
     axes.set_xlim(-1.25 * largest, 1.25 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
-    axes.set_xlabel("items:  ← right became wrong     wrong became right →")
+    axes.set_xlabel("items: ← right became wrong\u2003wrong became right →")
     legend(axes, [bar_handle(entry) for entry in shown])
     notes = [
         "p: exact McNemar test of both directions being as frequent, not adjusted over tasks.",
@@ -201,7 +201,7 @@ def _flip_bars(axes: Axes, entry: Entry, value: Value, y: float, largest: float)
         text = f"{abs(width):,.0f}"
         p = value.details.get("mcnemar_p")
         if side == "left" and p is not None:
-            text += f"   p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+            text += f"\u2003p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
         axes.text(width + gap, y, text, ha=side, va="center", fontsize=8.5, color=INK)
 
 

@@ -1,0 +1,99 @@
+"""The HTML report: one file, no network, everything from models and data escaped.
+
+The template has no inline script but its own, which the content security policy names by hash:
+whatever a model or a task writes, a browser runs none of it and fetches nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evalkit.records import Comparison, Flip
+from evalkit.view.cells import main_grid, margin_text, slice_grid
+from evalkit.view.charts.canvas import Tables
+from evalkit.view.numbers import clean
+from evalkit.view.report_charts import inline_charts
+from evalkit.view.report_flips import flip_section
+from evalkit.view.report_tables import finding, numbers_table, tasks_table
+from evalkit.view.table import header_pieces, remarks
+
+# Name, unit and definition of a metric.
+Definition = tuple[str, str, str]
+
+
+def render_html(
+    comparison: Comparison,
+    tables: Tables | None = None,
+    flips: Sequence[Flip] = (),
+    *,
+    definitions: Sequence[Definition] = (),
+    command: str = "",
+) -> str:
+    """The report of a comparison as one self-contained HTML document.
+
+    Args:
+        comparison: what to report.
+        tables: raw values by label of the variant, for the charts that need them.
+        flips: task items whose answer changed; beyond a limit they are drawn evenly from all
+            variants, tasks and directions, and the report says so.
+        definitions: of metrics, as (name, unit, definition); those that were measured are shown.
+        command: the exact words that repeat the comparison, empty where they are not known.
+    """
+    charts, missing = inline_charts(comparison, tables or {})
+    template = _templates().get_template("report.html")
+    return template.render(
+        title=clean(comparison.model.name),
+        sentence=clean(comparison.sentence) or f"Comparison of {clean(comparison.model.name)}",
+        header=header_pieces(comparison),
+        main=main_grid(comparison),
+        slices=slice_grid(comparison),
+        tasks=tasks_table(comparison),
+        numbers=numbers_table(comparison),
+        charts=charts,
+        missing=missing,
+        flips=flip_section(comparison, flips),
+        remarks=remarks(comparison),
+        environment=comparison.environment,
+        command=command,
+        definitions=_measured(comparison, definitions),
+        margin=margin_text(comparison),
+        **_assets(),
+    )
+
+
+def _measured(comparison: Comparison, definitions: Sequence[Definition]) -> list[Definition]:
+    known = {name for row in comparison.rows for name in row.metrics}
+    return [definition for definition in definitions if definition[0] in known]
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("evalkit.view"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"clean": clean, "finding": finding}
+    return environment
+
+
+@cache
+def _assets() -> dict[str, Any]:
+    folder = resources.files("evalkit.view") / "templates"
+    script = (folder / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "script": Markup(script),
+        "script_hash": digest,
+        "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
+    }
