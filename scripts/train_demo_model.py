@@ -5,7 +5,7 @@
     python scripts/measure_demo_model.py        # figures, model card, manifest
 
 A run continues from its last checkpoint; the same seed and the same interruptions give the same
-batches. Matrices are trained by Muon, the rest by AdamW; rows grow from 96 to 1024 tokens.
+batches. Rows grow from 96 to 1024 tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo_initialization import initialize
 from demo_training_data import TokenizedDocuments, load_documents, row_batches
 from tokenizers import Tokenizer
 from torch import nn
@@ -39,21 +40,21 @@ class Phase:
     batch: int
 
 
-PHASES = (Phase(0.2, 96, 22), Phase(0.7, 192, 21), Phase(0.93, 256, 16), Phase(1.0, 1024, 4))
+PHASES = (Phase(0.1, 96, 22), Phase(0.6, 192, 11), Phase(0.93, 256, 10), Phase(1.0, 1024, 3))
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights."""
 
-    tokens: int = 6_000_000
+    tokens: int = 8_400_000
     documents: int = 120_000
     seed: int = 0
     answer_weight: float = 4.0
-    matrix_rate: float = 0.02
-    other_rate: float = 3e-3
+    peak_rate: float = 1.5e-3
+    weight_decay: float = 0.1
     warmup_steps: int = 40
-    decay_from: float = 0.65
+    decay_from: float = 0.6
     clip: float = 1.0
 
 
@@ -64,13 +65,13 @@ def demo_config(vocab_size: int = 3072) -> Phi3SmallConfig:
         hidden_size=256,
         ff_intermediate_size=512,
         num_hidden_layers=4,
-        num_attention_heads=8,
+        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
         rope_embedding_base=10_000.0,
         mup_width_multiplier=2.0,
-        mup_embedding_multiplier=10.0,
-        mup_attn_multiplier=5.65625,  # the root of head_dim: scores begin at the usual scale
+        mup_embedding_multiplier=4.0,
+        mup_attn_multiplier=8.0,  # the root of head_dim: scores at the usual scale
         blocksparse_block_size=16,
         blocksparse_num_local_blocks=16,
         blocksparse_vert_stride=4,
@@ -82,20 +83,8 @@ def demo_config(vocab_size: int = 3072) -> Phi3SmallConfig:
     )
 
 
-def initialize(model: Phi3SmallForCausalLM, seed: int) -> None:
-    """Normal weights: deviation 0.04, writers to the residual stream less by its depth."""
-    generator = torch.Generator().manual_seed(seed)
-    depth = (2 * model.config.num_hidden_layers) ** 0.5
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0.0, 0.04, generator=generator)
-                if name.endswith(("dense.weight", "down_proj.weight")):
-                    parameter.div_(depth)
-
-
 class Trainer:
-    """The float32 weights and their optimizers, and a bfloat16 copy that runs the passes."""
+    """The float32 weights and their optimizer, and a bfloat16 copy that runs the passes."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -106,14 +95,13 @@ class Trainer:
         config._attn_implementation = "eager"
         self.worker = Phi3SmallForCausalLM(config).to(torch.bfloat16).train()
         self.pairs = list(zip(self.master.parameters(), self.worker.parameters(), strict=True))
-        matrices = [p for n, p in self.master.named_parameters() if _is_matrix(n, p)]
-        others = [p for n, p in self.master.named_parameters() if not _is_matrix(n, p)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.0, ns_steps=4),
-            torch.optim.AdamW(
-                others, lr=recipe.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-            ),
-        ]
+        self.optimizer = torch.optim.AdamW(
+            self.master.parameters(),
+            lr=recipe.peak_rate,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
         self.step = self.tokens = 0
         self.seconds = self.cpu_seconds = 0.0
         self._copy_weights()
@@ -142,12 +130,8 @@ class Trainer:
             master.grad = worker.grad.float()
             worker.grad = None
         nn.utils.clip_grad_norm_(self.master.parameters(), self.recipe.clip)
-        rate = self.rate()
-        for optimizer, peak in zip(
-            self.optimizers, (self.recipe.matrix_rate, self.recipe.other_rate), strict=True
-        ):
-            optimizer.param_groups[0]["lr"] = peak * rate
-            optimizer.step()
+        self.optimizer.param_groups[0]["lr"] = self.recipe.peak_rate * self.rate()
+        self.optimizer.step()
         self._copy_weights()
         self.step += 1
         self.tokens += ids.numel()
@@ -156,7 +140,7 @@ class Trainer:
     def save(self, file: Path) -> None:
         state = {
             "model": self.master.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "counters": (self.step, self.tokens, self.seconds, self.cpu_seconds),
         }
         torch.save(state, file.with_suffix(".new"))
@@ -165,14 +149,9 @@ class Trainer:
     def load(self, file: Path) -> None:
         state = torch.load(file)
         self.master.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.tokens, self.seconds, self.cpu_seconds = state["counters"]
         self._copy_weights()
-
-
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "embed_tokens" not in name
 
 
 def batches(
@@ -236,6 +215,7 @@ def export(trainer: Trainer, directory: Path, work: Path) -> None:
         (work / "training_log.jsonl").read_bytes()
     )
     recipe = {**asdict(trainer.recipe), "phases": [asdict(phase) for phase in PHASES]}
+    recipe["threads"] = torch.get_num_threads()
     (directory.parent / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
 
@@ -245,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MODEL_DIRECTORY)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

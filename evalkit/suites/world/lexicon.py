@@ -95,9 +95,9 @@ ADJECTIVES = (
 
 NOUNS = (
     "anchor apron axe bag barrel basin basket bell belt bench blanket boot bottle bowl box "
-    "bracelet brick broom brush bucket button cage camera candle cap carpet cart chain chair chest clock "
-    "cloak coat comb compass cradle crate cup curtain cushion desk dish doll drawer dress drum "
-    "fan feather fiddle flag flask flute fork frame funnel glass globe glove hammer harp hat "
+    "bracelet brick broom brush bucket button cage camera candle cap carpet cart chain chair chest "
+    "clock cloak coat comb compass cradle crate cup curtain cushion desk dish doll drawer dress "
+    "drum fan feather fiddle flag flask flute fork frame funnel glass globe glove hammer harp hat "
     "helmet hook horn jacket jar jug kettle key kite knife ladder ladle lamp lantern lid lock "
     "magnet map mask medal mirror mitten mug nail necklace needle net oar pail pan parcel pen "
     "pencil photograph picture pillow pipe plate pot puppet purse quilt rake ribbon ring rope rug "

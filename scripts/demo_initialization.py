@@ -1,0 +1,152 @@
+"""Initial weights of the demo model: ordinary normal weights, and a head start for retrieval.
+
+Looking things up in the text needs two attention layers that work together: heads that copy each
+token to its right neighbour, and heads that look for the current token among those copies and
+fetch what followed ("induction heads", Olsson et al. 2022). Left to themselves they form late and
+suddenly, later than a CPU has time for. So layer 0 begins with heads that look one and two tokens
+back, and each later layer with a head pair that matches and copies, in the spirit of mimetic
+initialization (Trockman and Kolter 2023). These are starting values only: all of them are trained.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from evalkit.models.phi3_small import Phi3SmallForCausalLM
+
+DEVIATION = 0.04
+POSITION_BIAS = 5.0
+MATCH_SCALE = 2.0
+WINDOW_BIAS = 2.2
+WINDOW_CENTRES = (3, 7)
+WINDOW_GAIN = 1.0
+WINDOW_MATCH_SCALE = 2.0
+
+
+def _frames(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """(rows, columns) with orthonormal rows."""
+    return torch.linalg.qr(torch.randn(columns, rows, generator=generator)).Q.T
+
+
+def _packed(model: Phi3SmallForCausalLM, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views of query_key_value: weight (groups, slots, head_dim, hidden), bias without hidden."""
+    attention = model.model.layers[layer].self_attn
+    shape = (attention.num_key_value_heads, attention.num_key_value_groups + 2, attention.head_dim)
+    linear = attention.query_key_value
+    return linear.weight.data.view(*shape, -1), linear.bias.data.view(*shape)
+
+
+def _slow_dimensions(head_dim: int) -> torch.Tensor:
+    """Dimensions that RoPE hardly turns within a document: content is compared in these."""
+    half = head_dim // 2
+    slow = torch.arange(half // 2, half)
+    return torch.cat((slow, slow + half))
+
+
+def look_back(model: Phi3SmallForCausalLM, subspace: torch.Tensor) -> torch.Tensor:
+    """Make the first heads of layer 0 look 1, 2, … tokens back; return where the first one writes.
+
+    Constant queries and keys, turned against each other by RoPE, score highest at that distance.
+
+    Args:
+        model: changed in place.
+        subspace: (content dimensions, hidden) directions of the token that are copied.
+
+    Returns:
+        (content dimensions, hidden) orthonormal directions of the residual stream.
+    """
+    weight, bias = _packed(model, 0)
+    config = model.config
+    half, queries = config.head_dim // 2, weight.shape[1] - 2
+    angles = config.rope_embedding_base ** (-torch.arange(half) / half)
+    weight[0, : queries + 1] *= 0.25
+    bias[0, queries, :half] = POSITION_BIAS
+    for slot in range(queries):
+        distance = slot + 1
+        bias[0, slot, :half] = POSITION_BIAS * torch.cos(distance * angles)
+        bias[0, slot, half:] = -POSITION_BIAS * torch.sin(distance * angles)
+    content = len(subspace)
+    weight[0, -1, :content] = subspace
+    generator = torch.Generator().manual_seed(1)
+    written = _frames(content, config.hidden_size, generator)
+    output = model.model.layers[0].self_attn.dense.weight.data
+    output[:, :content] = 0.5 * written.T
+    return written
+
+
+def gather_windows(model: Phi3SmallForCausalLM) -> torch.Tensor:
+    """Make the other heads of layer 0 mix the last few tokens; return where the first one writes.
+
+    Slow RoPE dimensions only, so that the score falls off gently around the centre.
+
+    Returns:
+        (head_dim, hidden) orthonormal directions of the residual stream.
+    """
+    weight, bias = _packed(model, 0)
+    config = model.config
+    half, queries = config.head_dim // 2, weight.shape[1] - 2
+    angles = config.rope_embedding_base ** (-torch.arange(half) / half)
+    slow = WINDOW_BIAS * ((angles < 0.33) & (angles > 0.005))
+    weight[1, : queries + 1] *= 0.25
+    bias[1, queries, :half] = slow
+    for slot, centre in zip(range(queries), WINDOW_CENTRES, strict=True):
+        bias[1, slot, :half] = slow * torch.cos(centre * angles)
+        bias[1, slot, half:] = -slow * torch.sin(centre * angles)
+    generator = torch.Generator().manual_seed(100)
+    weight[1, -1] = _frames(config.head_dim, config.hidden_size, generator)
+    written = _frames(config.head_dim, config.hidden_size, generator)
+    output = model.model.layers[0].self_attn.dense.weight.data
+    first = queries * config.head_dim
+    output[:, first : first + config.head_dim] = WINDOW_GAIN * written.T
+    return written
+
+
+def _copy(model: Phi3SmallForCausalLM, layer: int, group: int) -> None:
+    """Make the first head of a group write the tokens that it attends to."""
+    weight, _ = _packed(model, layer)
+    config = model.config
+    generator = torch.Generator().manual_seed(10 * layer + group + 2)
+    copied = _frames(config.head_dim, config.hidden_size, generator)
+    weight[group, -1] = 0.5 * copied
+    output = model.model.layers[layer].self_attn.dense.weight.data
+    first = group * (weight.shape[1] - 2) * config.head_dim
+    output[:, first : first + config.head_dim] = 0.5 * copied.T
+
+
+def match_and_copy(
+    model: Phi3SmallForCausalLM, layer: int, subspace: torch.Tensor, written: torch.Tensor
+) -> None:
+    """Make the first head of a layer find the current token's copies and fetch the token there."""
+    weight, _ = _packed(model, layer)
+    dimensions = _slow_dimensions(model.config.head_dim)
+    weight[0, 0, dimensions] = MATCH_SCALE * subspace
+    weight[0, -2, dimensions] = MATCH_SCALE * written
+    _copy(model, layer, 0)
+
+
+def match_windows(model: Phi3SmallForCausalLM, layer: int, windows: torch.Tensor) -> None:
+    """Make a head of the other group find tokens with like surroundings and fetch them."""
+    weight, _ = _packed(model, layer)
+    dimensions = _slow_dimensions(model.config.head_dim)
+    weight[1, 0, dimensions] = WINDOW_MATCH_SCALE * windows[: len(dimensions)]
+    weight[1, -2, dimensions] = WINDOW_MATCH_SCALE * windows[: len(dimensions)]
+    _copy(model, layer, 1)
+
+
+@torch.no_grad()
+def initialize(model: Phi3SmallForCausalLM, seed: int) -> None:
+    """Set all weights of a freshly made model in place."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = (2 * model.config.num_hidden_layers) ** 0.5
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            writes = name.endswith(("dense.weight", "down_proj.weight"))
+            deviation = DEVIATION / depth if writes else DEVIATION
+            parameter.normal_(0.0, deviation, generator=generator)
+    content = len(_slow_dimensions(model.config.head_dim))
+    subspace = _frames(content, model.config.hidden_size, generator)
+    written = look_back(model, subspace)
+    windows = gather_windows(model)
+    for layer in range(1, model.config.num_hidden_layers):
+        match_and_copy(model, layer, subspace, written)
+        match_windows(model, layer, windows)
