@@ -58,6 +58,8 @@ occur. The goal is at most 0.7 of the best of them; it is {ratio:.2f}.
 |---|---|---|---|---|---|
 {tasks}
 
+{missed}
+
 {seen:.2%} of the sentences of the test text occur verbatim in the training text.
 
 ## Worlds
@@ -72,7 +74,8 @@ the test text; the tasks come from other test towns than the test text.
 
 {tokens:,} tokens of a training text of {documents:,} documents, with AdamW, bfloat16 passes and
 float32 weights, in {minutes:.0f} minutes ({cpu_minutes:.0f} CPU minutes, {threads}). Seed {seed};
-recipe.json has every setting, training_log.jsonl the course. Three things a reader should know:
+recipe.json has every setting, training_log.jsonl the course.{history} Three things a reader
+should know:
 
 - Tokens of answers and last words count {answer_weight:g} times in the loss.
 - Rows grow from {first_row} to {last_row} tokens.
@@ -115,6 +118,15 @@ def _task_rows(figures: dict[str, Any]) -> str:
     )
 
 
+def _missed(figures: dict[str, Any]) -> str:
+    """A sentence on the goals that are not reached."""
+    tasks = figures["tasks"]
+    missed = [task for task, (_, _, goal) in TASKS.items() if 100 * tasks[task]["all"] < goal]
+    if not missed:
+        return "All goals are reached."
+    return f"Goals not reached: {', '.join(missed)}."
+
+
 def card(demo: Path) -> str:
     """The text of README.md."""
     figures, recipe = _read(demo / "figures.json"), _read(demo / "recipe.json")
@@ -148,6 +160,8 @@ def card(demo: Path) -> str:
         trigrams=_trigram_rows(figures),
         tasks=_task_rows(figures),
         items=figures["tasks"]["demo_where"]["items"],
+        missed=_missed(figures),
+        history="".join(f" {sentence}" for sentence in recipe.get("history", [])),
         seen=figures["test_sentences_in_training_text"],
         tokens=recipe["tokens"],
         documents=recipe["documents"],

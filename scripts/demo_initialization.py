@@ -17,10 +17,6 @@ from evalkit.models.phi3_small import Phi3SmallForCausalLM
 DEVIATION = 0.04
 POSITION_BIAS = 5.0
 MATCH_SCALE = 2.0
-WINDOW_BIAS = 2.2
-WINDOW_CENTRES = (3, 7)
-WINDOW_GAIN = 1.0
-WINDOW_MATCH_SCALE = 2.0
 
 
 def _frames(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
@@ -74,63 +70,20 @@ def look_back(model: Phi3SmallForCausalLM, subspace: torch.Tensor) -> torch.Tens
     return written
 
 
-def gather_windows(model: Phi3SmallForCausalLM) -> torch.Tensor:
-    """Make the other heads of layer 0 mix the last few tokens; return where the first one writes.
-
-    Slow RoPE dimensions only, so that the score falls off gently around the centre.
-
-    Returns:
-        (head_dim, hidden) orthonormal directions of the residual stream.
-    """
-    weight, bias = _packed(model, 0)
-    config = model.config
-    half, queries = config.head_dim // 2, weight.shape[1] - 2
-    angles = config.rope_embedding_base ** (-torch.arange(half) / half)
-    slow = WINDOW_BIAS * ((angles < 0.33) & (angles > 0.005))
-    weight[1, : queries + 1] *= 0.25
-    bias[1, queries, :half] = slow
-    for slot, centre in zip(range(queries), WINDOW_CENTRES, strict=True):
-        bias[1, slot, :half] = slow * torch.cos(centre * angles)
-        bias[1, slot, half:] = -slow * torch.sin(centre * angles)
-    generator = torch.Generator().manual_seed(100)
-    weight[1, -1] = _frames(config.head_dim, config.hidden_size, generator)
-    written = _frames(config.head_dim, config.hidden_size, generator)
-    output = model.model.layers[0].self_attn.dense.weight.data
-    first = queries * config.head_dim
-    output[:, first : first + config.head_dim] = WINDOW_GAIN * written.T
-    return written
-
-
-def _copy(model: Phi3SmallForCausalLM, layer: int, group: int) -> None:
-    """Make the first head of a group write the tokens that it attends to."""
-    weight, _ = _packed(model, layer)
-    config = model.config
-    generator = torch.Generator().manual_seed(10 * layer + group + 2)
-    copied = _frames(config.head_dim, config.hidden_size, generator)
-    weight[group, -1] = 0.5 * copied
-    output = model.model.layers[layer].self_attn.dense.weight.data
-    first = group * (weight.shape[1] - 2) * config.head_dim
-    output[:, first : first + config.head_dim] = 0.5 * copied.T
-
-
 def match_and_copy(
     model: Phi3SmallForCausalLM, layer: int, subspace: torch.Tensor, written: torch.Tensor
 ) -> None:
     """Make the first head of a layer find the current token's copies and fetch the token there."""
     weight, _ = _packed(model, layer)
-    dimensions = _slow_dimensions(model.config.head_dim)
+    config = model.config
+    dimensions = _slow_dimensions(config.head_dim)
     weight[0, 0, dimensions] = MATCH_SCALE * subspace
     weight[0, -2, dimensions] = MATCH_SCALE * written
-    _copy(model, layer, 0)
-
-
-def match_windows(model: Phi3SmallForCausalLM, layer: int, windows: torch.Tensor) -> None:
-    """Make a head of the other group find tokens with like surroundings and fetch them."""
-    weight, _ = _packed(model, layer)
-    dimensions = _slow_dimensions(model.config.head_dim)
-    weight[1, 0, dimensions] = WINDOW_MATCH_SCALE * windows[: len(dimensions)]
-    weight[1, -2, dimensions] = WINDOW_MATCH_SCALE * windows[: len(dimensions)]
-    _copy(model, layer, 1)
+    generator = torch.Generator().manual_seed(2 + layer)
+    copied = _frames(config.head_dim, config.hidden_size, generator)
+    weight[0, -1] = 0.5 * copied
+    output = model.model.layers[layer].self_attn.dense.weight.data
+    output[:, : config.head_dim] = 0.5 * copied.T
 
 
 @torch.no_grad()
@@ -146,7 +99,5 @@ def initialize(model: Phi3SmallForCausalLM, seed: int) -> None:
     content = len(_slow_dimensions(model.config.head_dim))
     subspace = _frames(content, model.config.hidden_size, generator)
     written = look_back(model, subspace)
-    windows = gather_windows(model)
     for layer in range(1, model.config.num_hidden_layers):
         match_and_copy(model, layer, subspace, written)
-        match_windows(model, layer, windows)
