@@ -17,5 +17,5 @@ def test_every_plugin_declares_itself(group: str) -> None:
 
 
 def test_a_mistyped_name_gets_a_suggestion() -> None:
-    with pytest.raises(UsageError, match="unknown backend 'gtpq'.*did you mean 'gptq'"):
+    with pytest.raises(UsageError, match=r"unknown backend 'gtpq'.*did you mean 'gptq'"):
         plugins.load("backends", "gtpq")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-WORDS = (
-    "the a small old red house tree river stone bird sees finds keeps loses takes brings near"
-    " under over before after and then but so who it was is had went came"
-).split()
+SENTENCE = """
+the a small old red house tree river stone bird sees finds keeps loses takes brings
+near under over before after and then but so who it was is had went came
+"""
+WORDS = SENTENCE.split()
 
 
 def text(seed: int, sentences: int) -> str:
