@@ -14,135 +14,27 @@ intermediate tensors of the MLP and the float32 logits of the last position are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from evalkit.analysis.architecture import ModelShape, Moment
 
 MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A linear layer of the decoder: name, outputs, inputs."""
+class Work:
+    """Bytes that the kernel of a linear layer holds beside its input and output.
 
-    name: str
-    outputs: int
-    inputs: int
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Layers that attend alike, and what they keep.
-
-    `cached` is elements of keys and values a token and layer. With a `window` a token attends to
-    that many last tokens and, with a `stride` too, to every stride-th of those before; without
-    stride, tokens beyond the window are dropped from the cache.
+    For each input and each output of each token and, for more than one token, for each weight (an
+    unpacked copy).
     """
 
-    layers: int
-    cached: int
-    window: int = 0
-    stride: int = 0
-
-    def kept(self, length: int) -> int:
-        """Tokens of `length` that stay in the cache."""
-        return min(length, self.window) if self.window and not self.stride else length
-
-    def attended(self, length: int) -> float:
-        """Tokens that the last of `length` tokens attends to."""
-        if not self.window or length <= self.window:
-            return length
-        beyond = (length - self.window) / self.stride if self.stride else 0.0
-        return self.window + beyond
+    input: float = 0.0
+    output: float = 0.0
+    weight: float = 0.0
 
 
-@dataclass(frozen=True)
-class Growth:
-    """Bytes as a polynomial: Σ fixed[k] · length^k + batch · Σ each[k] · length^k."""
-
-    fixed: tuple[float, ...]
-    each: tuple[float, ...]
-
-    def __call__(self, batch: int, length: int) -> float:
-        """Bytes at `batch` sequences of `length` tokens."""
-        powers = [float(length**k) for k in range(len(self.fixed))]
-        shared = math.fsum(c * p for c, p in zip(self.fixed, powers, strict=True))
-        return shared + batch * math.fsum(c * p for c, p in zip(self.each, powers, strict=True))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One operation of a forward pass and the bytes alive just after it, KV cache excluded.
-
-    At a linear layer of the decoder, `outputs` and `inputs` are its widths: the kernel of a
-    quantized layer holds its own buffers then.
-    """
-
-    growth: Growth
-    outputs: int = 0
-    inputs: int = 0
-
-
-@dataclass(frozen=True)
-class SparseMask:
-    """The mask of block-sparse layers: heads · length² elements between two lengths.
-
-    Where it would hold more than `most` elements, or the prompt is within `span` tokens, there is
-    none. While it is made, `booleans` bytes an element are held beside it.
-    """
-
-    heads: int
-    span: int
-    most: int
-    booleans: int
-
-    def elements(self, length: int) -> int:
-        """Elements of the mask for a prompt of `length` tokens."""
-        numbers = self.heads * length**2
-        return numbers if length > self.span and numbers <= self.most else 0
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Sizes of an architecture, in elements and tokens.
-
-    `linears` are the layers of the decoder that a backend may quantize. `embedding` is elements
-    of the token embedding, `head` of the output head, which are the same elements when `tied`;
-    `other` is everything else (norms, biases, routers), `experts` fused experts, of which a token
-    uses the share `expert_share`. `prefill` and `decode` are moments of a forward pass, by the
-    bytes of an unquantized element.
-    """
-
-    name: str
-    layers: int
-    hidden: int
-    vocab: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    max_context: int
-    linears: tuple[Linear, ...]
-    embedding: int
-    head: int
-    tied: bool
-    other: int
-    attention: tuple[Attention, ...]
-    experts: int = 0
-    expert_share: float = 1.0
-    prefill: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
-    decode: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
-    sparse_mask: SparseMask | None = None
-
-    @property
-    def linear_elements(self) -> int:
-        """Weights of the linear layers of the decoder."""
-        return sum(linear.outputs * linear.inputs for linear in self.linears)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, tied ones once."""
-        head = 0 if self.tied else self.head
-        return self.linear_elements + self.embedding + head + self.other + self.experts
+NO_WORK = Work()
 
 
 @dataclass(frozen=True)
@@ -153,13 +45,9 @@ class Scheme:
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
     `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
 
-    While a layer runs, its kernel holds `work_input` and `work_output` bytes for each input and
-    output of each token and, for more than one token, `work_weight` bytes for each weight (an
-    unpacked copy). `int8`
-    says that activations are 8-bit integers too. `host_bytes` is what importing the library adds
-    to the resident set on CPU.
-
-    `fraction` of the decode roofline is what to expect at batch 1, as `source` found it.
+    `cuda` and `cpu` are the buffers of the kernels there. `int8` says that activations are 8-bit
+    integers too. `fraction` of the decode roofline is what to expect at batch 1, as `source` found
+    it.
     """
 
     title: str
@@ -171,11 +59,9 @@ class Scheme:
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
     rest_bytes: int = 2
-    work_input: float = 0.0
-    work_output: float = 0.0
-    work_weight: float = 0.0
     int8: bool = False
-    host_bytes: float = 0.0
+    cuda: Work = NO_WORK
+    cpu: Work = NO_WORK
 
     @property
     def quantized(self) -> bool:
@@ -270,9 +156,11 @@ def kv_bytes_per_token(shape: ModelShape, element: int) -> float:
     return float(sum(a.layers * a.cached for a in shape.attention) * element)
 
 
-def prefill_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) -> float:
+def prefill_bytes(
+    shape: ModelShape, scheme: Scheme, batch: int, length: int, work: Work = NO_WORK
+) -> float:
     """Peak bytes of activations while prompts of `batch` × `length` tokens are read in one pass."""
-    peak = _peak(shape.prefill[scheme.rest_bytes], scheme, batch, length, batch * length)
+    peak = _peak(shape.prefill[scheme.rest_bytes], work, batch, length, batch * length)
     mask = shape.sparse_mask
     if mask is None or not mask.elements(length):
         return peak
@@ -281,9 +169,11 @@ def prefill_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) ->
     return float(max(peak + elements * scheme.rest_bytes, made))
 
 
-def decode_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) -> float:
+def decode_bytes(
+    shape: ModelShape, scheme: Scheme, batch: int, length: int, work: Work = NO_WORK
+) -> float:
     """Peak bytes of activations of a decode step behind `length` cached tokens."""
-    return _peak(shape.decode[scheme.rest_bytes], scheme, batch, length, batch)
+    return _peak(shape.decode[scheme.rest_bytes], work, batch, length, batch)
 
 
 def resident_bytes(runtime: Runtime, alive: float, largest: float) -> float:
@@ -291,12 +181,10 @@ def resident_bytes(runtime: Runtime, alive: float, largest: float) -> float:
     return alive * (runtime.slack if largest < runtime.block else runtime.large_slack)
 
 
-def _peak(
-    moments: tuple[Moment, ...], scheme: Scheme, batch: int, length: int, tokens: int
-) -> float:
+def _peak(moments: tuple[Moment, ...], work: Work, batch: int, length: int, tokens: int) -> float:
     def bytes_at(moment: Moment) -> float:
-        work = moment.inputs * scheme.work_input + moment.outputs * scheme.work_output
-        copy = moment.inputs * moment.outputs * scheme.work_weight if tokens > 1 else 0.0
-        return moment.growth(batch, length) + tokens * work + copy
+        buffers = tokens * (moment.inputs * work.input + moment.outputs * work.output)
+        copy = moment.inputs * moment.outputs * work.weight if tokens > 1 else 0.0
+        return moment.growth(batch, length) + buffers + copy
 
     return max(map(bytes_at, moments))

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card
 from evalkit.analysis.footprint import (
     CUDA,
-    ModelShape,
     Runtime,
     Scheme,
     WeightBytes,
@@ -30,13 +30,17 @@ MOST_SEQUENCES = 2**16
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak of one batch and context; `runtime` is what is around the tensors."""
+    """Bytes at the peak of one batch and context; `runtime` is what is around the tensors.
+
+    `loading` is what stands beside the weights only while they are loaded.
+    """
 
     weights: WeightBytes
     kv_cache: float
     prefill: float
     decode: float
     runtime: float
+    loading: float = 0.0
 
     @property
     def activations(self) -> float:
@@ -45,8 +49,9 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it together."""
-        return self.weights.total + self.kv_cache + self.activations + self.runtime
+        """The most there is at once: while running, or while loading."""
+        running = self.kv_cache + self.activations + self.runtime
+        return self.weights.total + max(running, self.loading)
 
 
 @dataclass(frozen=True)
@@ -130,20 +135,24 @@ def memory(
     *,
     prefill_chunk: int = 0,
     runtime: Runtime = CUDA,
+    mapped: float = 0.0,
 ) -> Memory:
     """Memory of `batch` sequences of `context` tokens: prompts are read, then tokens decoded.
 
-    Prompts are read in passes of at most `prefill_chunk` tokens, 0 for all in one pass.
+    Prompts are read in passes of at most `prefill_chunk` tokens, 0 for all in one pass. On CPU
+    `mapped` bytes of a weights file stand beside the weights while these are made of it.
     """
     rows, length = _pass(batch, context, prefill_chunk)
+    work = scheme.cpu if runtime.name == "CPU" else scheme.cuda
     cache = kv_cache_bytes(shape, scheme.rest_bytes, batch, context)
-    prefill = prefill_bytes(shape, scheme, rows, length)
-    decode = decode_bytes(shape, scheme, batch, context)
+    prefill = prefill_bytes(shape, scheme, rows, length, work)
+    decode = decode_bytes(shape, scheme, batch, context, work)
     largest = float(rows * length * shape.intermediate * scheme.rest_bytes)
     alive = cache + max(prefill, decode)
     slack = resident_bytes(runtime, alive, largest) - alive
-    around = runtime.fixed + slack + (scheme.host_bytes if runtime.name == "CPU" else 0.0)
-    return Memory(weight_bytes(shape, scheme), cache, prefill, decode, around)
+    loading = mapped + runtime.fixed
+    around = runtime.fixed + slack
+    return Memory(weight_bytes(shape, scheme), cache, prefill, decode, around, loading)
 
 
 def check_numbers(context: int | None, batch: int, prefill_chunk: int = 0) -> None:

@@ -7,8 +7,9 @@ memory bandwidth (Williams, Waterman and Patterson 2009). Tokens/s are of all se
 
 from __future__ import annotations
 
+from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card
-from evalkit.analysis.footprint import ModelShape, Scheme, read_bytes
+from evalkit.analysis.footprint import Scheme, read_bytes
 
 
 def decode_roofline(shape: ModelShape, scheme: Scheme, card: Card, batch: int) -> float:

@@ -7,7 +7,7 @@ than what a particular kernel does; `evalkit bench` measures that.
 
 from __future__ import annotations
 
-from evalkit.analysis.footprint import Scheme
+from evalkit.analysis.footprint import Scheme, Work
 
 _GPT_FAST = "gpt-fast in bf16 on an RTX 4090"
 _LLM_INT8 = "LLM.int8() is no faster than FP16 at batch 1: an upper bound"
@@ -37,9 +37,10 @@ def llm_int8() -> Scheme:
         0.45,
         _LLM_INT8,
         scale_bytes=4,
-        work_input=1,
-        work_output=4,
         int8=True,
+        cuda=Work(input=1, output=4),
+        # Products, the scale of each and the scaled one, in 32 bit before the output is made.
+        cpu=Work(input=1, output=10),
     )
 
 
@@ -56,7 +57,8 @@ def four_bit(quant_type: str = "nf4", double_quant: bool = False) -> Scheme:
         group_size=64,
         scale_bytes=1 + 4 / _NESTED if double_quant else 4,
         layer_bytes=table + nested,
-        work_weight=2,
+        cuda=Work(weight=2),
+        cpu=Work(weight=2),
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from evalkit.analysis.footprint import Growth, Moment
+from evalkit.analysis.architecture import Growth, Moment
 from evalkit.errors import ModelError
 from evalkit.models.shapes import decoder_linears
 

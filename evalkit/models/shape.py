@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evalkit.analysis.footprint import Attention, Linear, ModelShape, Moment, SparseMask
+from evalkit.analysis.architecture import Attention, Linear, ModelShape, Moment, SparseMask
 from evalkit.errors import ModelError
 from evalkit.models.activations import cast, keep_kinds_of_layers, moments, short_cache
 from evalkit.models.phi3_small.configuration import Phi3SmallConfig

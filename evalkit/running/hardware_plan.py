@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit import plugins
+from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card, card_of_driver, find_card
-from evalkit.analysis.footprint import ModelShape, Scheme
+from evalkit.analysis.footprint import Scheme
 from evalkit.analysis.planner import Plan, check_numbers, plan
 from evalkit.backends import parse_variant
 from evalkit.errors import UsageError, VariantError

@@ -9,17 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evalkit.analysis.architecture import Attention, Growth, Linear, ModelShape, Moment, SparseMask
 from evalkit.analysis.cards import CARDS, card_of_driver, find_card
 from evalkit.analysis.footprint import (
     CPU,
     CUDA,
-    Attention,
-    Growth,
-    Linear,
-    ModelShape,
-    Moment,
     Scheme,
-    SparseMask,
+    Work,
     decode_bytes,
     kv_cache_bytes,
     prefill_bytes,
@@ -157,19 +153,34 @@ def test_logits_can_be_the_peak_of_short_prompts() -> None:
 
 
 def test_kernels_add_their_own_buffers_at_their_layer() -> None:
-    int8 = dataclasses.replace(INT8, work_input=1, work_output=4)
-    at_layer = 100 * (110_000.0 + 4096 + 4 * 28672)
-    assert prefill_bytes(PHI, int8, 1, 100) == max(100 * PER_TOKEN, at_layer)
-    heavy = dataclasses.replace(INT8, work_output=40)
-    assert prefill_bytes(PHI, heavy, 1, 100) == 100 * (110_000.0 + 40 * 28672)
+    at_layer = 100 * (110_000.0 + 4096 + 5 * 28672)
+    assert prefill_bytes(PHI, INT8, 1, 100, Work(input=1, output=5)) == at_layer
+    assert prefill_bytes(PHI, INT8, 1, 100, Work(output=1)) == 100 * PER_TOKEN
+
+
+def test_each_device_has_its_own_kernels_and_surroundings() -> None:
+    scheme = dataclasses.replace(INT8, cuda=Work(output=5), cpu=Work(output=10))
+    gpu = memory(PHI, scheme, 1, 100)
+    cpu = memory(PHI, scheme, 1, 100, runtime=CPU)
+    assert gpu.prefill == 100 * (110_000.0 + 5 * 28672)
+    assert cpu.prefill == 100 * (110_000.0 + 10 * 28672)
+    assert gpu.runtime == CUDA.fixed
+    assert cpu.runtime > CPU.fixed
+
+
+def test_a_mapped_file_counts_while_weights_are_made_of_it() -> None:
+    weights = weight_bytes(PHI, INT8).total
+    found = memory(PHI, INT8, 1, 16, runtime=CPU, mapped=14.8e9)
+    assert found.total == weights + 14.8e9 + CPU.fixed
+    assert memory(PHI, INT8, 1, 16, runtime=CPU, mapped=1e6).total < weights + 1e9
 
 
 def test_unpacked_weights_are_held_for_more_than_one_token() -> None:
-    unpacking = dataclasses.replace(INT4, work_weight=2)
+    unpacking = Work(weight=2)
     moment = Moment(Growth((0.0,), (1000.0,)), outputs=28672, inputs=4096)
     shape = dataclasses.replace(PHI, decode={2: (moment,)})
-    assert decode_bytes(shape, unpacking, 1, 10) == 1000
-    assert decode_bytes(shape, unpacking, 2, 10) == 2000 + 2 * 28672 * 4096
+    assert decode_bytes(shape, INT4, 1, 10, unpacking) == 1000
+    assert decode_bytes(shape, INT4, 2, 10, unpacking) == 2000 + 2 * 28672 * 4096
 
 
 def test_sparse_mask_is_counted_where_it_is_made() -> None:

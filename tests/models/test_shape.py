@@ -10,9 +10,8 @@ import torch
 
 import evalkit.models.phi3_small  # noqa: F401  registers the architecture
 from evalkit import plugins
+from evalkit.analysis.architecture import Attention, ModelShape
 from evalkit.analysis.footprint import (
-    Attention,
-    ModelShape,
     Scheme,
     decode_bytes,
     kv_cache_bytes,
