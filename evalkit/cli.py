@@ -195,6 +195,9 @@ def plan(
     format_: Annotated[
         PlanFormat, typer.Option("--format", help="Form of the result.")
     ] = PlanFormat.table,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")
+    ] = None,
 ) -> None:
     """Predict memory and speed of variants on a GPU before anything is loaded."""
     from evalkit import api
@@ -204,6 +207,11 @@ def plan(
         *variants, model=model, gpu=gpu, context=context, batch=batch,
         prefill_chunk=prefill_chunk, offline=offline,
     )  # fmt: skip
+    if chart is not None:
+        from evalkit.view.charts.canvas import write as write_chart
+        from evalkit.view.charts.plan import plan_chart
+
+        write_chart(plan_chart(found), chart)
     if format_ is PlanFormat.table:
         plan_table.print_plan(found)
     else:

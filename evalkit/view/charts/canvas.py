@@ -114,10 +114,17 @@ def not_measured(what: str, fix: str) -> EvalkitError:
 def canvas(
     comparison: Comparison, title: str, *, columns: int = 1, height: float = HEIGHT, **grid: Any
 ) -> tuple[Chart, list[Axes]]:
-    """A figure of slide shape (or taller) with its title, and its panels side by side."""
+    """A figure of slide shape (or taller) about `comparison`; see `page`."""
+    return page(header_pieces(comparison), title, columns=columns, height=height, **grid)
+
+
+def page(
+    pieces: Sequence[str], title: str, *, columns: int = 1, height: float = HEIGHT, **grid: Any
+) -> tuple[Chart, list[Axes]]:
+    """A figure with its title, `pieces` on what it is about, and its panels side by side."""
     figure = Chart(figsize=(WIDTH, height))
     figure.description = f"{title}."
-    about = textwrap.wrap(drawable(" · ".join(header_pieces(comparison))), 130)
+    about = textwrap.wrap(drawable(" · ".join(pieces)), 130)
     top = 1 - 0.1 / height
     figure.text(MARGIN, top, title, fontsize=16, fontweight="bold", va="top")
     top -= 0.34 / height
