@@ -27,7 +27,7 @@ def measure(probe: Probe) -> list[Measurement]:
 
         allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         return [PEAK_MEMORY.measured((float(allocated),), "CUDA allocated", reserved=reserved)]
-    peak = _high_water_mark() - probe.resident_before
+    peak = high_water_mark() - probe.resident_before
     return [PEAK_MEMORY.measured((float(peak),), "resident set above the level before loading")]
 
 
@@ -38,7 +38,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _high_water_mark() -> int:
+def high_water_mark() -> int:
     """Largest resident set of this process so far, in bytes."""
     import resource
     from pathlib import Path
