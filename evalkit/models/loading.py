@@ -114,8 +114,8 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
             names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
             more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
             raise ModelError(
-                f"{path} {words} the weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do not "
-                "belong to this config.json; download or save the checkpoint again"
+                f"{path} {words} the weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do "
+                "not belong to this config.json; download or save the checkpoint again"
             )
 
 

@@ -246,5 +246,7 @@ def test_resolving_imports_no_torch(model: Path) -> None:
         "import sys; from evalkit.models.resolve import resolve_model;"
         f"resolve_model({str(model)!r}); print('torch' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "False"
