@@ -1,11 +1,12 @@
 # make compare   sets up everything and runs the main job on the embedded demo model
-# make test      sets up everything and runs all tests
+# make test      sets up everything, checks style, types and layers, and runs the tests
+# make test-all  also runs the slow comparisons with lm-eval's own backend
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: compare test lint benchmarks clean
+.PHONY: compare test test-all lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -27,6 +28,9 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-all: lint
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 benchmarks: $(VENV)/.dev
