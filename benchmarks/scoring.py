@@ -20,9 +20,10 @@ On a machine that does other work, --processor-time uses one thread and its proc
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -32,9 +33,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# lm-eval draws a progress bar a window.
-os.environ["TQDM_DISABLE"] = "1"
 
 import torch
 from _common import SHARED, interleaved, table, write_results
@@ -150,7 +148,13 @@ class Case:
             Instance("loglikelihood_rolling", {}, (document,), index)
             for index, document in enumerate(self.documents)
         ]
-        return lambda: harness.loglikelihood_rolling(requests, disable_tqdm=True)
+
+        def rolling() -> list[float]:
+            # A progress bar is drawn for every batch, whatever is asked for.
+            with contextlib.redirect_stderr(io.StringIO()):
+                return harness.loglikelihood_rolling(requests, disable_tqdm=True)
+
+        return rolling
 
     def functions(self) -> dict[str, Callable[[], Any]]:
         many = BATCH_TOKENS // CONTEXT
