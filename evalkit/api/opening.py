@@ -1,102 +1,16 @@
-"""The Python functions behind the command line and the notebooks."""
+"""Opening and showing stored results; none of it needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalkit import plugins
-from evalkit.errors import DataError, StoreError, unknown
-from evalkit.progress import Listener, live
+from evalkit.errors import StoreError, unknown
 from evalkit.records import Comparison, Flip, Run
 from evalkit.store.store import Store, read_comparison, read_run
 
-if TYPE_CHECKING:
-    from evalkit.analysis.planner import Plan
-
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs")
-
-
-def compare(
-    *variants: str,
-    progress: Listener | None = None,
-    fresh: bool = False,
-    **words: Any,
-) -> Comparison:
-    """Compare `variants` of a model; the first is the baseline.
-
-    `words` are those of the command line: model, suite, text, tasks, shots, limit, margin,
-    convention, context, baseline, device, seed, data, offline, out, batch_tokens, allow_overlap,
-    allow_pickle, trust_remote_code. What the store already holds is not measured again unless
-    `fresh`. Without `progress` a live bar is shown on a terminal or in a notebook.
-
-    Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
-    a row that says so.
-    """
-    from evalkit.running.compare import run_plan
-
-    if progress is None:
-        with live() as listener:
-            return run_plan(_plan(variants, words, listener), listener, fresh=fresh)
-    return run_plan(_plan(variants, words, progress), progress, fresh=fresh)
-
-
-def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> str:
-    """What `compare` with the same words would do, in lines; loads no model."""
-    from evalkit.progress import ignore
-    from evalkit.running.describe import describe
-
-    words.pop("fresh", None)
-    return describe(_plan(variants, words, progress), progress or ignore)
-
-
-def plan(
-    *variants: str,
-    model: str | None = None,
-    gpu: str | None = None,
-    context: int | None = None,
-    batch: int = 1,
-    prefill_chunk: int = 0,
-    offline: bool = False,
-) -> Plan:
-    """What each variant of `model` needs on `gpu` and how fast it could be; loads no weights.
-
-    `context` is tokens of a sequence (default 8192, or the model's positions where they are
-    fewer), `batch` sequences, `prefill_chunk` tokens of a prompt pass at most (0: all at once).
-    Without `gpu` the machine's own card, else an RTX 4090; without `model` Phi-3 Small.
-
-    Raises UsageError or ModelError in one line.
-    """
-    from evalkit.running.hardware_plan import HardwareRequest, plan_hardware
-
-    request = HardwareRequest(variants, model, gpu, context, batch, prefill_chunk, offline)
-    return plan_hardware(request)
-
-
-def quantize(
-    variant: str,
-    *,
-    model: str,
-    out: Path | str,
-    device: str = "auto",
-    seed: int = 0,
-    offline: bool = False,
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-    progress: Listener | None = None,
-) -> Path:
-    """Write the quantized checkpoint of `variant` into the new directory `out`."""
-    from evalkit.running.quantize import quantize_to
-
-    request = {
-        "model": model, "device": device, "seed": seed, "offline": offline,
-        "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code,
-    }  # fmt: skip
-    if progress is not None:
-        return quantize_to(variant, Path(out), request, progress)
-    with live() as listener:
-        return quantize_to(variant, Path(out), request, listener)
 
 
 def load_run(run: str | Path, store: str | Path | None = None) -> Run:
@@ -198,22 +112,6 @@ def _opened(
     return found, reopen(found, Store(found.store or store))
 
 
-def pull(*tasks: str, out: Path | str, include_path: Path | None = None) -> list[str]:
-    """Store the splits of lm-eval tasks as OUT/tasks/TASK/SPLIT.jsonl; a line for each task.
-
-    Raises DataError naming the tasks that could not be had, after storing the others.
-    """
-    from evalkit.suites.pull import pull_tasks
-
-    pulled = pull_tasks(tasks, Path(out), include_path=(include_path,) if include_path else ())
-    if pulled.failures:
-        raise DataError("; ".join(failure.message for failure in pulled.failures))
-    return [
-        f"{folder}: {', '.join(f'{split.split} {split.rows} rows' for split in manifest.splits)}"
-        for folder, manifest in zip(pulled.folders, pulled.manifests, strict=True)
-    ]
-
-
 def listing(what: str, out: Path | None = None) -> list[str]:
     """Lines of `evalkit list`: models, backends, metrics, suites, gpus or runs."""
     if what not in LISTS:
@@ -241,31 +139,6 @@ def listing(what: str, out: Path | None = None) -> list[str]:
         else:
             lines += [f"{spec.name} [{spec.unit}]: {spec.definition}" for spec in module.SPECS]
     return lines
-
-
-def _plan(variants: Sequence[str], words: dict[str, Any], progress: Listener | None) -> Any:
-    import dataclasses
-
-    from evalkit.progress import Event
-    from evalkit.running.plan import Request, make_plan
-
-    known = {field.name for field in dataclasses.fields(Request)} - {"variants"}
-    for word in words:
-        if word not in known:
-            raise unknown("argument", word, known)
-    for name in ("text", "tasks"):
-        value = words.get(name) or ()
-        if isinstance(value, str | Path):
-            value = str(value).split(",") if name == "tasks" else (value,)
-        words[name] = tuple(str(item) for item in value)
-    for name in ("out", "data", "include_path"):
-        if words.get(name) is not None:
-            words[name] = Path(words[name])
-    plan = make_plan(Request(variants=tuple(str(v) for v in variants), **words))
-    if progress is not None:
-        for note in plan.notes:
-            progress(Event("evalkit", "", message=note))
-    return plan
 
 
 def _one(folder: Path, start: str) -> Path:

@@ -1,0 +1,88 @@
+"""The command line: parse the words, call the API, show the result. Nothing heavy at import.
+
+Each module beside this one holds the commands of one kind of work; they are registered here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from evalkit import __version__
+from evalkit.cli import comparing, making, opening, planning
+from evalkit.errors import EvalkitError
+
+app = typer.Typer(
+    name="evalkit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What quantizing a language model costs in quality and buys in speed and memory.",
+)
+
+# The base class of all errors in the words of a command; typer exports only this heir of it.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ["EVALKIT_DEBUG"] = "1"
+    if version:
+        print(f"evalkit {__version__}")
+        raise typer.Exit
+
+
+for command in (
+    comparing.compare,
+    planning.plan,
+    making.quantize,
+    opening.flips,
+    opening.chart,
+    opening.report,
+):
+    app.command()(command)
+app.add_typer(making.data_app, name="data")
+app.command("list")(opening.list_)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every foreseen error is one line on stderr with its exit code."""
+    words = _spread(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)
+    except _CommandLineError as error:
+        print(f"evalkit: {error.format_message()} (see evalkit --help)", file=sys.stderr)
+        sys.exit(2)
+    except EvalkitError as error:
+        if os.environ.get("EVALKIT_DEBUG"):
+            traceback.print_exc()
+        print(f"evalkit: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("evalkit: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _spread(arguments: list[str]) -> list[str]:
+    """Let --text take several files: `--text A B` becomes `--text A --text B`."""
+    spread: list[str] = []
+    in_text = False
+    for word in arguments:
+        if word.startswith("-"):
+            in_text = word == "--text"
+            spread.append(word)
+        elif in_text and spread[-1] != "--text":
+            spread += ["--text", word]
+        else:
+            spread.append(word)
+    return spread

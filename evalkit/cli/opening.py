@@ -1,0 +1,71 @@
+"""evalkit flips, chart, report, list: what is shown of stored results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.cli.options import Out, StoredComparison
+
+
+def flips(
+    run: StoredComparison = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    limit: Annotated[int, typer.Option(help="Items shown.")] = 20,
+    out: Out = None,
+    json_: Annotated[bool, typer.Option("--json", help="All items as one JSON list.")] = False,
+) -> None:
+    """Show the task items that changed between right and wrong, real damage first."""
+    from evalkit import api
+    from evalkit.view import ledger
+
+    found = api.flips(run, task, store=out)
+    print(ledger.to_json(found) if json_ else ledger.to_text(found, limit))
+
+
+def chart(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="tradeoff, tasks, divergence, …")],
+    run: StoredComparison = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="NAME.svg by default; also .png, .pdf.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Draw one chart of a stored comparison."""
+    from evalkit import api
+
+    print(api.chart(name, file or Path(f"{name}.svg"), run, store=out))
+
+
+def report(
+    run: StoredComparison = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="html, markdown, json, csv or card.")
+    ] = "html",
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write here instead of printing.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Report a stored comparison: HTML page, Markdown, JSON, CSV or model card section."""
+    from evalkit import api
+
+    text = api.report(run, format_, store=out)
+    if file is None:
+        print(text.rstrip("\n"))
+    else:
+        file.write_text(text, encoding="utf-8")
+        print(file)
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="models, backends, metrics, suites, gpus or runs.")],
+    out: Out = None,
+) -> None:
+    """List what is known: models, backends, metrics, suites, gpus or runs."""
+    from evalkit import api
+
+    for line in api.listing(what, out=out):
+        print(line)
