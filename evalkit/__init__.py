@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.api import (
+        batch,
         chart,
         compare,
         dry_run,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "batch": "evalkit.api",
     "report": "evalkit.api",
     "chart": "evalkit.api",
     "compare": "evalkit.api",
@@ -51,6 +53,7 @@ __all__ = [
     "Run",
     "Suite",
     "Variant",
+    "batch",
     "chart",
     "compare",
     "dry_run",

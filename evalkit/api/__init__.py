@@ -1,5 +1,6 @@
 """The Python functions behind the command line and the notebooks."""
 
+from evalkit.api.batching import batch
 from evalkit.api.comparing import compare, dry_run
 from evalkit.api.making import plan, pull, quantize
 from evalkit.api.opening import (
@@ -12,6 +13,7 @@ from evalkit.api.opening import (
 )
 
 __all__ = [
+    "batch",
     "chart",
     "compare",
     "dry_run",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from evalkit import __version__
-from evalkit.cli import comparing, making, opening, planning
+from evalkit.cli import batch, comparing, making, opening, planning
 from evalkit.errors import EvalkitError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ for command in (
     comparing.compare,
     planning.plan,
     making.quantize,
+    batch.batch,
     opening.flips,
     opening.chart,
     opening.report,
