@@ -1,12 +1,14 @@
 # make compare   sets up everything and runs the main job on the embedded demo model
 # make test      sets up everything, checks style, types and layers, and runs the tests
 # make test-all  also runs the slow comparisons with lm-eval's own backend
+# make test-browser  opens the report and JupyterLab in a headless chromium
+# make docs      builds the documentation, notebooks executed, into site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: compare test test-all lint benchmarks clean
+.PHONY: compare test test-all test-browser docs lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -16,6 +18,15 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torchao]'
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	command -v chromium chromium-browser >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 compare: $(VENV)/.core
@@ -28,10 +39,16 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
 
 test-all: lint
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not browser" $(ARGS)
+
+test-browser: $(VENV)/.browser
+	$(BIN)/pytest tests/browser $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
 
 benchmarks: $(VENV)/.dev
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
