@@ -34,7 +34,8 @@ class BenchPoint:
     `samples` are tokens/s of all sequences together, one a repetition; `tokens_per_second` is
     their median with the interval [`low`, `high`]. Latencies are milliseconds: time to first
     token in prefill, between tokens in decode. `bytes_per_step` and `flops_per_step` are what one
-    pass must read and compute; the utilizations are their rates over the machine's. For a served
+    pass must read and compute; the utilizations are their rates over the machine's. `rounds` are
+    the medians of the processes that measured it, in turn with the other variants'. For a served
     engine `batch_size` is the number of requests at once.
     """
 
@@ -48,6 +49,7 @@ class BenchPoint:
     kernel: str = ""
     message: str = ""
     samples: tuple[float, ...] = ()
+    rounds: tuple[float, ...] = ()
     tokens_per_second: float | None = None
     low: float | None = None
     high: float | None = None
@@ -122,8 +124,19 @@ class Soak:
 class Speculation:
     """Speculative decoding of `target` with `draft`: measured, and predicted from 1 - TV.
 
-    `accepted` is the share of drafted tokens that the target kept, `tokens_per_pass` the tokens a
-    pass of the target yields; `predicted_accepted` is 1 - total variation from the quality pass.
+    Greedy, batch 1, `prompts` prompts with `tokens` generated tokens in all. `accepted` is the
+    share of the drafted tokens that the target looked at and kept (behind the first refused token
+    it looks at none), `tokens_per_pass` the tokens a pass of the target yields, `speedup` that
+    over plain decode of the target on the same prompts with its 95 % interval over prompts.
+    `lossless` says that all tokens equal those of plain decode; of the `differing` prompts, `ties`
+    differ first where rounding decides: the two tokens are closer than passes of one and of
+    several tokens differ elsewhere.
+
+    `sampled_accepted` is the acceptance rate of speculative sampling at temperature 1 on text of
+    the target's own; `predicted_accepted`, 1 - total variation from the quality pass, predicts
+    it. `agreement`, the top-1 agreement of that pass, is what it says about greedy decoding.
+    `predicted_tokens_per_pass` is (1 - a^(g+1)) / (1 - a), `predicted_speedup` that over g·c + 1,
+    c the measured cost of a step of the draft in steps of the target (Leviathan et al. 2023).
     """
 
     target: str
@@ -137,6 +150,16 @@ class Speculation:
     predicted_accepted: float | None = None
     predicted_tokens_per_pass: float | None = None
     predicted_speedup: float | None = None
+    prompts: int = 0
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    differing: int = 0
+    ties: int = 0
+    agreement: float | None = None
+    sampled_accepted: float | None = None
+    plain_tokens_per_second: float | None = None
+    draft_cost: float | None = None
+    prompt: int = 0
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class BackendSpec:
     """Name, precisions, options and needs of a backend.
 
     `requires` are distribution names for the error that gives the install line; `quantizes` says
-    that a checkpoint is made once and reused (else the weights are converted while loading).
+    that a checkpoint is made once and reused (else the weights are converted while loading);
+    `served` that the model runs in a server of its own and nothing is loaded here.
     """
 
     name: str
@@ -64,6 +65,7 @@ class BackendSpec:
     install: str = ""
     quantizes: bool = False
     needs_calibration: bool = False
+    served: bool = False
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
         """The options that apply to `precision`."""

@@ -5,6 +5,8 @@ STORE/raw/<id>/            tokens.parquet, windows.parquet, tasks/…
 STORE/windows/<id>.npz     tokenised windows of a suite
 STORE/references/<id>/     the baseline's final hidden states
 STORE/artifacts/<id>/      quantized checkpoints
+STORE/speculation/<id>.json  speculative decoding, measured and predicted
+STORE/benches/<id>.json    Bench, and a folder of its rounds beside it
 STORE/claims/              who works on what
 """
 
@@ -15,6 +17,7 @@ import shutil
 from pathlib import Path
 from typing import TypeVar
 
+from evalkit.bench_records import Bench, Speculation
 from evalkit.errors import StoreError
 from evalkit.records import Comparison, Run, from_json, to_json
 from evalkit.store.files import make_directory, read_json, write_json
@@ -22,7 +25,9 @@ from evalkit.store.files import make_directory, read_json, write_json
 T = TypeVar("T")
 
 RUN_SCHEMA = "evalkit.run/1"
+BENCH_SCHEMA = "evalkit.stored_bench/1"
 COMPARISON_SCHEMA = "evalkit.stored_comparison/1"
+SPECULATION_SCHEMA = "evalkit.stored_speculation/1"
 
 
 def default_root() -> Path:
@@ -100,10 +105,23 @@ class Store:
         if key:
             shutil.rmtree(self.reference(key), ignore_errors=True)
 
+    def save_bench(self, bench: Bench, bench_id: str) -> Path:
+        """Write a bench; returns the file."""
+        file = self.root / "benches" / f"{bench_id}.json"
+        write_json(file, {"schema": BENCH_SCHEMA, "bench": to_json(bench)})
+        return file
+
     def save_comparison(self, comparison: Comparison, run_id: str) -> Path:
         """Write a comparison beside its runs; returns the file."""
         file = self.root / "comparisons" / f"{run_id}.json"
         write_json(file, {"schema": COMPARISON_SCHEMA, "comparison": to_json(comparison)})
+        return file
+
+    def save_speculation(self, speculation: tuple[Speculation, ...], key: str) -> Path:
+        """Write measured speculative decoding; returns the file."""
+        file = self.root / "speculation" / f"{key}.json"
+        content = {"speculation": [to_json(one) for one in speculation]}
+        write_json(file, {"schema": SPECULATION_SCHEMA, **content})
         return file
 
 
@@ -115,6 +133,16 @@ def read_run(file: Path) -> Run:
 def read_comparison(file: Path) -> Comparison:
     """Read one stored comparison; raises StoreError in one line with the fix."""
     return from_schema(file, COMPARISON_SCHEMA, "comparison", Comparison)
+
+
+def read_speculation(file: Path) -> tuple[Speculation, ...]:
+    """Read stored speculative decoding; raises StoreError in one line with the fix."""
+    return from_schema(file, SPECULATION_SCHEMA, "speculation", tuple[Speculation, ...])
+
+
+def read_bench(file: Path) -> Bench:
+    """Read one stored bench; raises StoreError in one line with the fix."""
+    return from_schema(file, BENCH_SCHEMA, "bench", Bench)
 
 
 def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:
