@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evalkit.api import (
         batch,
+        bench,
         chart,
         compare,
         dry_run,
         flips,
         listing,
+        load_bench,
         load_comparison,
         load_run,
         plan,
         pull,
         quantize,
         report,
+        speculate,
     )
     from evalkit.errors import EvalkitError
     from evalkit.records import Comparison, Measurement, Run, Suite, Variant
@@ -27,6 +30,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "batch": "evalkit.api",
+    "bench": "evalkit.api",
+    "load_bench": "evalkit.api",
     "report": "evalkit.api",
     "chart": "evalkit.api",
     "compare": "evalkit.api",
@@ -38,6 +43,7 @@ _PUBLIC = {
     "plan": "evalkit.api",
     "pull": "evalkit.api",
     "quantize": "evalkit.api",
+    "speculate": "evalkit.api",
     "EvalkitError": "evalkit.errors",
     "Comparison": "evalkit.records",
     "Measurement": "evalkit.records",
@@ -54,17 +60,20 @@ __all__ = [
     "Suite",
     "Variant",
     "batch",
+    "bench",
     "chart",
     "compare",
     "dry_run",
     "flips",
     "listing",
+    "load_bench",
     "load_comparison",
     "load_run",
     "plan",
     "pull",
     "quantize",
     "report",
+    "speculate",
 ]
 
 

@@ -42,6 +42,18 @@ def prefill_roofline(
     return tokens / max(products + rest / card.flops, reading)
 
 
+def decode_flops(shape: ModelShape, batch: int, context: int) -> float:
+    """Operations of one decode step of `batch` sequences behind `context` tokens each."""
+    token = _linear_flops(shape) + _rest_flops(shape) + 2 * shape.head
+    return batch * (token + _step_flops(shape, context))
+
+
+def prefill_flops(shape: ModelShape, batch: int, context: int) -> float:
+    """Operations of reading `batch` prompts of `context` tokens, logits for the last one only."""
+    tokens = batch * context * (_linear_flops(shape) + _rest_flops(shape))
+    return tokens + batch * (2 * shape.head + _attention_flops(shape, context))
+
+
 def kv_read_bytes(shape: ModelShape, element: int, context: int) -> float:
     """Bytes of keys and values that a sequence behind `context` tokens reads in a step."""
     return sum(a.layers * a.cached * a.attended(context) for a in shape.attention) * element

@@ -1,28 +1,34 @@
 """The Python functions behind the command line and the notebooks."""
 
 from evalkit.api.batching import batch
+from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
 from evalkit.api.making import plan, pull, quantize
 from evalkit.api.opening import (
     chart,
     flips,
     listing,
+    load_bench,
     load_comparison,
     load_run,
     report,
 )
+from evalkit.api.speculating import speculate
 
 __all__ = [
     "batch",
+    "bench",
     "chart",
     "compare",
     "dry_run",
     "flips",
     "listing",
+    "load_bench",
     "load_comparison",
     "load_run",
     "plan",
     "pull",
     "quantize",
     "report",
+    "speculate",
 ]

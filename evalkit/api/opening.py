@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
+from evalkit.bench_records import Bench
 from evalkit.errors import StoreError, unknown
 from evalkit.records import Comparison, Flip, Run
-from evalkit.store.store import Store, read_comparison, read_run
+from evalkit.store.store import Store, read_bench, read_comparison, read_run
 
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs")
 
@@ -31,11 +32,18 @@ def load_comparison(
         return read_comparison(Path(comparison))
     folder = Store(store).root / "comparisons"
     if comparison is None:
-        files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        if not files:
-            raise StoreError(f"{folder} holds no comparison: run evalkit compare first")
-        return read_comparison(files[-1])
+        return read_comparison(_newest(folder, "compare"))
     return read_comparison(_one(folder, str(comparison)))
+
+
+def load_bench(bench: str | Path | None = None, store: str | Path | None = None) -> Bench:
+    """A stored bench by its id or file, the newest one by default; needs no torch."""
+    if bench is not None and Path(bench).suffix == ".json":
+        return read_bench(Path(bench))
+    folder = Store(store).root / "benches"
+    if bench is None:
+        return read_bench(_newest(folder, "bench"))
+    return read_bench(_one(folder, str(bench)))
 
 
 def flips(
@@ -139,6 +147,13 @@ def listing(what: str, out: Path | None = None) -> list[str]:
         else:
             lines += [f"{spec.name} [{spec.unit}]: {spec.definition}" for spec in module.SPECS]
     return lines
+
+
+def _newest(folder: Path, command: str) -> Path:
+    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        raise StoreError(f"{folder} holds no result: run evalkit {command} first")
+    return files[-1]
 
 
 def _one(folder: Path, start: str) -> Path:

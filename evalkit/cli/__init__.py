@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from evalkit import __version__
-from evalkit.cli import batch, comparing, making, opening, planning
+from evalkit.cli import batch, bench, comparing, making, opening, planning, speculating
 from evalkit.errors import EvalkitError
 
 app = typer.Typer(
@@ -45,8 +45,10 @@ def _root(
 for command in (
     comparing.compare,
     planning.plan,
+    bench.bench,
     making.quantize,
     batch.batch,
+    speculating.speculate,
     opening.flips,
     opening.chart,
     opening.report,

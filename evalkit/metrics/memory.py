@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 from evalkit.metrics._spec import Probe, ProbeMetric
 from evalkit.records import Measurement
 
@@ -22,13 +25,50 @@ def measure(probe: Probe) -> list[Measurement]:
     from evalkit.scoring.speed import time_generation
 
     time_generation(probe.model, probe.protocol.prompt, DECODE_TOKENS)
-    if probe.device != "cpu":
+    meter = PeakMeter(probe.device, probe.resident_before)
+    if probe.device == "cpu":
+        convention = "resident set above the level before loading"
+        return [PEAK_MEMORY.measured((meter.main(),), convention)]
+    return [PEAK_MEMORY.measured((meter.main(),), "CUDA allocated", **meter.peaks())]
+
+
+class PeakMeter:
+    """Peaks of memory since the last `reset`, in bytes.
+
+    On CUDA what torch allocated and reserved; on a CPU the resident set of this process above
+    `resident_before`.
+    """
+
+    def __init__(self, device: str, resident_before: int) -> None:
+        self.device, self.resident_before = device, resident_before
+
+    def reset(self) -> None:
+        """Begin anew: from now on the peak is what is held now, or more."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError):
+            # Linux: 5 sets the high-water mark to the resident set (proc(5), clear_refs).
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def main(self) -> float:
+        """The peak that tables show: CUDA allocated, or resident."""
+        return next(iter(self.peaks().values()))
+
+    def peaks(self) -> dict[str, float]:
+        """Peaks by the name of their counter."""
+        if self.device == "cpu":
+            return {"resident": float(high_water_mark() - self.resident_before)}
         import torch
 
-        allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        return [PEAK_MEMORY.measured((float(allocated),), "CUDA allocated", reserved=reserved)]
-    peak = high_water_mark() - probe.resident_before
-    return [PEAK_MEMORY.measured((float(peak),), "resident set above the level before loading")]
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "allocated": float(torch.cuda.max_memory_allocated()),
+            "reserved": float(torch.cuda.max_memory_reserved()),
+            "used": float(total - free),
+        }
 
 
 def resident_bytes() -> int:
@@ -39,9 +79,8 @@ def resident_bytes() -> int:
 
 
 def high_water_mark() -> int:
-    """Largest resident set of this process so far, in bytes."""
+    """Largest resident set of this process since the last reset, in bytes."""
     import resource
-    from pathlib import Path
 
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

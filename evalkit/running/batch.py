@@ -189,7 +189,6 @@ def notebook_html(notebook: Path) -> str:
     Widgets need both, so an output's next best form (a table) is shown instead.
     """
     from nbconvert import HTMLExporter
-
     from traitlets.config import Config
 
     shown = Config({"NbConvertBase": {"display_data_priority": _SHOWN}})

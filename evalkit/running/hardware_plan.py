@@ -47,8 +47,8 @@ def plan_hardware(request: HardwareRequest) -> Plan:
     name = request.model or MODEL
     checkpoint = resolve_config(name, offline=request.offline)
     _import_torch()
-    schemes, refused = _schemes(variants, checkpoint)
-    shape = _shape(name, checkpoint, [scheme for _, scheme in schemes])
+    schemes, refused = schemes_of(variants, checkpoint)
+    shape = shape_of(name, checkpoint, [scheme for _, scheme in schemes])
     if shape.experts:
         refused += [(label, _EXPERTS) for label, scheme in schemes if scheme.quantized]
         schemes = [(label, scheme) for label, scheme in schemes if not scheme.quantized]
@@ -87,9 +87,10 @@ def _import_torch() -> None:
     import evalkit.running.preload  # noqa: F401
 
 
-def _schemes(
+def schemes_of(
     variants: Sequence[Variant], checkpoint: Checkpoint
 ) -> tuple[list[tuple[str, Scheme]], list[tuple[str, str]]]:
+    """(label, scheme) of the variants that can be planned, (label, reason) of the others."""
     schemes, refused = [], []
     for variant in variants:
         backend = plugins.load("backends", variant.backend)
@@ -103,7 +104,8 @@ def _schemes(
     return schemes, refused
 
 
-def _shape(name: str, checkpoint: Checkpoint, schemes: Sequence[Scheme]) -> ModelShape:
+def shape_of(name: str, checkpoint: Checkpoint, schemes: Sequence[Scheme]) -> ModelShape:
+    """The shape of the model for all the widths of elements that `schemes` need."""
     from evalkit.models.shape import model_shape
 
     elements = {scheme.rest_bytes for scheme in schemes}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalkit import plugins
 from evalkit.backends import spec_of
-from evalkit.errors import EvalkitError, InterruptedWorkError
+from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
 from evalkit.metrics._spec import Probe
 from evalkit.metrics.memory import resident_bytes
 from evalkit.models.loading import Loaded
@@ -75,7 +75,7 @@ def _nothing() -> None:
 
 def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
     """The directory to load: the original checkpoint, or the quantized one from the store."""
-    if not spec_of(job.variant).quantizes:
+    if not spec_of(job.variant).quantizes or job.model.weights == "random":
         return job.checkpoint.path, {}
     from evalkit.backends._artifacts import find_artifact
 
@@ -86,8 +86,16 @@ def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path,
 
 
 def load_variant(job: VariantJob, source: Path) -> Loaded:
-    """Load the variant by its backend."""
+    """Load the variant by its backend, or make it of random weights."""
     backend = plugins.load("backends", job.variant.backend)
+    if job.model.weights == "random":
+        if not hasattr(backend, "load_random"):
+            raise VariantError(
+                f"{job.variant.text} cannot be made of random weights: its backend loads"
+                " checkpoints only; leave it out or give --weights checkpoint"
+            )
+        made: Loaded = backend.load_random(job.checkpoint, job.variant, job.device, seed=job.seed)
+        return made
     loaded: Loaded = backend.load(
         source,
         job.variant,

@@ -1,0 +1,154 @@
+"""evalkit bench from words to a record: rounds in turn, resumed, failures as points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+import evalkit
+from evalkit.bench_records import Bench
+from evalkit.errors import UsageError
+from evalkit.progress import ignore
+from evalkit.running.bench import BenchRequest, engine_names, make_bench_plan
+from evalkit.view import bench_table
+
+WORDS = {"prompt": 16, "generate": 8, "rounds": 2, "repetitions": 2, "progress": ignore}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def found(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    store = tmp_path_factory.mktemp("store")
+    return evalkit.bench(
+        "fp32", "fp16", "int4", model=str(model), batch_sizes=[1, 2], contexts=[32], out=store,
+        **WORDS,
+    )  # fmt: skip
+
+
+def test_every_setting_of_every_variant_is_a_point(found: Bench) -> None:
+    for variant in ("fp32", "fp16"):
+        points = [p for p in found.points if p.variant == variant]
+        assert [(p.phase, p.batch_size, p.context) for p in points] == [
+            ("prefill", 1, 16), ("decode", 1, 16), ("prefill", 2, 16), ("decode", 2, 16),
+            ("prefill", 1, 32), ("decode", 1, 32),
+        ]  # fmt: skip
+        for point in points:
+            assert point.status == "ok"
+            assert (point.n, len(point.rounds)) == (4, 2)
+            assert point.low < point.tokens_per_second < point.high
+            assert point.latency_ms_p50 <= point.latency_ms_p95 <= point.latency_ms_p99
+            assert point.engine == "eager"
+            assert 0 < point.bandwidth_utilization < 1
+            assert 0 < point.flops_utilization < 1
+            assert point.peak_memory_bytes > 0
+    assert found.knee["fp32"] in (1, 2)
+    assert {p.kernel for p in found.points if p.status == "ok"} == {
+        "Linear (float32)", "Linear (float16)",
+    }  # fmt: skip
+
+
+def test_a_variant_that_cannot_be_made_is_a_point_that_says_why(found: Bench) -> None:
+    (point,) = (p for p in found.points if p.variant == "int4")
+    assert point.status == "failed"
+    assert "group_size" in point.message or "calibration" in point.message
+    assert point.tokens_per_second is None
+
+
+def test_memory_is_measured_beside_the_plan(found: Bench) -> None:
+    use = next(u for u in found.memory if (u.variant, u.batch_size, u.context) == ("fp32", 2, 16))
+    # 2 layers, 2 key/value heads of width 16, keys and values, 24 tokens, 2 sequences, float32.
+    assert use.kv_cache == 2 * 2 * 2 * 16 * (16 + 8) * 2 * 4
+    assert {"load resident", "prefill resident", "decode resident"} == set(use.peaks)
+    assert use.planned > sum(use.weights.values())
+
+
+def test_finished_rounds_are_not_measured_again(found: Bench, model: Path) -> None:
+    again = evalkit.bench(
+        "fp32", "fp16", "int4", model=str(model), batch_sizes=[1, 2], contexts=[32],
+        out=found.store, **WORDS,
+    )  # fmt: skip
+    assert again.points == found.points
+    assert evalkit.load_bench(store=found.store) == again
+
+
+def test_json_is_the_documented_object(found: Bench) -> None:
+    content = json.loads(bench_table.dumps(found))
+    assert content["schema"] == "evalkit.bench/1"
+    assert len(content["rows"]) == len(found.points)
+    wanted = {
+        "variant", "status", "kernel", "engine", "phase", "batch_size", "context",
+        "tokens_per_second", "low", "high", "n", "latency_ms_p50", "latency_ms_p95",
+        "bandwidth_utilization", "peak_memory_bytes",
+    }  # fmt: skip
+    assert wanted <= set(content["rows"][0])
+    failed = next(row for row in content["rows"] if row["status"] == "failed")
+    assert failed["tokens_per_second"] is None
+
+
+def test_the_table_names_what_ran_and_what_is_not_available(found: Bench) -> None:
+    text = bench_table.bench_text(found)
+    assert "ran: fp32 Linear (float32), eager" in text
+    assert "not available" in text
+    assert bench_table.bench_markdown(found).count("|") > 50
+    assert bench_table.bench_csv(found).count("\n") == len(found.points) + 1
+
+
+def test_random_weights_need_only_a_configuration(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((model / "config.json").read_text())
+    bench = evalkit.bench(
+        "fp32", model=str(tmp_path), weights="random", batch_sizes="1", out=tmp_path / "store",
+        **(WORDS | {"rounds": 1}),
+    )  # fmt: skip
+    assert all(point.status == "ok" for point in bench.points)
+    assert bench.points[0].low is None
+    assert "random weights" in " ".join(bench_table.heading(bench))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"batch_sizes": "1,x"}, "--batch-sizes"),
+        ({"batch_sizes": [0]}, "--batch-sizes"),
+        ({"prompt": 128}, "beyond the model's 128 positions: give from 1 to 96"),
+        ({"contexts": (500,)}, "--contexts 500"),
+        ({"engine": "warp"}, "unknown engine 'warp'"),
+        ({"engine": "graph", "device": "cpu"}, "needs CUDA"),
+        ({"rounds": 0}, "--rounds 0"),
+        ({"weights": "heavy"}, "--weights 'heavy'"),
+        ({"variants": ()}, "no variant given"),
+    ],
+)
+def test_bad_words_are_one_line(model: Path, tmp_path: Path, words: dict, line: str) -> None:
+    request = BenchRequest(
+        **({"variants": ("fp32",), "model": str(model), "out": tmp_path} | words)
+    )
+    with pytest.raises(UsageError) as error:
+        make_bench_plan(request)
+    assert line in str(error.value)
+
+
+def test_auto_tries_compilation_only_where_it_is_quick() -> None:
+    assert engine_names("auto", "cpu") == ("eager",)
+    assert engine_names("auto", "cuda") == ("eager", "graph", "compile")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("10m", 600), ("90s", 90), ("1h", 3600), (5, 5)])
+def test_times_in_words(text: str | int, expected: float) -> None:
+    from evalkit.api.benching import seconds
+
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["ten", "-5s", "", "5x", "nan"])
+def test_times_that_are_none(text: str) -> None:
+    from evalkit.api.benching import seconds
+
+    with pytest.raises(UsageError, match="such as 90s"):
+        seconds(text)
