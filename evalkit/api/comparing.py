@@ -21,8 +21,8 @@ def compare(
     """Compare `variants` of a model; the first is the baseline.
 
     `words` are those of the command line: model, suite, text, tasks, shots, limit, margin,
-    convention, context, baseline, device, seed, data, offline, out, batch_tokens, allow_overlap,
-    allow_pickle, trust_remote_code. What the store already holds is not measured again unless
+    convention, context, baseline, device, seed, data, offline, serve, out, batch_tokens,
+    allow_overlap, allow_pickle, trust_remote_code. What the store already holds is not measured again unless
     `fresh`. Without `progress` a live bar is shown on a terminal or in a notebook.
 
     Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
@@ -56,6 +56,9 @@ def _plan(variants: Sequence[str], words: dict[str, Any], progress: Listener | N
         if isinstance(value, str | Path):
             value = str(value).split(",") if name == "tasks" else (value,)
         words[name] = tuple(str(item) for item in value)
+    if isinstance(words.get("serve"), str):
+        words["serve"] = (words["serve"],)
+    words["serve"] = tuple(words.get("serve") or ())
     for name in ("out", "data", "include_path"):
         if words.get(name) is not None:
             words[name] = Path(words[name])

@@ -17,6 +17,7 @@ from evalkit.cli.options import (
     Overlap,
     RemoteCode,
     Seed,
+    Serve,
     Variants,
 )
 
@@ -72,6 +73,7 @@ def compare(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run code that the model writes (code tasks).")
     ] = False,
+    serve: Serve = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
     format_: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.table,
@@ -94,7 +96,8 @@ def compare(
         "shots": shots, "limit": limit, "margin": margin, "convention": convention,
         "context": context, "baseline": baseline, "device": device, "seed": seed, "data": data,
         "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
-        "offline": offline, "out": out, "fresh": fresh, "batch_tokens": batch_tokens,
+        "serve": tuple(serve or ()), "offline": offline, "out": out, "fresh": fresh,
+        "batch_tokens": batch_tokens,
         "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip

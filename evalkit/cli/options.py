@@ -28,6 +28,13 @@ StoredComparison = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of calibration and sampling.")]
+Serve = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Start this server for a served@endpoint variant, and stop it; one for each.",
+    ),
+]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code of the checkpoint.")

@@ -60,6 +60,8 @@ class VariantJob:
 
     `sources` are the text files or datasets of the suite, `windows` the key of their tokenised
     form, `reference` that of the baseline's hidden states; `is_baseline` makes the reference.
+    `divergence` is False where this variant or the baseline runs in a server, which gives no
+    distributions; `serve` is the command that starts the server.
     """
 
     store: Path
@@ -77,3 +79,5 @@ class VariantJob:
     is_baseline: bool = False
     seed: int = 0
     calibration: str = ""
+    divergence: bool = True
+    serve: str = ""

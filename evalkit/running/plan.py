@@ -66,6 +66,7 @@ class Request:
     chat: bool = False
     system: str = ""
     offline: bool = False
+    serve: tuple[str, ...] = ()
     out: Path | None = None
     fresh: bool = False
     batch_tokens: int | None = None
@@ -132,6 +133,7 @@ def make_plan(request: Request) -> ComparePlan:
         seed=request.seed,
     )
     jobs, refused = _jobs(template, variants, suite)
+    jobs = tuple(with_servers(jobs, request.serve))
     notes = (why,) if why else ()
     return ComparePlan(
         store.root,
@@ -158,6 +160,8 @@ def command_of(request: Request) -> str:
             words.append(option)
         elif field.name == "tasks":
             words += [option, ",".join(value)]
+        elif field.name == "serve":
+            words += [word for command in value for word in (option, command)]
         else:
             words += [option, *(value if isinstance(value, tuple) else (str(value),))]
     return shlex.join(words)
@@ -238,6 +242,24 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     return (found, *variants)
 
 
+def with_servers(jobs: Sequence[VariantJob], commands: Sequence[str]) -> list[VariantJob]:
+    """The jobs, those of served variants with the `--serve` commands in turn.
+
+    Raises UsageError for more commands than served variants.
+    """
+    waiting = list(commands)
+    found = []
+    for job in jobs:
+        served = spec_of(job.variant).served and waiting
+        found.append(dataclasses.replace(job, serve=waiting.pop(0)) if served else job)
+    if waiting:
+        raise UsageError(
+            f"--serve {waiting[0]!r} has no variant: name one such as "
+            "served@endpoint,url=http://127.0.0.1:8000 for each --serve"
+        )
+    return found
+
+
 def calibration_of(job: VariantJob) -> str:
     """Identity of the calibration samples, empty for a method that needs none.
 
@@ -267,7 +289,10 @@ def _jobs(
     template = dataclasses.replace(template, windows=windows, reference=reference)
     jobs, refused = [], {}
     for index, variant in enumerate(variants):
-        job = dataclasses.replace(template, variant=variant, is_baseline=index == 0)
+        served = spec_of(variant).served or spec_of(variants[0]).served
+        job = dataclasses.replace(
+            template, variant=variant, is_baseline=index == 0, divergence=not served
+        )
         try:
             job = dataclasses.replace(job, calibration=calibration_of(job))
         except (VariantError, DataError) as error:
@@ -283,6 +308,9 @@ def _parts(
     probes = Suite(name="probes", convention="", context=0, bos="", protocol=protocol)
     probe_needs = tuple((spec.name, spec.version) for spec in probe_metrics())
     parts = [Part("probes", _run(template, variant, probes), probe_needs)]
+    if spec_of(variant).served:
+        # Size and memory of a server are not known here; its speed is measured by `bench`.
+        parts = []
     for piece in suite.parts():
         run = _run(template, variant, piece)
         if piece.tasks:
@@ -290,7 +318,9 @@ def _parts(
             continue
         needed = [
             (metric.name, metric.version)
-            for metric in token_metrics(piece.convention, is_baseline=is_baseline)
+            for metric in token_metrics(
+                piece.convention, is_baseline=is_baseline or not template.divergence
+            )
         ]
         if is_baseline:
             needed.append(("noise", NOISE_VERSION))

@@ -18,7 +18,8 @@ def unfinished(store: Store, job: VariantJob, part: Part) -> bool:
     if part.missing(stored, job.environment.machine):
         return True
     reference = store.reference(job.reference) / "complete.json"
-    return part.kind == "texts" and job.is_baseline and not reference.exists()
+    makes_reference = part.kind == "texts" and job.is_baseline and job.divergence
+    return makes_reference and not reference.exists()
 
 
 def failed_run(store: Store, job: VariantJob, part: Part, error: EvalkitError) -> Run:

@@ -15,6 +15,7 @@ from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, TaskSlice, content_hash
 from evalkit.running.children import stop_if_asked
 from evalkit.running.jobs import TASK_VERSION, Part, VariantJob
+from evalkit.scoring.endpoint_lm import EndpointLM, ServedModel
 from evalkit.scoring.lm_eval import EvalkitLM
 from evalkit.store.store import Store
 from evalkit.suites.task_answers import answer_requests
@@ -29,14 +30,20 @@ NOISE_ITEMS = 50
 
 
 def measure_task(
-    store: Store, job: VariantJob, part: Part, run: Run, loaded: Loaded, send: Listener
+    store: Store,
+    job: VariantJob,
+    part: Part,
+    run: Run,
+    loaded: Loaded | ServedModel,
+    send: Listener,
 ) -> list[Measurement]:
     """Scores of the part's task (or of every task of its group), with their sample records.
 
     Raises DataError where the task is unknown, cannot be had or its code fails; answers given
     before an interruption are kept.
     """
-    loaded = for_scoring(loaded, job.device)
+    if isinstance(loaded, Loaded):
+        loaded = for_scoring(loaded, job.device)
     chosen = part.run.suite.tasks[0]
     found = _load(job, chosen)
     if found.failures:
@@ -84,7 +91,7 @@ class _Asking:
     store: Store
     job: VariantJob
     run: Run
-    loaded: Loaded
+    loaded: Loaded | ServedModel
     tokenizer: Any
     send: Listener
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -113,7 +120,9 @@ class _Asking:
             for score in records.head.scores
         ]
 
-    def _model(self, batch_tokens: int) -> EvalkitLM:
+    def _model(self, batch_tokens: int) -> EvalkitLM | EndpointLM:
+        if isinstance(self.loaded, ServedModel):
+            return self.loaded.language_model()
         return EvalkitLM(self.loaded.model, self.tokenizer, batch_tokens=batch_tokens)
 
     def _advance(self, name: str) -> Callable[[int, int], None]:

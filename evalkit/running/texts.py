@@ -19,7 +19,8 @@ from evalkit.records import Measurement, Run
 from evalkit.running.children import stop_if_asked
 from evalkit.running.gather import windows_table
 from evalkit.running.jobs import NOISE_VERSION, Part, VariantJob
-from evalkit.scoring.engine import score_windows
+from evalkit.scoring.endpoint_lm import ServedModel
+from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.files import write_parquet
 from evalkit.store.parts import Parts
@@ -50,20 +51,30 @@ def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
 
 
 def measure_texts(
-    store: Store, job: VariantJob, part: Part, run: Run, loaded: Loaded, send: Listener
+    store: Store,
+    job: VariantJob,
+    part: Part,
+    run: Run,
+    loaded: Loaded | ServedModel,
+    send: Listener,
 ) -> Run:
-    """Score all windows, and for the baseline record its reference and the noise floor."""
+    """Score all windows, and for the baseline record its reference and the noise floor.
+
+    Where there are no distributions to compare (`job.divergence`), only the likelihood of the
+    text itself is measured.
+    """
     from evalkit.models.compute import for_scoring
     from evalkit.running.worker import add
 
     windows = load_windows(store, job, part)
-    loaded = for_scoring(loaded, job.device)
+    if isinstance(loaded, Loaded):
+        loaded = for_scoring(loaded, job.device)
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *loaded.notes))))
     scoring = Scoring(store, job, run, windows, loaded, send)
     convention = part.run.suite.convention
-    metrics = token_metrics(convention, is_baseline=job.is_baseline)
+    metrics = token_metrics(convention, is_baseline=job.is_baseline or not job.divergence)
     table = scoring.table(part.baseline or "self")
-    if job.is_baseline:
+    if job.is_baseline and isinstance(loaded, Loaded):
         directory = store.reference(job.reference)
         if not directory.exists():
             scoring.forget(table)
@@ -75,7 +86,8 @@ def measure_texts(
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
     measured = [_measurement(store, metric, table, part) for metric in metrics]
     if job.is_baseline:
-        measured.append(_noise(scoring, token_metrics(convention, is_baseline=False)))
+        noisy = token_metrics(convention, is_baseline=not job.divergence)
+        measured.append(_noise(scoring, noisy))
     return add(store, run, measured)
 
 
@@ -87,15 +99,17 @@ class Scoring:
     job: VariantJob
     run: Run
     windows: Windows
-    loaded: Loaded
+    loaded: Loaded | ServedModel
     send: Listener
 
     def table(self, name: str) -> Path:
         """Where the per-token values of pass `name` are stored."""
         return self.store.raw(self.run.id) / f"tokens-{name}.parquet"
 
-    def reference(self) -> Reference:
-        """The baseline's logits, rebuilt from its stored hidden states."""
+    def reference(self) -> Reference | None:
+        """The baseline's logits, rebuilt from its stored hidden states; None where it has none."""
+        if not self.job.divergence or isinstance(self.loaded, ServedModel):
+            return None
         folder = self.store.reference(self.job.reference)
         return Reference.open(folder, self.loaded.model, self.windows)
 
@@ -127,9 +141,7 @@ class Scoring:
             )
             done = parts.done()
             needs = frozenset(name for metric in metrics for name in metric.needs)
-            batches = score_windows(
-                self.loaded.model,
-                self.windows,
+            batches = self._batches(
                 batch_tokens=batch_tokens or self.job.settings.batch_tokens,
                 statistics=needs,
                 reference=reference,
@@ -152,6 +164,11 @@ class Scoring:
         if not windows_table(table).exists():
             write_parquet(windows_table(table), _fold(table, self.windows))
         return tuple(notes)
+
+    def _batches(self, **how: Any) -> Iterator[ScoredBatch]:
+        if isinstance(self.loaded, ServedModel):
+            return self.loaded.scored(self.windows, how["done"])
+        return score_windows(self.loaded.model, self.windows, **how)
 
     def _parts(self, table: Path) -> Parts:
         return Parts(table.with_name(table.stem.replace("tokens", "parts", 1)), "window")

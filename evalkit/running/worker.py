@@ -20,6 +20,7 @@ from evalkit.records import Measurement, Run, content_hash
 from evalkit.running.jobs import Part, VariantJob
 from evalkit.running.states import failed_run, unfinished
 from evalkit.running.texts import measure_texts
+from evalkit.scoring.endpoint_lm import ServedModel
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
 
@@ -31,7 +32,13 @@ def measure_variant(job: VariantJob, send: Listener) -> None:
     with claim(store.claim_file(key), lambda who: _wait(job, send, who)):
         if not any(unfinished(store, job, part) for part in job.parts):
             return
-        _measure(store, job, send)
+        if spec_of(job.variant).served:
+            from evalkit.running.served import open_served
+
+            with open_served(store, job, send) as model:
+                _measure_parts(store, job, model, None, send)
+        else:
+            _measure(store, job, send)
 
 
 def _wait(job: VariantJob, send: Listener, who: str) -> None:
@@ -48,12 +55,22 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     loaded = load_variant(job, source)
     seconds["load"] = time.perf_counter() - start
     probe = Probe(loaded.model, job.device, loaded.kernel, job.settings.protocol, before, seconds)
+    _measure_parts(store, job, loaded, probe, send)
+
+
+def _measure_parts(
+    store: Store,
+    job: VariantJob,
+    loaded: Loaded | ServedModel,
+    probe: Probe | None,
+    send: Listener,
+) -> None:
     for part in job.parts:
         if not unfinished(store, job, part):
             continue
         run = begin(store, job, part, loaded)
         try:
-            if part.kind == "probes":
+            if part.kind == "probes" and probe is not None:
                 run = _probe(store, job, part, run, probe, send)
             elif part.kind == "texts":
                 run = measure_texts(store, job, part, run, loaded, send)
@@ -66,7 +83,7 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
             raise
         except EvalkitError as error:
             store.save(failed_run(store, job, part, error))
-            send(Event(label, "", message=str(error)))
+            send(Event(job.variant.label, "", message=str(error)))
 
 
 def _nothing() -> None:
@@ -106,7 +123,7 @@ def load_variant(job: VariantJob, source: Path) -> Loaded:
     return loaded
 
 
-def begin(store: Store, job: VariantJob, part: Part, loaded: Loaded) -> Run:
+def begin(store: Store, job: VariantJob, part: Part, loaded: Loaded | ServedModel) -> Run:
     """The stored run of `part`, or a new one, with what is known now; saved as "running"."""
     stored = store.load(part.run.id)
     run = dataclasses.replace(

@@ -1,0 +1,217 @@
+"""What evalkit asks of an OpenAI-compatible server: /models and /completions.
+
+Prompts are sent as token ids, so that the server reads what every other variant reads. Servers
+that take text only are sent the text of those ids, and the number of tokens they report must be
+the same. Log-probabilities of the prompt come with `echo` and `logprobs`; what comes back is
+checked, as some servers answer such a request without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from evalkit.serving.http import Address, ServerError, call, stream
+
+TextOf = Callable[[Sequence[int]], str]
+# Rounding may leave a probability a little above one.
+_ABOVE_ONE = 1e-3
+_WRONG_REQUEST = (400, 404, 415, 422, 500, 501)
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """For tokens 1 to n - 1 of a prompt of n: log-probability in nats, and whether it was the best.
+
+    None where the server gives none, as some do for the first token after BOS.
+    """
+
+    logprobs: list[float | None]
+    greedy: list[bool]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One streamed completion: seconds to the first token, and between the pieces that followed.
+
+    `tokens` is what the server counted, or else the number of pieces; `prompt` likewise or 0.
+    """
+
+    first: float
+    gaps: tuple[float, ...]
+    seconds: float
+    tokens: int
+    prompt: int
+
+
+@dataclass
+class Client:
+    """One model of one server. `text_of` turns token ids into text, special tokens included.
+
+    `bos` is the token that text-only servers put before a prompt by themselves.
+    """
+
+    address: Address
+    model: str
+    text_of: TextOf
+    bos: int | None = None
+    takes_tokens: bool = True
+    extras: dict[str, Any] = field(default_factory=lambda: {"ignore_eos": True})
+
+    def served_models(self) -> list[str]:
+        """The names of the models the server offers, as it tells them; empty where it does not."""
+        try:
+            answer = call(self.address, "/models")
+        except ServerError as error:
+            if error.status:
+                return []
+            raise
+        entries = answer.get("data") if isinstance(answer, dict) else None
+        found = entries if isinstance(entries, list) else []
+        names = [entry.get("id") for entry in found if isinstance(entry, dict)]
+        return [self.address.shown(name) for name in names if isinstance(name, str)][:100]
+
+    def open(self, sample: Sequence[int]) -> None:
+        """Find out whether prompts may be token ids; raises ServerError where neither works."""
+        self.takes_tokens = True
+        try:
+            self._complete(sample, {"max_tokens": 1})
+        except ServerError as error:
+            if error.status not in _WRONG_REQUEST:
+                raise
+            self.takes_tokens = False
+            answer = self._complete(sample, {"max_tokens": 1})
+            self._check_count(answer, len(sample))
+
+    def prompt_scores(self, tokens: Sequence[int]) -> PromptScores:
+        """Log-probabilities of a prompt of at least two tokens, each given those before it.
+
+        Raises ServerError where the server gives none, or for other tokens.
+        """
+        settings = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+        answer = self._complete(tokens, settings)
+        self._check_count(answer, len(tokens))
+        return self._scores(answer, len(tokens))
+
+    def complete(self, tokens: Sequence[int], settings: dict[str, Any]) -> str:
+        """The generated text."""
+        text = self._choice(self._complete(tokens, settings)).get("text")
+        if not isinstance(text, str):
+            raise self._unusable("a completion without text")
+        return text
+
+    def stream(self, tokens: Sequence[int], count: int) -> Streamed:
+        """Stream `count` greedy tokens behind a prompt, without a stop at the end-of-text token."""
+        settings = {
+            "max_tokens": count, "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}, **self.extras,
+        }  # fmt: skip
+        try:
+            return self._stream(tokens, settings, count)
+        except ServerError as error:
+            if not self.extras or error.status not in _WRONG_REQUEST:
+                raise
+        # Not every server knows of ignore_eos.
+        self.extras = {}
+        settings.pop("ignore_eos", None)
+        settings.pop("stream_options", None)
+        return self._stream(tokens, settings, count)
+
+    def _stream(self, tokens: Sequence[int], settings: dict[str, Any], count: int) -> Streamed:
+        times: list[float] = []
+        made = prompt = 0
+        for seconds, event in stream(self.address, "/completions", self._body(tokens, settings)):
+            usage = event.get("usage") if isinstance(event, dict) else None
+            if isinstance(usage, dict):
+                made = _count(usage.get("completion_tokens"))
+                prompt = _count(usage.get("prompt_tokens"))
+            choices = event.get("choices") if isinstance(event, dict) else None
+            if choices and self._choice(event).get("text"):
+                times.append(seconds)
+            if len(times) > 2 * count + 16:
+                raise ServerError(f"{self.address.url} streams more than the {count} tokens asked")
+        if not times:
+            raise self._unusable("a stream without any text")
+        gaps = tuple(b - a for a, b in pairwise(times))
+        return Streamed(times[0], gaps, times[-1], min(made or len(times), count), prompt)
+
+    def _complete(self, tokens: Sequence[int], settings: dict[str, Any]) -> Any:
+        return call(self.address, "/completions", self._body(tokens, settings))
+
+    def _body(self, tokens: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
+        prompt: Any = [int(token) for token in tokens]
+        if not self.takes_tokens:
+            rest = prompt[1:] if prompt[:1] == [self.bos] else prompt
+            prompt = self.text_of(rest)
+        return {"model": self.model, "prompt": prompt, **settings}
+
+    def _check_count(self, answer: Any, wanted: int) -> None:
+        """Text-only servers tokenise themselves: raise ServerError where it is not the same."""
+        usage = answer.get("usage") if isinstance(answer, dict) else None
+        counted = _count(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
+        if counted and counted != wanted:
+            hint = "" if self.takes_tokens else " (it takes text only, and tokenises it itself)"
+            raise ServerError(
+                f"{self.address.url} reads {counted} tokens where --model's tokenizer makes"
+                f" {wanted}{hint}: give --model the checkpoint it serves; windows must begin with "
+                "BOS where the server adds it (--convention llama.cpp)"
+            )
+
+    def _choice(self, answer: Any) -> dict[str, Any]:
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise self._unusable("an answer without choices")
+        choice: dict[str, Any] = choices[0]
+        return choice
+
+    def _scores(self, answer: Any, count: int) -> PromptScores:
+        found = self._choice(answer).get("logprobs")
+        values = found.get("token_logprobs") if isinstance(found, dict) else None
+        tops = found.get("top_logprobs") if isinstance(found, dict) else None
+        values = values if isinstance(values, list) else []
+        made = _count((answer.get("usage") or {}).get("completion_tokens")) or 1
+        # Of the prompt's tokens, some servers leave out BOS; behind them comes what was generated.
+        prompt = values[: len(values) - made] if len(values) > count - 1 else []
+        missing = count - len(prompt)
+        if missing not in (0, 1):
+            raise ServerError(
+                f"{self.address.url} gives no log-probabilities of the prompt "
+                f"({len(values)} values for {count} tokens): perplexity and tasks of choices cannot"
+                " be measured there; vLLM, SGLang and llama-cpp-python give them"
+            )
+        wanted = prompt if missing else prompt[1:]
+        tops = tops[1 - missing : len(prompt)] if isinstance(tops, list) else []
+        logprobs = [self._logprob(value) for value in wanted]
+        if sum(value is None for value in logprobs[1:]) or len(logprobs) != count - 1:
+            raise self._unusable("log-probabilities with gaps")
+        greedy = [
+            value is not None and _is_best(value, top)
+            for value, top in zip(logprobs, tops or [None] * len(logprobs), strict=False)
+        ]
+        return PromptScores(logprobs, greedy)
+
+    def _logprob(self, value: Any) -> float | None:
+        if value is None:
+            return None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value > _ABOVE_ONE:
+            raise self._unusable(f"the log-probability {value!r}")
+        return min(0.0, float(value))
+
+    def _unusable(self, what: str) -> ServerError:
+        return ServerError(f"{self.address.url} answers with {self.address.shown(what)}")
+
+
+def _is_best(value: float, top: Any) -> bool:
+    """Whether no alternative is more likely; without alternatives it is not known to be best."""
+    if not isinstance(top, dict):
+        return False
+    others = [one for one in top.values() if isinstance(one, int | float)]
+    return bool(others) and value >= max(others)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and 0 < value < 10**9 else 0
