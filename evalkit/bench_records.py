@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evalkit.records import Environment, Model, Status
+from evalkit.shown import Shown
 
 Phase = Literal["prefill", "decode"]
 
@@ -163,7 +164,7 @@ class Speculation:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Shown):
     """Speed, memory and energy of variants of one model on one machine.
 
     `knee` maps a variant to the batch size beyond which throughput gains less than 5 % for 25 %

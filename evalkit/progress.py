@@ -5,7 +5,9 @@ A stage is one thing the user waits for ("int4: scoring"); `done` of `total` cou
 
 from __future__ import annotations
 
+import html
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ class Event:
     message: str = ""
 
 
+NOTEBOOK_SECONDS = 0.3
 Listener = Callable[[Event], None]
 
 
@@ -32,16 +35,23 @@ def ignore(event: Event) -> None:
 
 @contextmanager
 def live(show: bool | None = None) -> Iterator[Listener]:
-    """Show progress bars with time left on stderr (or in the notebook cell).
+    """Show progress bars with time left on stderr, or one bar in the notebook cell.
 
     With `show` None bars appear on a terminal or in a notebook; messages always appear on stderr.
     """
+    if show is None and _in_notebook():
+        bar = _NotebookBar()
+        try:
+            yield bar
+        finally:
+            bar.close()
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    visible = console.is_terminal or console.is_jupyter if show is None else show
+    visible = console.is_terminal if show is None else show
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,3 +75,50 @@ def live(show: bool | None = None) -> Iterator[Listener]:
 
         yield listen
     sys.stderr.flush()
+
+
+def _in_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook (and not in IPython's terminal)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+class _NotebookBar:
+    """One bar in the output of the cell, rewritten in place; what remains are the messages."""
+
+    def __init__(self) -> None:
+        from IPython.display import HTML, display
+
+        self._html = HTML
+        self._handle = display(HTML(""), display_id=True)
+        self._messages: list[str] = []
+        self._stage, self._begun, self._shown = ("", ""), 0.0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.message:
+            self._messages.append(f"{event.variant}: {event.message}".removeprefix(": "))
+        if (event.variant, event.stage) != self._stage and event.stage:
+            self._stage, self._begun, self._shown = (event.variant, event.stage), now, 0.0
+        if now - self._shown >= NOTEBOOK_SECONDS:
+            self._shown = now
+            self._show(self._bar(event, now))
+
+    def close(self) -> None:
+        """Take the bar away; messages stay."""
+        self._show("")
+
+    def _bar(self, event: Event, now: float) -> str:
+        name = html.escape(" · ".join(word for word in self._stage if word))
+        if not event.total:
+            return f"<progress></progress> {name}"
+        left = (now - self._begun) * (event.total - event.done) / event.done if event.done else 0
+        return (
+            f'<progress max="{event.total:g}" value="{event.done:g}"></progress> {name}:'
+            f" {event.done:,.0f} of {event.total:,.0f} {html.escape(event.unit)}"
+            + (f", {left:.0f} s left" if left else "")
+        )
+
+    def _show(self, bar: str) -> None:
+        lines = [f"<small>{html.escape(line)}</small>" for line in self._messages]
+        self._handle.update(self._html("<br>".join([*lines, bar] if bar else lines)))

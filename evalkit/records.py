@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+from evalkit.shown import Shown, door
+
 Direction = Literal["lower", "higher", "none"]
 Status = Literal["ok", "failed", "out_of_memory", "interrupted", "running"]
 OptionValue = str | int | float | bool
@@ -160,7 +162,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Shown):
     """One variant of one model on one suite, with its measurements, environment and status."""
 
     id: str
@@ -258,7 +260,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor."""
 
     model: Model
@@ -272,6 +274,14 @@ class Comparison:
     notes: tuple[str, ...] = ()
     store: str = ""
     command: str = ""
+
+    def flips(self, task: str | None = None) -> Any:
+        """The items that changed between right and wrong, to browse in a notebook."""
+        return door().flip_browser(self, task)
+
+    def worst_tokens(self, variant: str | None = None, count: int = 20) -> Any:
+        """The tokens that `variant` (default the last) makes least likely against the baseline."""
+        return door().worst_tokens(self, variant, count)
 
 
 def to_json(record: Any) -> Any:

@@ -22,6 +22,7 @@ from evalkit.analysis.footprint import (
 )
 from evalkit.analysis.roofline import decode_expected, decode_roofline, prefill_roofline
 from evalkit.errors import UsageError
+from evalkit.shown import Shown
 
 SCHEMA = "evalkit.plan/1"
 # Beyond it no card of today is asked for; it ends the search for the largest batch.
@@ -79,7 +80,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """Rows of one model on one card at one context and batch.
 
     `prefill_chunk` is tokens of a prompt pass at most, 0 for all prompts in one pass. `refused`

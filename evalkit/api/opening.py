@@ -7,7 +7,7 @@ from typing import Any
 
 from evalkit import plugins
 from evalkit.bench_records import Bench
-from evalkit.errors import StoreError, unknown
+from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.records import Comparison, Flip, Run
 from evalkit.store.store import Store, read_bench, read_comparison, read_run
 
@@ -64,17 +64,28 @@ def flips(
 def chart(
     name: str,
     out: Path | str,
-    comparison: Comparison | str | Path | None = None,
+    result: Comparison | Bench | str | Path | None = None,
     store: str | Path | None = None,
 ) -> Path:
-    """Draw the chart `name` of a comparison into the file `out` (.svg, .png or .pdf).
+    """Draw the chart `name` of a comparison or a bench into the file `out` (.svg, .png or .pdf).
 
-    Raises UsageError for an unknown chart, EvalkitError where the comparison lacks its data.
+    `result` is the record, the id or file of a stored one, or None for the newest of the kind that
+    has such a chart. Raises UsageError for an unknown chart, EvalkitError where its data is
+    missing.
     """
     from evalkit.view import charts
+    from evalkit.view.charts import bench
 
-    comparison, tables = _opened(comparison, store)
-    charts.write(charts.draw(name, comparison, tables), Path(out))
+    if name not in (*charts.CHARTS, *bench.CHARTS):
+        raise unknown("chart", name, [*charts.CHARTS, *bench.CHARTS])
+    if name in bench.CHARTS:
+        opened = result if isinstance(result, Bench) else load_bench(_stored(result), store)
+        figure = bench.draw(name, opened)
+    else:
+        kept = result if isinstance(result, Comparison) else _stored(result)
+        comparison, tables = _opened(kept, store)
+        figure = charts.draw(name, comparison, tables)
+    charts.write(figure, Path(out))
     return Path(out)
 
 
@@ -108,6 +119,14 @@ def _comparison(comparison: Comparison | str | Path | None, store: str | Path | 
     if isinstance(comparison, Comparison):
         return comparison
     return load_comparison(comparison, store)
+
+
+def _stored(result: Any) -> Any:
+    """What is not the record of the other kind: a chart of a bench is none of a comparison."""
+    if isinstance(result, Comparison | Bench):
+        kind = type(result).__name__.lower()
+        raise UsageError(f"a {kind} has no such chart: give the other kind of result")
+    return result
 
 
 def _opened(

@@ -26,14 +26,21 @@ def flips(
 
 
 def chart(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="tradeoff, tasks, divergence, …")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="tradeoff, tradeoff_memory, tasks, flips, divergence, position, slices, memory,"
+            " latency; of a bench batches, contexts, steps, roofline, bench_memory, soak.",
+        ),
+    ],
     run: StoredComparison = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="NAME.svg by default; also .png, .pdf.")
     ] = None,
     out: Out = None,
 ) -> None:
-    """Draw one chart of a stored comparison."""
+    """Draw one chart of a stored comparison or bench."""
     from evalkit import api
 
     print(api.chart(name, file or Path(f"{name}.svg"), run, store=out))

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from evalkit.analysis.sweep import ratio
-from evalkit.bench_records import Bench, BenchPoint, MemoryUse, Soak
+from evalkit.bench_records import Bench, BenchPoint, MachineRates, MemoryUse, Soak
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import markdown, markdown_table
@@ -102,9 +102,15 @@ def heading(bench: Bench) -> list[str]:
     if bench.environment:
         found.append(bench.environment.machine.partition(" [")[0])
     if bench.rates:
-        best = max(bench.rates.flops.values(), default=0.0)
-        found.append(f"measured {bench.rates.bandwidth / 1e9:.3g} GB/s, {best / 1e12:.3g} TFLOP/s")
+        found.append(f"measured {limits(bench.rates)}")
     return [*found, f"prompt {bench.prompt}, generated {bench.generate}"]
+
+
+def limits(rates: MachineRates) -> str:
+    """What a machine can do at most: "936 GB/s, 142 TFLOP/s"."""
+    gigabytes, tera = rates.bandwidth / 1e9, max(rates.flops.values(), default=0.0) / 1e12
+    words = [numbers.plain(value, numbers.places(value, 3)) for value in (gigabytes, tera)]
+    return f"{words[0]} GB/s, {words[1]} TFLOP/s"
 
 
 def bench_grid(bench: Bench) -> Grid:

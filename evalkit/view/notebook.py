@@ -1,0 +1,105 @@
+"""Results as HTML for notebooks: a title, a styled table, and the small print folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from evalkit.records import Run
+from evalkit.view import numbers
+from evalkit.view.cells import Grid, Line
+
+_COLOURS = {
+    "no loss": "#1a6e33",
+    "better": "#1a6e33",
+    "worse": "#b3261e",
+    "failed": "#b3261e",
+    "inconclusive": "#7a5200",
+    "noise": "#656d77",
+}
+
+
+def section(title: str, pieces: Sequence[str], table: Styler, remarks: Sequence[str]) -> str:
+    """Title, what it is about, the table, and `remarks` behind a click."""
+    lines = "".join(f"<li>{escape(numbers.clean(remark))}</li>" for remark in remarks)
+    details = f"<details><summary>what ran, and notes</summary><ul>{lines}</ul></details>"
+    about = escape(" · ".join(numbers.clean(piece) for piece in pieces))
+    return (
+        f"<div><p><strong>{escape(numbers.clean(title))}</strong><br><small>{about}</small></p>"
+        f"{table.to_html()}{details if remarks else ''}</div>"
+    )
+
+
+def styled_table(grid: Grid) -> Styler:
+    """A grid as a DataFrame with the labels as index; a message stands in the first column.
+
+    Everything is escaped; findings are coloured as in the terminal.
+    """
+    rows = [_row(line, len(grid.titles)) for line in grid.lines]
+    index = pd.Index(_unique([line.label for line in grid.lines]), name=None)
+    frame = pd.DataFrame(rows, columns=list(grid.titles), index=index)
+    colours = [_colour(line.finding) for line in grid.lines]
+    return (
+        frame.style.format(escape="html")
+        .format_index(escape="html", axis=0)
+        .format_index(escape="html", axis=1)
+        .apply(lambda column: [f"color: {c}" if c else "" for c in colours], axis=0, subset=None)
+        .set_table_styles(
+            [{"selector": "th, td", "props": "text-align: left; white-space: nowrap"}]
+        )
+    )
+
+
+def run_grid(run: Run) -> Grid:
+    """One line a measurement: median of the raw values, how many, how it was measured."""
+    lines = []
+    for one in run.measurements:
+        middle = pd.Series(one.values).median() if one.values else None
+        cells = (
+            numbers.MISSING if middle is None else f"{middle:.6g} {one.unit}",
+            str(len(one.values)) if one.values else "stored in Parquet",
+            numbers.clean(one.convention),
+        )
+        lines.append(Line(numbers.clean(one.metric), cells))
+    return Grid(("median", "values", "convention"), tuple(lines))
+
+
+def token_grid(tokens: Sequence[Any]) -> Grid:
+    """Tokens with what stood before them and their probabilities, worst first."""
+    lines = [
+        Line(
+            str(place),
+            (
+                numbers.clean(one.text),
+                f"…{numbers.clean(one.context)}",
+                repr(one.token),
+                numbers.percent(one.baseline),
+                numbers.percent(one.variant),
+            ),
+        )
+        for place, one in enumerate(tokens, 1)
+    ]
+    return Grid(("text", "before it", "token", "baseline", "variant"), tuple(lines))
+
+
+def _row(line: Line, columns: int) -> list[str]:
+    cells = [line.message] if line.message else list(line.cells)
+    return cells + [""] * (columns - len(cells))
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """Labels that differ, as a styled index must: a repeated one gets invisible spaces."""
+    seen: dict[str, int] = {}
+    found = []
+    for label in labels:
+        seen[label] = seen.get(label, -1) + 1
+        found.append(label + "\u200b" * seen[label])
+    return found
+
+
+def _colour(finding: str) -> str:
+    return next((c for word, c in _COLOURS.items() if finding.startswith(word)), "")

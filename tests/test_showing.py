@@ -1,0 +1,111 @@
+"""Results in notebooks: HTML, styled tables, charts by short names, progress in the cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from view.benched import bench
+from view.charted import full
+from view.comparisons import comparison, standard_rows
+
+import evalkit
+from evalkit.progress import Event, live
+from evalkit.records import Flip, Model, Run, Suite, Variant
+from evalkit.view.flip_browser import FlipBrowser, flips_html
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def hostile_comparison() -> Any:
+    one = comparison(*standard_rows())
+    model = dataclasses.replace(one.model, name=f"m{SCRIPT}")
+    return dataclasses.replace(one, model=model, sentence=f"Use {SCRIPT}", notes=(SCRIPT,))
+
+
+def hostile_bench() -> Any:
+    one = bench((f"fp16{SCRIPT}",))
+    return dataclasses.replace(one, model=Model(SCRIPT, "x"))
+
+
+RESULTS = {
+    "comparison": hostile_comparison(),
+    "bench": hostile_bench(),
+    "plan": evalkit.plan("fp16", "int8", gpu="rtx-4090"),
+    "run": Run("id", Model(SCRIPT, "x"), Variant("fp16", "transformers"), Suite(SCRIPT), "ok"),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_html_holds_a_table_and_no_script(kind: str) -> None:
+    page = RESULTS[kind]._repr_html_()
+    assert "<table" in page
+    assert "<script" not in page
+
+
+def test_the_comparison_begins_with_its_sentence() -> None:
+    one = comparison(*standard_rows())
+    assert one._repr_html_().index(one.sentence) < one._repr_html_().index("<table")
+
+
+def test_tables_are_styled_data_frames() -> None:
+    frame = comparison(*standard_rows()).table().data
+    assert list(frame.columns)[:2] == ["size", "peak"]
+    assert frame.index[0] == "fp16"
+    assert bench().table().data.shape[0] == len(bench().points)
+    assert RESULTS["plan"].table().data.loc["fp16", "weights"] == "14.8 GB"
+
+
+def test_charts_by_short_names() -> None:
+    one = full()
+    assert {"tradeoff", "tasks", "divergence"} <= set(dir(one.plot))
+    assert one.plot.tasks()._repr_png_().startswith(b"\x89PNG")
+    assert bench().plot.batches()._repr_png_().startswith(b"\x89PNG")
+    assert RESULTS["plan"].plot.memory()._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(AttributeError, match="did you mean 'tasks'"):
+        _ = one.plot.task
+
+
+def flip(**changes: Any) -> Flip:
+    known = Flip("t", 1, "int4", "right→wrong", f"Where? {SCRIPT}", ("barn", SCRIPT), "barn",
+                 (-1.0, -2.0), (-3.0, -2.0))  # fmt: skip
+    return dataclasses.replace(known, **changes)
+
+
+def test_flips_are_browsed_by_task_variant_and_direction() -> None:
+    flips = [flip(), flip(task="u"), flip(variant="int8"), flip(direction="wrong→right")]
+    browser = FlipBrowser(flips)
+    assert len(browser.select(task="t", variant="int4", direction="right→wrong")) == 1
+    bundle = browser._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "<script" not in bundle["text/html"]
+    widget = browser.widget()
+    menus, shown = widget.children
+    menus.children[0].value = "u"
+    assert shown.value.startswith("<p>1 flips")
+
+
+def test_without_widgets_flips_are_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    bundle = FlipBrowser([flip()])._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    assert "<strong>barn -1.00 → -3.00</strong>" in bundle["text/html"]
+    assert "No item changed" in flips_html([])
+
+
+def test_in_a_notebook_one_bar_is_rewritten_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+
+    shown: list[str] = []
+    handle = SimpleNamespace(update=lambda html: shown.append(html.data))
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: handle)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    with live() as listener:
+        listener(Event("int4", "scoring", 5, 10, "tokens"))
+        listener(Event("evalkit", "", message=f"note {SCRIPT}"))
+    assert '<progress max="10" value="5">' in shown[0]
+    assert "<progress" not in shown[-1]
+    assert "note &lt;script&gt;" in shown[-1]
