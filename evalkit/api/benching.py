@@ -17,8 +17,8 @@ def bench(*variants: str, progress: Listener | None = None, **words: Any) -> Ben
 
     `words` are those of the command line: model, batch_sizes ("auto" or numbers), prompt, generate,
     contexts, engine, rounds, repetitions, soak (seconds, or "10m"), weights ("checkpoint" or
-    "random"), device, seed, out, offline, fresh, allow_pickle, trust_remote_code. Finished rounds
-    in the store are not measured again unless `fresh`.
+    "random"), device, seed, out, offline, serve, fresh, allow_pickle, trust_remote_code. Finished
+    rounds in the store are not measured again unless `fresh`.
 
     Raises UsageError or ModelError before anything starts; a variant that fails later is a row
     that says so.
@@ -33,6 +33,8 @@ def bench(*variants: str, progress: Listener | None = None, **words: Any) -> Ben
     if not isinstance(words.get("batch_sizes", ""), str):
         words["batch_sizes"] = tuple(words["batch_sizes"])
     words["soak"] = seconds(words.get("soak") or 0)
+    if isinstance(words.get("serve"), str):
+        words["serve"] = (words["serve"],)
     if words.get("out") is not None:
         words["out"] = Path(words["out"])
     request = BenchRequest(variants=tuple(map(str, variants)), **words)

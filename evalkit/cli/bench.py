@@ -14,6 +14,7 @@ from evalkit.cli.options import (
     Out,
     RemoteCode,
     Seed,
+    Serve,
     Variants,
 )
 
@@ -55,6 +56,7 @@ def bench(
     ] = "checkpoint",
     device: Device = "auto",
     seed: Seed = 0,
+    serve: Serve = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
     format_: Annotated[
@@ -74,6 +76,7 @@ def bench(
             *variants, model=model, batch_sizes=batch_sizes, prompt=prompt, generate=generate,
             contexts=contexts, engine=engine, rounds=rounds, repetitions=repetitions, soak=soak,
             weights=weights, device=device, seed=seed, offline=offline, out=out, fresh=fresh,
+            serve=tuple(serve or ()),
             allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
         )  # fmt: skip
     writers = {

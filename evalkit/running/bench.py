@@ -30,7 +30,7 @@ from evalkit.running.children import run_child
 from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import Settings, VariantJob
 from evalkit.running.machine_rates import measure_rates, store_rates, stored_rates
-from evalkit.running.plan import BATCH_TOKENS, calibration_of, choose_model
+from evalkit.running.plan import BATCH_TOKENS, calibration_of, choose_model, with_servers
 from evalkit.store.claims import claim
 from evalkit.store.files import read_json, write_json
 from evalkit.store.store import Store
@@ -65,6 +65,7 @@ class BenchRequest:
     seed: int = 0
     out: Path | None = None
     offline: bool = False
+    serve: tuple[str, ...] = ()
     fresh: bool = False
     allow_pickle: bool = False
     trust_remote_code: bool = False
@@ -162,6 +163,7 @@ def make_bench_plan(request: BenchRequest) -> BenchPlan:
         except EvalkitError as error:
             refused[variant.text] = str(error)
         jobs.append(job)
+    jobs = with_servers(jobs, request.serve)
     words = dataclasses.replace(request, variants=(), out=None, fresh=False, soak=0.0)
     key = [VERSION, to_json(dataclasses.replace(words, model=None)), checkpoint.identity,
            [job.variant.text for job in jobs], template.environment.machine]  # fmt: skip
@@ -196,6 +198,8 @@ def command_of(request: BenchRequest) -> str:
         option = f"--{field.name.replace('_', '-')}"
         if value is True:
             words.append(option)
+        elif field.name == "serve":
+            words += [word for command in value for word in (option, command)]
         elif isinstance(value, tuple):
             words += [option, ",".join(map(str, value))]
         else:
@@ -347,6 +351,10 @@ def _stored(file: Path) -> RoundResult:
 
 
 def _round(round_: RoundJob, send: Listener) -> RoundResult:
+    if spec_of(round_.job.variant).served:
+        from evalkit.running.served_bench import measure_served_round
+
+        return measure_served_round(round_, send)
     from evalkit.running.bench_worker import measure_round
 
     return measure_round(round_, send)

@@ -51,7 +51,8 @@ class Streamed:
 class Client:
     """One model of one server. `text_of` turns token ids into text, special tokens included.
 
-    `bos` is the token that text-only servers put before a prompt by themselves.
+    `takes_tokens` and `adds_bos` (a text-only server puts `bos` before each prompt by itself) are
+    found out by `open`.
     """
 
     address: Address
@@ -59,6 +60,7 @@ class Client:
     text_of: TextOf
     bos: int | None = None
     takes_tokens: bool = True
+    adds_bos: bool = True
     extras: dict[str, Any] = field(default_factory=lambda: {"ignore_eos": True})
 
     def served_models(self) -> list[str]:
@@ -83,8 +85,16 @@ class Client:
             if error.status not in _WRONG_REQUEST:
                 raise
             self.takes_tokens = False
+            self._see_bos(sample)
+
+    def _see_bos(self, sample: Sequence[int]) -> None:
+        """Whether a text-only server puts BOS before a prompt by itself."""
+        self.adds_bos = True
+        answer = self._complete(sample, {"max_tokens": 1})
+        self.adds_bos = sample[0] != self.bos or _usage(answer, "prompt_tokens") != len(sample) - 1
+        if not self.adds_bos:
             answer = self._complete(sample, {"max_tokens": 1})
-            self._check_count(answer, len(sample))
+        self._check_count(answer, len(sample))
 
     def prompt_scores(self, tokens: Sequence[int]) -> PromptScores:
         """Log-probabilities of a prompt of at least two tokens, each given those before it.
@@ -124,10 +134,8 @@ class Client:
         times: list[float] = []
         made = prompt = 0
         for seconds, event in stream(self.address, "/completions", self._body(tokens, settings)):
-            usage = event.get("usage") if isinstance(event, dict) else None
-            if isinstance(usage, dict):
-                made = _count(usage.get("completion_tokens"))
-                prompt = _count(usage.get("prompt_tokens"))
+            made = _usage(event, "completion_tokens") or made
+            prompt = _usage(event, "prompt_tokens") or prompt
             choices = event.get("choices") if isinstance(event, dict) else None
             if choices and self._choice(event).get("text"):
                 times.append(seconds)
@@ -144,14 +152,13 @@ class Client:
     def _body(self, tokens: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
         prompt: Any = [int(token) for token in tokens]
         if not self.takes_tokens:
-            rest = prompt[1:] if prompt[:1] == [self.bos] else prompt
-            prompt = self.text_of(rest)
+            begins = self.adds_bos and prompt[:1] == [self.bos]
+            prompt = self.text_of(prompt[1:] if begins else prompt)
         return {"model": self.model, "prompt": prompt, **settings}
 
     def _check_count(self, answer: Any, wanted: int) -> None:
         """Text-only servers tokenise themselves: raise ServerError where it is not the same."""
-        usage = answer.get("usage") if isinstance(answer, dict) else None
-        counted = _count(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
+        counted = _usage(answer, "prompt_tokens")
         if counted and counted != wanted:
             hint = "" if self.takes_tokens else " (it takes text only, and tokenises it itself)"
             raise ServerError(
@@ -172,7 +179,7 @@ class Client:
         values = found.get("token_logprobs") if isinstance(found, dict) else None
         tops = found.get("top_logprobs") if isinstance(found, dict) else None
         values = values if isinstance(values, list) else []
-        made = _count((answer.get("usage") or {}).get("completion_tokens")) or 1
+        made = _usage(answer, "completion_tokens") or 1
         # Of the prompt's tokens, some servers leave out BOS; behind them comes what was generated.
         prompt = values[: len(values) - made] if len(values) > count - 1 else []
         missing = count - len(prompt)
@@ -211,6 +218,12 @@ def _is_best(value: float, top: Any) -> bool:
         return False
     others = [one for one in top.values() if isinstance(one, int | float)]
     return bool(others) and value >= max(others)
+
+
+def _usage(answer: Any, name: str) -> int:
+    """A number of tokens the server tells ("prompt_tokens"); 0 where it does not."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    return _count(usage.get(name)) if isinstance(usage, dict) else 0
 
 
 def _count(value: Any) -> int:

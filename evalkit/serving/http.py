@@ -96,16 +96,20 @@ def call(address: Address, path: str, body: dict[str, Any] | None = None) -> Any
 def stream(address: Address, path: str, body: dict[str, Any]) -> Iterator[tuple[float, Any]]:
     """Server-sent events of a POST: (seconds since it was sent, JSON), up to `[DONE]`.
 
+    Some servers only close the connection after a piece with a finish_reason.
+
     Raises ServerError where the stream breaks off, or goes on without end.
     """
     begun = time.perf_counter()
     with _answer(address, path, body) as response:
-        left = MOST_BYTES
+        left, finished = MOST_BYTES, False
         while True:
             line = response.readline(MOST_LINE)
             left -= len(line)
             if left < 0 or len(line) >= MOST_LINE:
                 raise ServerError(f"{address.url} streams more than is read here: stopped")
+            if not line and finished:
+                return
             if not line:
                 raise ServerError(f"{address.url} broke off in the middle of a stream")
             name, _, data = line.strip().partition(b":")
@@ -117,7 +121,14 @@ def stream(address: Address, path: str, body: dict[str, Any]) -> Iterator[tuple[
             if isinstance(event, dict) and event.get("error"):
                 said = address.shown(json.dumps(event["error"]))
                 raise ServerError(f"{address.url} broke off a stream: {said}")
+            finished = finished or _finishes(event)
             yield time.perf_counter() - begun, event
+
+
+def _finishes(event: Any) -> bool:
+    choices = event.get("choices") if isinstance(event, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and first.get("finish_reason") is not None
 
 
 @contextmanager

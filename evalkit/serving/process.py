@@ -20,6 +20,8 @@ from evalkit.serving.http import Address, ServerError, call
 START_SECONDS = 1800.0
 STOP_SECONDS = 15.0
 MOST_LOG = 8 * 2**20
+# What a server, or the proxy before it, answers while the model is loaded.
+_LOADING = (502, 503, 504)
 # Runs beside the server and ends its process group when the pipe to evalkit closes, which the
 # kernel does even where evalkit is killed.
 _GUARD = """
@@ -143,14 +145,12 @@ def _wait(
 
 
 def _answers(address: Address) -> bool:
-    """Whether the list of models can be had, which every such server gives once it is ready."""
+    """Whether something answers at the address that does not say it is still loading."""
+    quick = Address(address.url, address.key_variable, seconds=min(5.0, address.seconds))
     try:
-        call(
-            Address(address.url, address.key_variable, seconds=min(5.0, address.seconds)), "/models"
-        )
+        call(quick, "/models")
     except ServerError as error:
-        # A server that refuses the key, or has no such list, is there.
-        return error.status in (401, 403, 404, 405)
+        return error.status not in (0, *_LOADING)
     return True
 
 
