@@ -3,6 +3,7 @@
 from evalkit.api.batching import batch
 from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
+from evalkit.api.examining import check, doctor
 from evalkit.api.making import plan, pull, quantize
 from evalkit.api.opening import (
     chart,
@@ -19,7 +20,9 @@ __all__ = [
     "batch",
     "bench",
     "chart",
+    "check",
     "compare",
+    "doctor",
     "dry_run",
     "flips",
     "listing",

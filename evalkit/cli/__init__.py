@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from evalkit import __version__
-from evalkit.cli import batch, bench, comparing, making, opening, planning, speculating
+from evalkit.cli import batch, bench, comparing, examining, making, opening, planning, speculating
 from evalkit.errors import EvalkitError
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ for command in (
     making.quantize,
     batch.batch,
     speculating.speculate,
+    examining.doctor,
+    examining.check,
     opening.flips,
     opening.chart,
     opening.report,

@@ -43,6 +43,13 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in plain.parameters())
 
 
+def named_tensors(model: nn.Module) -> Iterator[Named]:
+    """Every stored tensor with its full name, the parts of packed ones each."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for module, name, tensor in _tensors(model):
+        yield f"{names[id(module)]}.{name}".removeprefix("."), tensor
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """All tensors that hold weights, embeddings first so that a tied head counts as embedding."""
     modules = sorted(model.modules(), key=lambda module: not isinstance(module, nn.Embedding))

@@ -54,6 +54,7 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     start = time.perf_counter()
     loaded = load_variant(job, source)
     seconds["load"] = time.perf_counter() - start
+    _refuse_broken(job, loaded)
     probe = Probe(loaded.model, job.device, loaded.kernel, job.settings.protocol, before, seconds)
     _measure_parts(store, job, loaded, probe, send)
 
@@ -84,6 +85,16 @@ def _measure_parts(
         except EvalkitError as error:
             store.save(failed_run(store, job, part, error))
             send(Event(job.variant.label, "", message=str(error)))
+
+
+def _refuse_broken(job: VariantJob, loaded: Loaded) -> None:
+    """Raise VariantError where a look at the weights shows that nothing measured would be true."""
+    from evalkit.running.checks import CHEAP, Patient, examine
+
+    patient = Patient(loaded.model, job.variant, job.device, loaded.kernel)
+    problems = [f for f in examine(patient, CHEAP) if f.level == "problem"]
+    if problems:
+        raise VariantError(f"{problems[0].line} (evalkit doctor {job.variant.label} tells more)")
 
 
 def _nothing() -> None:

@@ -1,0 +1,69 @@
+"""Is a variant sound, and does a comparison stay within limits?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from evalkit.analysis.gate import Judgement, judge, parse_limits
+from evalkit.api.opening import load_comparison
+from evalkit.errors import UsageError, unknown
+from evalkit.findings import Diagnosis
+from evalkit.progress import Listener, live
+from evalkit.records import Comparison
+
+MOST_BYTES = 2**20
+
+
+def doctor(variant: str, *, progress: Listener | None = None, **words: Any) -> Diagnosis:
+    """Make, load and examine `variant` beside the unquantized model; takes seconds.
+
+    `words` are those of the command line: model, text, device, seed, out, offline, allow_pickle,
+    trust_remote_code. Raises EvalkitError where the variant cannot be made or loaded at all.
+    """
+    from evalkit.running.doctor import DoctorRequest, diagnose
+
+    known = {field.name for field in dataclasses.fields(DoctorRequest)} - {"variant"}
+    for word in words:
+        if word not in known:
+            raise unknown("argument", word, known)
+    request = DoctorRequest(variant, **words)
+    if progress is not None:
+        return diagnose(request, progress)
+    with live() as listener:
+        return diagnose(request, listener)
+
+
+def check(
+    comparison: Comparison | str | Path | None = None,
+    limits: Path | str | None = None,
+    store: str | Path | None = None,
+    **words: Any,
+) -> list[Judgement]:
+    """Judge a comparison (a record, an id or file, or the newest) by limits.
+
+    `limits` is a YAML file of names and values; `words` are further ones: max_task_loss="1pp",
+    max_perplexity_increase="2%", max_memory="8GB", … Raises UsageError for a limit that is none.
+    """
+    asked = {**(_read(Path(limits)) if limits is not None else {}), **words}
+    parsed = parse_limits(asked)
+    if not isinstance(comparison, Comparison):
+        comparison = load_comparison(comparison, store)
+    return judge(comparison, parsed)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{file} is larger than {MOST_BYTES} bytes: no list of limits is")
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file} is not a mapping of limits: write max_task_loss: 1pp")
+    return content

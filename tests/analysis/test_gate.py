@@ -1,0 +1,106 @@
+"""The gate: the interval decides, not the point; what failed or was not measured does not pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from view.comparisons import comparison, standard_rows
+
+import evalkit
+from evalkit.analysis.gate import judge, parse_limits
+from evalkit.errors import UsageError
+from evalkit.records import Comparison, Value
+from evalkit.view.gate import gate_text, junit
+
+
+def with_value(name: str, value: Value) -> Comparison:
+    first, second, *_ = standard_rows()
+    changed = dataclasses.replace(second, metrics={**second.metrics, name: value})
+    return comparison(first, changed)
+
+
+def test_the_whole_interval_must_be_inside() -> None:
+    value = Value(3.0, "", 9, 2.9, 3.1, 0.03, 0.01, 0.061, "worse")
+    one = with_value("perplexity", value)
+    base = 3.0 - 0.03
+    assert judge(one, {"max_perplexity_increase": 0.061 / base + 1e-9})[0].passed
+    assert not judge(one, {"max_perplexity_increase": 0.061 / base - 1e-9})[0].passed
+    # The point alone is well inside.
+    assert 0.03 / base < 0.061 / base - 1e-9
+
+
+def test_a_task_may_lose_no_more_than_the_lower_end() -> None:
+    value = Value(0.80, "", 500, 0.78, 0.82, 0.0, -0.012, 0.012, "inconclusive")
+    one = with_value("arc_easy.acc", value)
+    found = {j.metric: j.passed for j in judge(one, {"max_task_loss": 0.0121})}
+    assert found["arc_easy.acc"]
+    found = {j.metric: j.passed for j in judge(one, {"max_task_loss": 0.0119})}
+    assert not found["arc_easy.acc"]
+
+
+def test_speed_is_held_by_its_lower_end_and_memory_by_its_upper() -> None:
+    speed = Value(50.0, "tokens/s", 5, 45.0, 55.0)
+    assert judge(with_value("decode_tokens_per_second", speed), {"min_decode_speed": 45})[0].passed
+    assert not judge(with_value("decode_tokens_per_second", speed), {"min_decode_speed": 46})[
+        0
+    ].passed
+    memory = Value(7e9, "bytes", 1)
+    assert judge(with_value("peak_memory_bytes", memory), {"max_memory": 7e9})[0].passed
+
+
+def test_failed_rows_and_missing_metrics_do_not_pass() -> None:
+    first, second, *_ = standard_rows()
+    failed = dataclasses.replace(second, status="failed", message="no kernel", metrics={})
+    (found,) = judge(comparison(first, failed), {"max_memory": 1e12})
+    assert not found.passed
+    assert "no kernel" in found.message
+    bare = dataclasses.replace(second, metrics={})
+    found_all = judge(comparison(first, bare), {"max_memory": 1e12, "max_task_loss": 1.0})
+    assert [one.passed for one in found_all] == [False, False]
+
+
+def test_limits_in_words() -> None:
+    words = {"max-task-loss": "1pp", "max_memory": "8GB", "min_decode_speed": 40, "min_top1": "97%"}
+    assert parse_limits(words) == {
+        "max_task_loss": 0.01, "max_memory": 8e9, "min_decode_speed": 40.0, "min_top1": 0.97,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"max_tasks_loss": "1pp"}, "did you mean 'max_task_loss'"),
+        ({"max_task_loss": "a lot"}, "write a number such as 1pp"),
+        ({"max_memory": "8 parsecs"}, "such as 8GB"),
+        ({"max_memory": True}, "such as 8GB"),
+        ({"max_memory": "-1GB"}, "such as 8GB"),
+        ({}, "no limit given"),
+    ],
+)
+def test_bad_limits_are_one_line(words: dict, line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        parse_limits(words)
+
+
+def test_a_file_of_limits_and_junit(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("max_memory: 1TB\nmax_size: 1kB\n")
+    found = evalkit.check(comparison(*standard_rows()), limits)
+    root = ElementTree.fromstring(junit(found))
+    assert (root.get("tests"), root.get("failures")) == (str(len(found)), "2")
+    assert gate_text(found).count("FAIL") == 2
+    limits.write_text("!!python/object/apply:os.system [true]")
+    with pytest.raises(UsageError, match="is not YAML"):
+        evalkit.check(comparison(*standard_rows()), limits)
+
+
+def test_names_are_escaped_in_junit() -> None:
+    first, second, *_ = standard_rows()
+    hostile = dataclasses.replace(second, status="failed", message='<x y="1">\x1b[31m')
+    page = junit(judge(comparison(first, hostile), {"max_size": 1.0}))
+    message = ElementTree.fromstring(page).find("testcase/failure").get("message")
+    assert message == 'failed: <x y="1">'
+    assert "\x1b" not in page
