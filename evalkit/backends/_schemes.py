@@ -44,6 +44,21 @@ def llm_int8() -> Scheme:
     )
 
 
+def torchao_int8(*, dynamic: bool) -> Scheme:
+    """torchao's INT8: a float32 scale and an 8-bit zero point a row."""
+    return Scheme(
+        "torchao dynamic" if dynamic else "torchao",
+        8,
+        0.68,
+        "llama.cpp Q8_0 on an RTX 4090",
+        scale_bytes=4,
+        zero_bits=8,
+        int8=dynamic,
+        cuda=Work(input=1, output=4) if dynamic else Work(weight=2),
+        cpu=Work(input=1, output=10) if dynamic else Work(weight=2),
+    )
+
+
 def four_bit(quant_type: str = "nf4", double_quant: bool = False) -> Scheme:
     """NF4 or FP4: a scale for 64 weights, a table of 16 values; unpacked for more than a token."""
     table = 16 * 4

@@ -73,7 +73,7 @@ def _refusal(model: PreTrainedModel, kinds: set[str]) -> str:
 
 
 def _kind(module: nn.Module) -> str:
-    """How a linear layer is treated: plain, 4-bit, gptq, awq, int8, or unknown."""
+    """How a linear layer is treated: plain, 4-bit, gptq, awq, int8, torchao, or unknown."""
     name = type(module).__name__
     if name in ("Linear4bit", "Linear8bitLt"):
         return "4-bit" if name == "Linear4bit" else "int8"
@@ -82,8 +82,12 @@ def _kind(module: nn.Module) -> str:
     if hasattr(module, "dequantize_weight"):
         return "gptq"
     weight: Any = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or hasattr(weight, "__tensor_flatten__"):
+    if not isinstance(weight, Tensor):
         return "unknown"
+    if hasattr(weight, "__tensor_flatten__"):
+        # With quantized activations the method is more than its weights.
+        weight_only = getattr(weight, "act_quant_kwargs", None) is None
+        return "torchao" if weight_only and hasattr(weight, "dequantize") else "unknown"
     return "plain" if weight.is_floating_point() else "unknown"
 
 
@@ -104,11 +108,7 @@ def _has_repacked(module: nn.Module) -> bool:
 
 def _unpack(model: PreTrainedModel) -> bool:
     """Replace weight-only layers by plain ones of the same weights; False where there are none."""
-    packed = {
-        name: module
-        for name, module in linear_modules(model)
-        if _kind(module) in ("4-bit", "gptq", "awq")
-    }
+    packed = {name: module for name, module in linear_modules(model) if _kind(module) in _WEIGHTS}
     for name, module in packed.items():
         model.set_submodule(name, _dense(module))
     return bool(packed)
@@ -152,4 +152,15 @@ def _weight_of_awq(module: Any) -> Tensor:
     return weight.t().contiguous()
 
 
-_WEIGHTS = {"4-bit": _weight_of_4bit, "gptq": _weight_of_gptq, "awq": _weight_of_awq}
+def _weight_of_torchao(module: Any) -> Tensor:
+    """Float32 weights (outputs, inputs) of a weight-only layer of torchao."""
+    weight: Tensor = module.weight.dequantize(torch.float32)
+    return weight.contiguous()
+
+
+_WEIGHTS = {
+    "4-bit": _weight_of_4bit,
+    "gptq": _weight_of_gptq,
+    "awq": _weight_of_awq,
+    "torchao": _weight_of_torchao,
+}

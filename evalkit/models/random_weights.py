@@ -8,6 +8,7 @@ in 16 bit only while it is quantized itself; the whole model never is, unless th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
+from evalkit.models.layers import linear_modules
 from evalkit.models.loading import quiet
-from evalkit.models.shapes import meta_model
+from evalkit.models.shapes import is_router, meta_model
 
 NOTE = "random weights: speed and memory are real, quality is not measured"
 # The usual standard deviation at initialisation, for packed weights as for others.
@@ -32,12 +34,14 @@ def random_model(
     seed: int = 0,
     quantization_config: Any = None,
     packed: bool = False,
+    convert: Callable[[nn.Module], object] | None = None,
 ) -> PreTrainedModel:
     """The architecture of config.json `config` with random weights on `device`.
 
     `quantization_config` is that of transformers. With `packed` its layers hold packed weights
     from the start (GPTQ), which are random words; without, each is quantized from random weights
-    by the library (bitsandbytes). Equal seeds give equal weights on the same kind of device.
+    by the library (bitsandbytes). `convert` quantizes each linear layer in place as soon as it has
+    its weights (torchao). Equal seeds give equal weights on the same kind of device.
     """
     torch.manual_seed(seed)
     with quiet():
@@ -47,7 +51,7 @@ def random_model(
         if quantization_config is not None:
             quantizer = AutoHfQuantizer.from_config(quantization_config, pre_quantized=packed)
             quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device})
-        _fill(model, _Memory(torch.device(device), dtype))
+        _fill(model, _Memory(torch.device(device), dtype), convert)
         if quantizer is not None:
             model.hf_quantizer = quantizer
             quantizer.postprocess_model(model)
@@ -78,7 +82,10 @@ class _Memory:
         return self._given[id(parameter)]
 
 
-def _fill(model: PreTrainedModel, memory: _Memory) -> None:
+def _fill(
+    model: PreTrainedModel, memory: _Memory, convert: Callable[[nn.Module], object] | None
+) -> None:
+    linears = {id(module) for name, module in linear_modules(model) if not is_router(name)}
     for module in model.modules():
         kind = type(module).__name__
         weight = getattr(module, "weight", None)
@@ -93,6 +100,8 @@ def _fill(model: PreTrainedModel, memory: _Memory) -> None:
         else:
             memory.give(module)
             model._init_weights(module)
+            if convert is not None and id(module) in linears:
+                convert(module)
 
 
 def _quantized(kind: str, weight: Any, device: torch.device) -> Any:

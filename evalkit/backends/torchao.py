@@ -1,0 +1,198 @@
+"""INT8 and INT4 by torchao: tensor subclasses whose products torch.compile fuses on CUDA.
+
+INT8 has one scale a row; weight-only INT8 multiplies 16-bit activations, the dynamic form
+quantizes each token's activations too. INT4 has a scale and a zero point for a group of inputs and
+needs CUDA. Nothing is calibrated. The path is fast with `evalkit bench --engine compile`; eager, an
+unpacked copy is made for each product.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.backends import _schemes
+from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.errors import VariantError
+from evalkit.progress import Event, Listener, ignore
+from evalkit.records import Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from evalkit.analysis.footprint import Scheme
+    from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
+
+SPEC = BackendSpec(
+    name="torchao",
+    summary="INT8 weight-only or dynamic, INT4 weight-only (CUDA); fast when compiled",
+    precisions=("int8", "int4"),
+    options=(
+        Option(
+            "activations",
+            "16bit",
+            "kept in 16 bit, or quantized to 8 bit token by token",
+            allowed=("16bit", "dynamic"),
+            precisions=("int8",),
+        ),
+        Option(
+            "group_size",
+            128,
+            "inputs that share a scale and a zero point",
+            allowed=(32, 64, 128, 256),
+            shown=True,
+            precisions=("int4",),
+        ),
+        Option("dtype", "bf16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
+    ),
+    requires=("torchao",),
+    install="pip install 'evalkit[torchao]'",
+    quantizes=True,
+)
+_ALTERNATIVE = "int8@bitsandbytes or int4@bitsandbytes"
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError for a quantized checkpoint, or a width INT4 cannot divide into groups."""
+    from evalkit.models.shapes import decoder_shapes
+
+    check_unquantized(checkpoint, variant)
+    if variant.precision != "int4":
+        return
+    size = int(resolved_options(SPEC, variant)["group_size"])
+    for name, shape in decoder_shapes(checkpoint).items():
+        if shape[1] % size:
+            raise VariantError(
+                f"{variant.text} cannot divide {name} into groups: {shape[1]} inputs are no"
+                f" multiple of {size}; use a smaller group_size or {_ALTERNATIVE}"
+            )
+
+
+def scheme(variant: Variant) -> Scheme:
+    """How a linear layer is stored, for the planner."""
+    options = resolved_options(SPEC, variant)
+    if variant.precision == "int8":
+        return _schemes.torchao_int8(dynamic=options["activations"] == "dynamic")
+    return _schemes.grouped("torchao", 4, int(options["group_size"]), symmetric=False)
+
+
+def prepare() -> None:
+    """Import torchao and transformers."""
+    import torchao  # noqa: F401
+
+    import evalkit.models.loading  # noqa: F401
+
+
+def quantize(
+    source: Path,
+    variant: Variant,
+    out: Path,
+    device: str,
+    calibration: Sequence[Sequence[int]] | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = ignore,
+) -> None:
+    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`."""
+    from evalkit.models.identity import copy_tokenizer
+    from evalkit.models.loading import quiet
+
+    listener(Event(variant.label, "quantizing"))
+    loaded = load(
+        source, variant, device, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
+    with quiet():
+        loaded.model.save_pretrained(out)
+    copy_tokenizer(source, out)
+
+
+def load(
+    source: Path,
+    variant: Variant,
+    device: str,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """The model of `source` in the variant's precision on `device`.
+
+    `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
+    """
+    from evalkit.models.kernels import kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded, load_causal_lm
+    from evalkit.models.resolve import read_config
+
+    _check_device(variant, device)
+    options = resolved_options(SPEC, variant)
+    made = "quantization_config" in read_config(source)
+    model: PreTrainedModel = load_causal_lm(
+        source,
+        dtype=DTYPES[str(options["dtype"])],
+        device=device,
+        quantization_config=None if made else _config(variant),
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    check_all_quantized(model, variant, _ALTERNATIVE)
+    return Loaded(model, kernel_names(model), kept_16bit(model))
+
+
+def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
+    """The architecture of `checkpoint` with random weights, quantized layer by layer."""
+    import torch
+    from torchao.quantization import quantize_
+
+    from evalkit.models.kernels import kernel_names
+    from evalkit.models.layers import kept_16bit
+    from evalkit.models.loading import Loaded
+    from evalkit.models.random_weights import NOTE, random_model
+
+    _check_device(variant, device)
+    options = resolved_options(SPEC, variant)
+    model = random_model(
+        checkpoint.config,
+        dtype=getattr(torch, DTYPES[str(options["dtype"])]),
+        device=device,
+        seed=seed,
+        convert=lambda linear: quantize_(linear, _torchao(variant)),
+    )
+    check_all_quantized(model, variant, _ALTERNATIVE)
+    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
+
+
+def _check_device(variant: Variant, device: str) -> None:
+    check_device(SPEC, device)
+    if variant.precision == "int4" and device == "cpu":
+        raise VariantError(
+            f"{variant.text} needs CUDA: on a CPU use int4@gptq,group_size=128 or int4@bitsandbytes"
+        )
+
+
+def _config(variant: Variant) -> Any:
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(_torchao(variant))
+
+
+def _torchao(variant: Variant) -> Any:
+    """torchao's own configuration of the variant."""
+    from torchao.quantization import (
+        Int4WeightOnlyConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+    )
+
+    options = resolved_options(SPEC, variant)
+    if variant.precision == "int4":
+        return Int4WeightOnlyConfig(
+            group_size=int(options["group_size"]), int4_packing_format="tile_packed_to_4d"
+        )
+    if options["activations"] == "dynamic":
+        return Int8DynamicActivationInt8WeightConfig()
+    return Int8WeightOnlyConfig()

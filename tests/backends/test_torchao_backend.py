@@ -1,0 +1,102 @@
+"""torchao's INT8: standard checkpoints with the same logits, exact bytes, random weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+import evalkit
+from evalkit.analysis.footprint import weight_bytes as planned_bytes
+from evalkit.backends import parse_variant, torchao
+from evalkit.demo_data import demo_directory
+from evalkit.errors import UsageError, VariantError
+from evalkit.models.compute import for_scoring
+from evalkit.models.resolve import resolve_config, resolve_model
+from evalkit.models.shape import model_shape
+from evalkit.models.storage import weight_bytes
+from evalkit.progress import ignore
+
+pytestmark = pytest.mark.skipif(
+    not any(True for d in importlib.metadata.distributions() if d.name == "torchao"),
+    reason="torchao is not installed",
+)
+IDS = torch.arange(4, 44)[None]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("words", ["int8@torchao", "int8@torchao,activations=dynamic,dtype=fp16"])
+def test_a_checkpoint_reloads_with_the_same_logits(llama: Path, tmp_path: Path, words: str) -> None:
+    out = evalkit.quantize(words, model=str(llama), out=tmp_path / "out", progress=ignore)
+    mine = torchao.load(out, parse_variant(words), "cpu").model
+    plain = AutoModelForCausalLM.from_pretrained(out)
+    with torch.inference_mode():
+        assert torch.equal(mine(IDS).logits, plain(IDS).logits)
+    assert type(mine.model.layers[0].mlp.up_proj.weight).__name__ == "Int8Tensor"
+
+
+def test_bytes_are_counted_in_storage_and_agree_with_the_plan_and_the_disk(tmp_path: Path) -> None:
+    demo = demo_directory() / "model"
+    out = evalkit.quantize("int8@torchao", model="demo", out=tmp_path / "out", progress=ignore)
+    variant = parse_variant("int8@torchao")
+    sizes = weight_bytes(torchao.load(out, variant, "cpu").model)
+    assert sizes["packed"] == sum(rows * columns for rows, columns in torchao_shapes(demo))
+    total = sum(sizes.values())
+    assert (out / "model.safetensors").stat().st_size == pytest.approx(total, rel=0.02)
+    scheme = torchao.scheme(variant)
+    shape = model_shape("demo", resolve_config(str(demo)).config, {scheme.rest_bytes})
+    assert planned_bytes(shape, scheme).total == pytest.approx(total, rel=0.005)
+
+
+def torchao_shapes(path: Path) -> list[tuple[int, int]]:
+    from evalkit.models.shapes import decoder_shapes
+
+    return list(decoder_shapes(resolve_model(str(path))).values())
+
+
+def test_weight_only_layers_are_scored_in_float32(llama: Path) -> None:
+    loaded = torchao.load(llama, parse_variant("int8@torchao,dtype=fp16"), "cpu")
+    own = loaded.model(IDS).logits.float()
+    scored = for_scoring(loaded, "cpu")
+    assert scored.model.dtype == torch.float32
+    assert type(scored.model.model.layers[0].mlp.up_proj.weight) is torch.nn.Parameter
+    assert torch.allclose(scored.model(IDS).logits, own, atol=0.02 * float(own.std()))
+
+
+def test_dynamic_layers_are_scored_by_their_own_kernels(llama: Path) -> None:
+    loaded = torchao.load(llama, parse_variant("int8@torchao,activations=dynamic"), "cpu")
+    assert any("own kernels" in note for note in for_scoring(loaded, "cpu").notes)
+
+
+def test_random_weights_are_packed_layer_by_layer(llama: Path) -> None:
+    checkpoint = resolve_config(str(llama))
+    model = torchao.load_random(checkpoint, parse_variant("int8@torchao"), "cpu").model
+    assert type(model.model.layers[1].self_attn.q_proj.weight).__name__ == "Int8Tensor"
+    with torch.inference_mode():
+        assert torch.isfinite(model(IDS).logits).all()
+
+
+def test_int4_needs_cuda_and_fitting_groups(llama: Path) -> None:
+    with pytest.raises(VariantError, match="needs CUDA"):
+        torchao.load(llama, parse_variant("int4@torchao,group_size=32"), "cpu")
+    with pytest.raises(VariantError, match="are no multiple of 128"):
+        torchao.check(resolve_model(str(llama)), parse_variant("int4@torchao"))
+    with pytest.raises(UsageError, match="allowed are 16bit, dynamic"):
+        parse_variant("int8@torchao,activations=8bit")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_int4_on_cuda(tmp_path: Path) -> None:
+    variant = parse_variant("int4@torchao")
+    model = torchao.load(demo_directory() / "model", variant, "cuda").model
+    with torch.inference_mode():
+        assert torch.isfinite(model(IDS.cuda()).logits).all()
