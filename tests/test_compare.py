@@ -186,3 +186,22 @@ def test_fresh_measures_again(bench: Bench, result: dict[str, Any]) -> None:
     bench.compare("fp32", fresh=True)
     after = {file: file.stat().st_mtime_ns for file in (store / "runs").glob("*.json")}
     assert sum(before[file] != after[file] for file in before) == 2
+
+
+def test_random_weights_measure_speed_and_memory_and_no_quality(tmp_path: Path) -> None:
+    model = make_llama(tmp_path / "model")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((model / "config.json").read_text())
+    words = {"model": str(tmp_path / "bare"), "out": tmp_path / "store", "progress": ignore}
+    result = evalkit.compare("fp32", "int4@bitsandbytes", weights="random", **words)
+    for row in result.rows:
+        assert row.status == "ok", row.message
+        assert row.verdict == "not measured: random weights"
+        assert "perplexity" not in row.metrics
+        assert row.metrics["decode_tokens_per_second"].value > 0
+    assert result.sentence == "Quality: not measured: random weights."
+    assert result.command.endswith("--weights random --out " + str(tmp_path / "store"))
+    with pytest.raises(evalkit.EvalkitError, match="leave out --text"):
+        evalkit.compare("fp32", weights="random", text=["a.txt"], **words)
+    with pytest.raises(evalkit.EvalkitError, match="did you mean 'random'"):
+        evalkit.compare("fp32", weights="randm", **words)

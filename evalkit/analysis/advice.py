@@ -6,11 +6,15 @@ import dataclasses
 
 from evalkit.records import Comparison, Row
 
+RANDOM = "not measured: random weights"
 HARMLESS = ("no loss", "better")
 
 
 def advise(comparison: Comparison) -> Comparison:
-    """The comparison with its sentence filled in."""
+    """The comparison with its sentence filled in; of random weights none of quality."""
+    if comparison.model.weights == "random":
+        rows = tuple(dataclasses.replace(row, verdict=RANDOM) for row in comparison.rows)
+        return dataclasses.replace(comparison, rows=rows, sentence=f"Quality: {RANDOM}.")
     return dataclasses.replace(comparison, sentence=sentence(comparison))
 
 

@@ -56,6 +56,9 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(metavar="V", help="Baseline; default the first variant.")
     ] = None,
+    weights: Annotated[
+        str, typer.Option(help="checkpoint, or random: speed and memory without a download.")
+    ] = "checkpoint",
     device: Device = "auto",
     seed: Seed = 0,
     data: Annotated[
@@ -94,7 +97,8 @@ def compare(
     request: dict[str, Any] = {
         "model": model, "suite": suite, "text": text or (), "tasks": _words(tasks),
         "shots": shots, "limit": limit, "margin": margin, "convention": convention,
-        "context": context, "baseline": baseline, "device": device, "seed": seed, "data": data,
+        "context": context, "baseline": baseline, "weights": weights, "device": device,
+        "seed": seed, "data": data,
         "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
         "serve": tuple(serve or ()), "offline": offline, "out": out, "fresh": fresh,
         "batch_tokens": batch_tokens,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.backends import check_installed, parse_variant, spec_of
+from evalkit.backends import parse_variant, spec_of
 from evalkit.bench_records import Bench, MachineRates
 from evalkit.errors import (
     EvalkitError,
@@ -22,7 +22,7 @@ from evalkit.errors import (
     unknown,
 )
 from evalkit.metrics import Protocol
-from evalkit.models.resolve import Checkpoint, resolve_config, resolve_model
+from evalkit.models.resolve import Checkpoint
 from evalkit.progress import Event, Listener
 from evalkit.records import Model, content_hash, from_json, to_json
 from evalkit.running.bench_worker import RoundJob, RoundResult
@@ -30,7 +30,13 @@ from evalkit.running.children import run_child
 from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import Settings, VariantJob
 from evalkit.running.machine_rates import measure_rates, store_rates, stored_rates
-from evalkit.running.plan import BATCH_TOKENS, calibration_of, choose_model, with_servers
+from evalkit.running.plan import (
+    BATCH_TOKENS,
+    calibration_of,
+    choose_checkpoint,
+    choose_model,
+    with_servers,
+)
 from evalkit.store.claims import claim
 from evalkit.store.files import read_json, write_json
 from evalkit.store.store import Store
@@ -40,7 +46,6 @@ AUTO = "auto"
 ENGINES = ("eager", "graph", "compile")
 MOST_BATCH = 512
 PROMPT, GENERATE = 512, 128
-WEIGHTS = ("checkpoint", "random")
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def make_bench_plan(request: BenchRequest) -> BenchPlan:
     engine_names(request.engine, device)
     name, why = choose_model(request.model, device)
     store = Store(request.out).prepare()
-    checkpoint = _checkpoint(request, name, store)
+    checkpoint = choose_checkpoint(request, name, store)
     asked, request = request, _with_lengths(request, checkpoint)
     template = VariantJob(
         store=store.root,
@@ -156,10 +161,7 @@ def make_bench_plan(request: BenchRequest) -> BenchPlan:
     for variant in variants:
         job = dataclasses.replace(template, variant=variant)
         try:
-            if request.weights == "random":
-                check_installed(spec_of(variant))
-            else:
-                job = dataclasses.replace(job, calibration=calibration_of(job))
+            job = dataclasses.replace(job, calibration=calibration_of(job))
         except EvalkitError as error:
             refused[variant.text] = str(error)
         jobs.append(job)
@@ -231,20 +233,6 @@ def _check_numbers(request: BenchRequest) -> None:
             raise UsageError(f"--{name} {getattr(request, name)}: give at least 1")
     if request.soak < 0:
         raise UsageError(f"--soak {request.soak:g}: give a time such as 10m or 90s")
-    if request.weights not in WEIGHTS:
-        raise UsageError(f"--weights {request.weights!r}: allowed are {', '.join(WEIGHTS)}")
-
-
-def _checkpoint(request: BenchRequest, name: str, store: Store) -> Checkpoint:
-    if request.weights == "random":
-        return resolve_config(name, offline=request.offline)
-    return resolve_model(
-        name,
-        offline=request.offline,
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        hash_cache=store.root / "hashes.json",
-    )
 
 
 def _with_lengths(request: BenchRequest, checkpoint: Checkpoint) -> BenchRequest:

@@ -50,7 +50,7 @@ def _run_variant(store: Store, job: VariantJob, refusal: str, listener: Listener
     try:
         if refusal:
             raise VariantError(refusal)
-        if spec_of(job.variant).quantizes:
+        if spec_of(job.variant).quantizes and job.model.weights == "checkpoint":
             run_child(_quantize, job, listener)
         run_child(_measure, job, listener)
     except EvalkitError as error:

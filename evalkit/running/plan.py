@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evalkit import plugins
 from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import check_installed, parse_variant, spec_of
-from evalkit.errors import DataError, UsageError, VariantError, did_you_mean
+from evalkit.errors import DataError, UsageError, VariantError, did_you_mean, unknown
 from evalkit.metrics import Protocol, probe_metrics, token_metrics
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.resolve import Checkpoint, resolve_config, resolve_model
 from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant, content_hash
 from evalkit.running.calibration import (
     calibration_identity,
@@ -40,6 +41,7 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 PHI_3_SMALL_BYTES = 20e9
 
 
+WEIGHTS = ("checkpoint", "random")
 OPTION_WORDS = {"chat": "--apply-chat-template", "system": "--system-instruction"}
 
 
@@ -67,6 +69,7 @@ class Request:
     system: str = ""
     offline: bool = False
     serve: tuple[str, ...] = ()
+    weights: str = "checkpoint"
     out: Path | None = None
     fresh: bool = False
     batch_tokens: int | None = None
@@ -99,15 +102,14 @@ def make_plan(request: Request) -> ComparePlan:
     device = resolve_device(request.device)
     name, why = choose_model(request.model, device)
     store = Store(request.out).prepare()
-    checkpoint = resolve_model(
-        name,
-        offline=request.offline,
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        hash_cache=store.root / "hashes.json",
+    checkpoint = choose_checkpoint(request, name, store)
+    if request.weights == "random":
+        suite, sources = Suite("random weights", convention="", context=0, bos=""), ()
+    else:
+        suite, sources = choose_suite(request, checkpoint)
+    model = Model(
+        name, checkpoint.identity, architecture=checkpoint.architecture, weights=request.weights
     )
-    suite, sources = choose_suite(request, checkpoint)
-    model = Model(name, checkpoint.identity, architecture=checkpoint.architecture)
     settings = Settings(
         batch_tokens=request.batch_tokens or BATCH_TOKENS[device.partition(":")[0]],
         protocol=Protocol(),
@@ -179,6 +181,28 @@ def choose_model(asked: str | None, device: str) -> tuple[str, str]:
     return "demo", (
         f"Model: the embedded demo, as Phi-3 Small needs {PHI_3_SMALL_BYTES / 1e9:.0f} GB"
         f" and this GPU has {memory / 1e9:.0f} GB."
+    )
+
+
+def choose_checkpoint(request: Any, name: str, store: Store) -> Checkpoint:
+    """The model's files; of random weights the configuration alone, which needs no download.
+
+    Raises UsageError for a word of `--weights` that is none, or for quality of random weights.
+    """
+    if request.weights not in WEIGHTS:
+        raise unknown("weights", request.weights, WEIGHTS)
+    if request.weights == "random":
+        if any(getattr(request, word, None) for word in ("text", "tasks", "suite")):
+            raise UsageError(
+                "--weights random has no quality to measure: leave out --text, --tasks and --suite"
+            )
+        return resolve_config(name, offline=request.offline)
+    return resolve_model(
+        name,
+        offline=request.offline,
+        allow_pickle=request.allow_pickle,
+        trust_remote_code=request.trust_remote_code,
+        hash_cache=store.root / "hashes.json",
     )
 
 
@@ -267,6 +291,8 @@ def calibration_of(job: VariantJob) -> str:
     """
     check_installed(spec_of(job.variant))
     plugins.load("backends", job.variant.backend).check(job.checkpoint, job.variant)
+    if job.model.weights == "random":
+        return ""
     source = calibration_source(job.variant, job.checkpoint)
     if not source:
         return ""

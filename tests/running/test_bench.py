@@ -121,7 +121,7 @@ def test_random_weights_need_only_a_configuration(model: Path, tmp_path: Path) -
         ({"engine": "warp"}, "unknown engine 'warp'"),
         ({"engine": "graph", "device": "cpu"}, "needs CUDA"),
         ({"rounds": 0}, "--rounds 0"),
-        ({"weights": "heavy"}, "--weights 'heavy'"),
+        ({"weights": "heavy"}, "unknown weights 'heavy'"),
         ({"variants": ()}, "no variant given"),
     ],
 )
