@@ -19,6 +19,9 @@ from evalkit.serving.http import Address, ServerError, call, stream
 TextOf = Callable[[Sequence[int]], str]
 # Rounding may leave a probability a little above one.
 _ABOVE_ONE = 1e-3
+_EVERY_TOKEN = 10**6
+_MOST_TOKENS = 10**9
+_OWN_TEXT = 2
 _WRONG_REQUEST = (400, 404, 415, 422, 500, 501)
 
 
@@ -61,6 +64,7 @@ class Client:
     bos: int | None = None
     takes_tokens: bool = True
     adds_bos: bool = True
+    after_bos: dict[str, float] | None = None
     extras: dict[str, Any] = field(default_factory=lambda: {"ignore_eos": True})
 
     def served_models(self) -> list[str]:
@@ -104,7 +108,41 @@ class Client:
         settings = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
         answer = self._complete(tokens, settings)
         self._check_count(answer, len(tokens))
-        return self._scores(answer, len(tokens))
+        scores = self._scores(answer, len(tokens))
+        if scores.logprobs[0] is None and not self.takes_tokens and tokens[0] == self.bos:
+            self._add_first(answer, scores)
+        return scores
+
+    def _add_first(self, answer: Any, scores: PromptScores) -> None:
+        """The token after BOS, which is not in an answer, from the distribution after BOS alone.
+
+        Tokens are told apart by their text, which is their own from two characters on: pieces for
+        single bytes share theirs.
+        """
+        found = self._choice(answer).get("logprobs")
+        words = found.get("tokens") if isinstance(found, dict) else None
+        word = words[0] if isinstance(words, list) and words else None
+        if not isinstance(word, str) or len(word) < _OWN_TEXT:
+            return
+        if self.after_bos is None:
+            self.after_bos = self._distribution(self.text_of([int(self.bos or 0)]))
+        value = self._logprob(self.after_bos.get(word))
+        if value is not None:
+            scores.logprobs[0] = value
+            scores.greedy[0] = value >= max(self.after_bos.values())
+
+    def _distribution(self, prompt: str) -> dict[str, float]:
+        """Log-probabilities of all next tokens by their text; empty where the server gives few."""
+        settings = {"max_tokens": 1, "temperature": 0, "logprobs": _EVERY_TOKEN}
+        body = {"model": self.model, "prompt": prompt, **settings}
+        try:
+            found = self._choice(call(self.address, "/completions", body)).get("logprobs")
+        except ServerError:
+            return {}
+        tops = found.get("top_logprobs") if isinstance(found, dict) else None
+        first = tops[0] if isinstance(tops, list) and tops else None
+        pairs = first.items() if isinstance(first, dict) else ()
+        return {word: value for word, value in pairs if self._logprob(value) is not None}
 
     def complete(self, tokens: Sequence[int], settings: dict[str, Any]) -> str:
         """The generated text."""
@@ -179,11 +217,15 @@ class Client:
         values = found.get("token_logprobs") if isinstance(found, dict) else None
         tops = found.get("top_logprobs") if isinstance(found, dict) else None
         values = values if isinstance(values, list) else []
-        made = _usage(answer, "completion_tokens") or 1
-        # Of the prompt's tokens, some servers leave out BOS; behind them comes what was generated.
-        prompt = values[: len(values) - made] if len(values) > count - 1 else []
-        missing = count - len(prompt)
-        if missing not in (0, 1):
+        # Behind the prompt's tokens comes the generated one, unless it is special. Servers that
+        # put BOS before a text may leave it out.
+        generated = _usage(answer, "completion_tokens", unknown=1) > 0
+        drops = not self.takes_tokens and self.adds_bos and len(values) in (
+            count - 1, count if generated else -1
+        )  # fmt: skip
+        missing = 1 if drops else 0
+        prompt = values[: count - missing]
+        if len(prompt) < count - missing:
             raise ServerError(
                 f"{self.address.url} gives no log-probabilities of the prompt "
                 f"({len(values)} values for {count} tokens): perplexity and tasks of choices cannot"
@@ -220,11 +262,8 @@ def _is_best(value: float, top: Any) -> bool:
     return bool(others) and value >= max(others)
 
 
-def _usage(answer: Any, name: str) -> int:
-    """A number of tokens the server tells ("prompt_tokens"); 0 where it does not."""
+def _usage(answer: Any, name: str, unknown: int = 0) -> int:
+    """A number of tokens the server tells ("prompt_tokens"); `unknown` where it does not."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
-    return _count(usage.get(name)) if isinstance(usage, dict) else 0
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 < value < 10**9 else 0
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and 0 <= value < _MOST_TOKENS else unknown
