@@ -292,6 +292,8 @@ def calibration_of(job: VariantJob) -> str:
     check_installed(spec_of(job.variant))
     plugins.load("backends", job.variant.backend).check(job.checkpoint, job.variant)
     if job.model.weights == "random":
+        if spec_of(job.variant).served:
+            raise VariantError(f"{job.variant.text} has the weights of its server, not random ones")
         return ""
     source = calibration_source(job.variant, job.checkpoint)
     if not source:
