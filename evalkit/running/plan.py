@@ -103,6 +103,7 @@ def make_plan(request: Request) -> ComparePlan:
     name, why = choose_model(request.model, device)
     store = Store(request.out).prepare()
     checkpoint = choose_checkpoint(request, name, store)
+    sources: tuple[str, ...]
     if request.weights == "random":
         suite, sources = Suite("random weights", convention="", context=0, bos=""), ()
     else:
