@@ -60,14 +60,17 @@ def quantize(
         return quantize_to(variant, Path(out), request, listener)
 
 
-def pull(*tasks: str, out: Path | str, include_path: Path | None = None) -> list[str]:
+def pull(
+    *tasks: str, out: Path | str, include_path: Path | None = None, allow_code: bool = False
+) -> list[str]:
     """Store the splits of lm-eval tasks as OUT/tasks/TASK/SPLIT.jsonl; a line for each task.
 
     Raises DataError naming the tasks that could not be had, after storing the others.
     """
     from evalkit.suites.pull import pull_tasks
 
-    pulled = pull_tasks(tasks, Path(out), include_path=(include_path,) if include_path else ())
+    folders = (include_path,) if include_path else ()
+    pulled = pull_tasks(tasks, Path(out), include_path=folders, allow_code=allow_code)
     if pulled.failures:
         raise DataError("; ".join(failure.message for failure in pulled.failures))
     return [

@@ -42,9 +42,12 @@ def data_pull(
     include_path: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of your own lm-eval task YAMLs.")
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the Python that such a YAML names.")
+    ] = False,
 ) -> None:
     """Store the splits of tasks as DIR/tasks/TASK/SPLIT.jsonl with a manifest."""
     from evalkit import api
 
-    for line in api.pull(*tasks, out=out, include_path=include_path):
+    for line in api.pull(*tasks, out=out, include_path=include_path, allow_code=allow_code):
         print(line)

@@ -28,6 +28,7 @@ from evalkit.suites.lm_eval_entries import (
     entry_from_file,
 )
 from evalkit.suites.lm_eval_errors import broken_files, explain, names_task
+from evalkit.suites.task_code import refuse_code
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,11 @@ class TaskGroup:
 class Registry:
     """What can be asked for by name."""
 
-    def __init__(self, entries: Entries, own: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, entries: Entries, own: Sequence[Path] = (), *, allow_code: bool = False
+    ) -> None:
         self.entries = entries
+        self.allow_code = allow_code
         self._own = tuple(own)
 
     def expand(self, asked: str) -> tuple[list[Leaf], list[TaskGroup]]:
@@ -103,7 +107,10 @@ class Registry:
 
     def _of(self, entry: Entry) -> tuple[list[Leaf], list[TaskGroup]]:
         try:
-            built = _LeafFactory().build(entry, overrides=None, registry=self.entries)
+            factory = _LeafFactory(self.allow_code)
+            built = factory.build(entry, overrides=None, registry=self.entries)
+        except DataError:
+            raise
         except Exception as error:  # the YAML is the user's: anything may be wrong with it
             raise DataError(explain(entry.name, Leaf(entry, {}).path, error)) from error
         if isinstance(built, Group):
@@ -137,7 +144,9 @@ class Registry:
         )
 
 
-def open_registry(names: Iterable[str], include_path: Sequence[Path] = ()) -> Registry:
+def open_registry(
+    names: Iterable[str], include_path: Sequence[Path] = (), *, allow_code: bool = False
+) -> Registry:
     """The tasks at hand: own YAML folders or files first, then the demo's, then lm-eval's.
 
     lm-eval's own index is left out when every name is a task of the others: it costs a second.
@@ -146,7 +155,7 @@ def open_registry(names: Iterable[str], include_path: Sequence[Path] = ()) -> Re
     found = [entries.get(name) for name in names]
     if not all(entry is not None and entry.kind is Kind.TASK for entry in found):
         entries = {**default_entries(), **entries}
-    return Registry(entries, include_path)
+    return Registry(entries, include_path, allow_code=allow_code)
 
 
 def build_task(
@@ -178,6 +187,17 @@ def dataset_of(config: Mapping[str, Any]) -> tuple[str, str] | None:
 
 class _LeafFactory(TaskFactory):  # type: ignore[misc]
     """lm-eval's expansion of groups and tags, with the building of each task put off."""
+
+    def __init__(self, allow_code: bool) -> None:
+        super().__init__()
+        self._allow_code = allow_code
+
+    def _load_full_config(
+        self, entry: Entry, overrides: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        if not self._allow_code and entry.yaml_path:
+            refuse_code(entry.name, Path(entry.yaml_path))
+        return dict(super()._load_full_config(entry, overrides))
 
     def _build_task(self, entry: Entry, overrides: dict[str, Any] | None) -> Leaf:
         return Leaf(entry, dict(overrides or {}))

@@ -16,6 +16,7 @@ from evalkit.suites import lm_eval_task
 from evalkit.suites.lm_eval_errors import explain
 from evalkit.suites.lm_eval_index import Leaf, build_task, dataset_of, open_registry
 from evalkit.suites.manifest import Manifest, SplitFile, read_manifest, write_manifest
+from evalkit.suites.task_code import refuse_code
 from evalkit.suites.task_data import SPLIT_KEYS
 from evalkit.suites.task_rows import sha256_of
 from evalkit.suites.tasks import TaskFailure
@@ -39,6 +40,7 @@ def pull_tasks(
     *,
     include_path: Sequence[Path] = (),
     file_format: Format = "jsonl",
+    allow_code: bool = False,
 ) -> Pulled:
     """Store the splits that tasks, groups or tags use as `out`/tasks/TASK/SPLIT.jsonl or .parquet.
 
@@ -47,7 +49,7 @@ def pull_tasks(
     """
     if file_format not in ("jsonl", "parquet"):
         raise UsageError(f"unknown format {file_format!r}: allowed are jsonl, parquet")
-    registry = open_registry(names, include_path)
+    registry = open_registry(names, include_path, allow_code=allow_code)
     manifests, folders, failures = [], [], []
     for name in names:
         try:
@@ -58,6 +60,8 @@ def pull_tasks(
         for leaf in leaves:
             folder = out / "tasks" / leaf.task_name
             try:
+                if not allow_code:
+                    refuse_code(leaf.task_name, leaf.path)
                 manifests.append(_pull(leaf, folder, file_format))
                 folders.append(folder)
             except EvalkitError as error:

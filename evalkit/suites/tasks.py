@@ -14,6 +14,7 @@ from evalkit.suites import lm_eval_task
 from evalkit.suites.lm_eval_errors import explain
 from evalkit.suites.lm_eval_index import Leaf, Registry, TaskGroup, build_task, open_registry
 from evalkit.suites.offline import network_forbidden
+from evalkit.suites.task_code import refuse_code
 from evalkit.suites.task_data import (
     DataFile,
     Served,
@@ -104,9 +105,10 @@ def load_tasks(
     Data come from local files the YAML names, else from the folder `data` (or $EVALKIT_DATA) and
     then never from the network, else from the Hugging Face cache or, unless `offline`, the hub.
     A task that cannot be loaded becomes a failure; the others go on. Raises DataError only for
-    a `data` or `include_path` that does not exist.
+    a `data` or `include_path` that does not exist. Without `allow_code` a task whose own YAML would
+    run Python (suites/task_code.py), or that runs what the model writes, is such a failure.
     """
-    registry = open_registry([one.name for one in names], include_path)
+    registry = open_registry([one.name for one in names], include_path, allow_code=allow_code)
     settings = _Settings(registry, data_folder(data), offline, seed, allow_code)
     tasks: dict[str, LoadedTask] = {}
     failures: list[TaskFailure] = []
@@ -151,6 +153,10 @@ def _add(tasks: dict[str, LoadedTask], task: LoadedTask) -> None:
 def _load(leaf: Leaf, one: TaskSlice, settings: _Settings) -> LoadedTask:
     try:
         config = leaf.config()
+        if not settings.allow_code:
+            refuse_code(leaf.task_name, leaf.path)
+    except DataError:
+        raise
     except Exception as error:  # the YAML is the user's: anything may be wrong with it
         raise DataError(explain(leaf.task_name, leaf.path, error)) from error
     _refuse(leaf.task_name, config, settings.allow_code)

@@ -109,8 +109,11 @@ def test_failures_are_collected_and_leave_nothing(source: Path) -> None:
         "validation_split: validation\n", "custom_dataset: !function bytes.make\n"
     )
     (source / "yaml/raw.yaml").write_text(text, encoding="utf-8")
+    include = [source / "yaml"]
+    refused = pull_tasks(["raw"], source / "data", include_path=include)
+    assert "would run code: !function bytes.make" in refused.failures[0].message
     pulled = pull_tasks(
-        ["unheard_of", "raw", "remote"], source / "data", include_path=[source / "yaml"]
+        ["unheard_of", "raw", "remote"], source / "data", include_path=include, allow_code=True
     )
     assert [manifest.task for manifest in pulled.manifests] == ["remote"]
     messages = {failure.name: failure.message for failure in pulled.failures}
@@ -118,7 +121,7 @@ def test_failures_are_collected_and_leave_nothing(source: Path) -> None:
     assert "pull it with --format parquet" in messages["raw"]
     assert [path.name for path in (source / "data/tasks").iterdir()] == ["remote"]
     again = pull_tasks(
-        ["raw"], source / "data", include_path=[source / "yaml"], file_format="parquet"
+        ["raw"], source / "data", include_path=include, file_format="parquet", allow_code=True
     )
     assert again.failures == ()
     with pytest.raises(UsageError, match="allowed are jsonl, parquet"):

@@ -37,8 +37,10 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(files: Path, *slices: TaskSlice) -> list[LoadedTask]:
-    loaded = load_tasks(slices, data=files / "data", include_path=[files / "yaml"])
+def load(files: Path, *slices: TaskSlice, allow_code: bool = False) -> list[LoadedTask]:
+    loaded = load_tasks(
+        slices, data=files / "data", include_path=[files / "yaml"], allow_code=allow_code
+    )
     assert loaded.failures == ()
     return list(loaded.tasks)
 
@@ -279,7 +281,7 @@ def test_metric_code_that_fails_is_one_line(files: Path, tmp_path: Path) -> None
     text = CHOICE_YAML.format(name="judged") + "process_results: !function judge.judge\n"
     (files / "yaml/judged.yaml").write_text(text, encoding="utf-8")
     write_jsonl(files / "data/tasks/judged/test.jsonl", choice_rows(2))
-    (task,) = load(files, TaskSlice("judged"))
+    (task,) = load(files, TaskSlice("judged"), allow_code=True)
     with pytest.raises(DataError, match="task 'judged': ZeroDivisionError: division by zero"):
         score_task(task, build_requests(task), HashLM(), tmp_path)
 
@@ -320,7 +322,7 @@ def test_metrics_of_the_tasks_own_aggregation_have_no_interval(files: Path, tmp_
     )
     (files / "yaml/owned.yaml").write_text(text, encoding="utf-8")
     write_jsonl(files / "data/tasks/owned/test.jsonl", choice_rows(3))
-    (task,) = load(files, TaskSlice("owned"))
+    (task,) = load(files, TaskSlice("owned"), allow_code=True)
     records = score_task(task, build_requests(task), HashLM(), tmp_path)
     (score,) = records.head.scores
     assert (score.aggregation, score.higher_is_better) == ("own.total", False)
