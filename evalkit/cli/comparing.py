@@ -76,8 +76,6 @@ def compare(
     allow_code: Annotated[
         bool,
         typer.Option("--allow-code", help="Run code that the model writes or a task YAML names."),
-            "--allow-code", help="Run code that the model writes, or your task YAML names."
-        ),
     ] = False,
     serve: Serve = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
