@@ -2,13 +2,14 @@
 # make test      sets up everything, checks style, types and layers, and runs the tests
 # make test-all  also runs the slow comparisons with lm-eval's own backend
 # make test-browser  opens the report and JupyterLab in a headless chromium
+# make fuzz      100,000 hostile inputs for every reader, then a minute each guided by coverage
 # make docs      builds the documentation, notebooks executed, into site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: compare test test-all test-browser docs lint benchmarks clean
+.PHONY: compare test test-all test-browser fuzz docs lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -23,6 +24,10 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	command -v chromium chromium-browser >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.core
@@ -46,6 +51,9 @@ test-all: lint
 
 test-browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser $(ARGS)
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/run.py --atheris 60 $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -12,8 +12,7 @@ from evalkit.errors import UsageError, unknown
 from evalkit.findings import Diagnosis
 from evalkit.progress import Listener, live
 from evalkit.records import Comparison
-
-MOST_BYTES = 2**20
+from evalkit.yaml_file import read_yaml
 
 
 def doctor(variant: str, *, progress: Listener | None = None, **words: Any) -> Diagnosis:
@@ -54,16 +53,7 @@ def check(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{file} is larger than {MOST_BYTES} bytes: no list of limits is")
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not YAML: {error}") from error
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise UsageError(f"{file} is not a mapping of limits: write max_task_loss: 1pp")
     return content

@@ -8,6 +8,7 @@ from pathlib import Path
 from evalkit import plugins
 from evalkit.backends._spec import BackendSpec, Option
 from evalkit.errors import UsageError, did_you_mean, unknown
+from evalkit.paths import expanded, is_dir, is_file
 from evalkit.records import OptionValue, Variant
 
 # What a precision without a backend stands for.
@@ -59,13 +60,13 @@ def _names_checkpoint(words: str, head: str) -> bool:
     """A path that exists, or a word with a slash; `int4` stays a precision beside a folder int4."""
     if "/" in head or head in (".", "..", "~"):
         return True
-    return head.lower() not in BARE and "@" not in head and Path(words).is_dir()
+    return head.lower() not in BARE and "@" not in head and is_dir(Path(words))
 
 
 def _checkpoint_variant(words: str) -> Variant:
-    path = Path(words).expanduser()
-    if not path.is_dir():
-        if path.exists():
+    path = expanded(words)
+    if not is_dir(path):
+        if is_file(path):
             raise UsageError(f"{words!r} is a file: give the directory of a quantized checkpoint")
         if words[0] in "./~" or words.count("/") != 1 or words.endswith("/"):
             raise UsageError(
@@ -172,9 +173,9 @@ def _typed(option: Option, text: str) -> OptionValue | None:
         return text.lower() if option.allowed else text
     try:
         number = type(option.default)(text)
-    except ValueError:
+        return number if math.isfinite(number) else None
+    except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
 
 
 def _allowed(option: Option) -> str:

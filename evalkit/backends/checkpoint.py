@@ -66,9 +66,14 @@ def scheme(variant: Variant) -> Scheme:
         nested = bool(made.get("bnb_4bit_use_double_quant"))
         return _schemes.four_bit(str(made.get("bnb_4bit_quant_type", "nf4")), nested)
     if method in ("gptq", "awq"):
+        group_size = made.get("group_size", made.get("q_group_size", 128))
+        if not _whole(made.get("bits")) or not _whole(group_size):
+            raise VariantError(
+                f"{variant.text} has bits {made.get('bits')!r} and group_size {group_size!r} in its"
+                " quantization_config: whole numbers are needed; save the checkpoint again"
+            )
         symmetric = bool(made.get("sym", method == "gptq")) and not made.get("zero_point")
-        group_size = int(made.get("group_size", made.get("q_group_size", 128)))
-        return _schemes.grouped(method.upper(), int(made["bits"]), group_size, symmetric)
+        return _schemes.grouped(method.upper(), made["bits"], group_size, symmetric)
     raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
 
 
@@ -160,6 +165,10 @@ def _check_method(variant: Variant, config: object) -> str:
                 f"install it with `pip install {name}`"
             ) from None
     return method
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _notes(method: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from evalkit.errors import ModelError, unknown
 from evalkit.models import hub
 from evalkit.models.identity import checkpoint_identity
 from evalkit.models.safetensors_header import read_header
+from evalkit.paths import expanded, is_dir, is_file
 from evalkit.records import content_hash
 
 ALIASES = {
@@ -27,6 +28,19 @@ DEMO = "demo"
 # Architectures that evalkit brings itself, beside those of transformers.
 NATIVE = ("phi3small",)
 _PACKAGE = Path(evalkit.__file__).parent
+# Indexes of the largest checkpoints have some 10 MB.
+MAX_JSON_BYTES = 64 * 2**20
+MOST_REASON = 200
+# Sizes beyond every model there is; larger ones would fill the memory before anything is checked.
+MOST_OF = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "max_position_embeddings": 10**9,
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -101,14 +115,29 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} has no config.json: give the directory of a Hugging Face checkpoint"
         )
-    return _read_json(file)
+    config = _read_json(file)
+    for name, most in MOST_OF.items():
+        value = config.get(name)
+        if isinstance(value, (int, float)) and not 0 < value <= most:
+            shown = str(value)[:30]
+            raise ModelError(
+                f"{file} has {name} {shown}: allowed are whole numbers from 1 to {most}"
+            )
+    return config
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{file} is larger than {MAX_JSON_BYTES} bytes: no {file.name} is")
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
+        # What JSON can write and a file name, hash or terminal cannot: half a surrogate pair.
+        json.dumps(content, ensure_ascii=False).encode()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:MOST_REASON] or "nested too deeply"
+        raise ModelError(f"{file} is not valid JSON: {reason}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object: give a Hugging Face checkpoint")
     return content
@@ -120,10 +149,10 @@ def _directory(ref: str) -> Path | None:
         return _demo_directory()
     if ref in ALIASES:
         return None
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    path = expanded(ref)
+    if is_dir(path):
         return path
-    if path.is_file():
+    if is_file(path):
         raise ModelError(f"{ref!r} is a file: give the directory that holds it and config.json")
     if _HUB_ID.fullmatch(ref):
         return None
@@ -169,7 +198,9 @@ def _is_native(model_type: str) -> bool:
     folders = spec.submodule_search_locations if spec is not None else None
     name = model_type.replace("-", "_")
     # Most model types are a folder of transformers: this answers without importing it.
-    if name and any((Path(folder) / "models" / name).is_dir() for folder in folders or ()):
+    if name.isidentifier() and any(
+        is_dir(Path(folder) / "models" / name) for folder in folders or ()
+    ):
         return True
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -216,10 +247,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: download or copy it again")
     names = sorted({str(name) for name in weight_map.values()})
-    outside = [name for name in names if Path(name).name != name]
+    outside = [name for name in names if Path(name).name != name or "\0" in name]
     if outside:
         raise ModelError(f"{index} names {outside[0]!r}, which is no file beside it")
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    missing = [name for name in names if not is_file(index.parent / name)]
     if missing:
         raise ModelError(
             f"{index.parent} lacks {missing[0]} ({len(missing)} of {len(names)} shards missing): "

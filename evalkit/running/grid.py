@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evalkit.backends import parse_variant
 from evalkit.errors import EvalkitError, UsageError, unknown
+from evalkit.paths import is_file
 from evalkit.records import content_hash
+from evalkit.yaml_file import read_yaml
 
 KEYS = ("notebook", "grid", "parameters", "include", "exclude")
-MOST_BYTES = 2**20
 MOST_CELLS = 10_000
 NAME_LENGTH = 60
 OUT_PARAMETER = "out"
@@ -56,7 +55,7 @@ class Grid:
 
 def read_grid(file: Path) -> Grid:
     """Read and check a grid; raises UsageError in one line for whatever could fail later."""
-    content = _mapping(_load(file), f"{file}")
+    content = _mapping(read_yaml(file), f"{file}")
     for key in content:
         if key not in KEYS:
             raise unknown(f"key of {file.name}", str(key), KEYS)
@@ -126,36 +125,31 @@ def shipped_notebooks() -> Path:
     return checkout if checkout.is_dir() else package / "_notebooks"
 
 
-def _load(file: Path) -> Any:
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise UsageError(
-                f"{file} is larger than {MOST_BYTES} bytes: no grid is; check the path"
-            )
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not YAML: {error or 'nested too deeply'}") from error
-
-
 def _notebook(asked: Any, file: Path) -> Path:
     """The notebook: a path that stays in the grid's folder, or the name of a shipped one."""
     if not isinstance(asked, str) or not asked.strip():
         raise UsageError(f"{file.name} names no notebook: write `notebook: 02_compare.ipynb`")
     name = asked if asked.endswith(".ipynb") else f"{asked}.ipynb"
     folder = file.resolve().parent
-    own = (folder / name).resolve()
-    if not own.is_relative_to(folder):
+    own = _resolved(folder / name)
+    if own is None or not own.is_relative_to(folder):
         raise UsageError(
             f"notebook {asked!r} lies outside the grid's folder {folder}: move it there"
         )
-    if own.is_file():
+    if is_file(own):
         return own
     shipped = {path.name: path for path in shipped_notebooks().glob("*.ipynb")}
     if name in shipped:
         return shipped[name]
     raise UsageError(f"{unknown('notebook', name, shipped)} or a file in {folder}")
+
+
+def _resolved(path: Path) -> Path | None:
+    """`path` without links, or None where no file can have such a name."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _parameters(found: Any, names: tuple[str, ...], notebook: Path) -> Parameters:

@@ -13,6 +13,7 @@ STORE/claims/              who works on what
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,8 @@ from evalkit.records import Comparison, Run, from_json, to_json
 from evalkit.store.files import make_directory, read_json, write_json
 
 T = TypeVar("T")
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 RUN_SCHEMA = "evalkit.run/1"
 BENCH_SCHEMA = "evalkit.stored_bench/1"
@@ -153,7 +156,7 @@ def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:
     if not isinstance(found, str) or found.partition("/")[0] != name:
         raise StoreError(f"{file} has schema {found!r}: needed is {schema!r}; delete the file")
     their = found.partition("/")[2]
-    if not their.isdigit() or int(their) > int(version):
+    if not _NUMBER.fullmatch(their) or int(their) > int(version):
         raise StoreError(
             f"{file} has schema {found!r}, newer than {schema!r}: upgrade evalkit"
             " (pip install --upgrade evalkit) or choose another --out"

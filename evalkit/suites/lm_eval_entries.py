@@ -16,9 +16,10 @@ import lm_eval.tasks
 from lm_eval.tasks._index import Entry, Kind, TaskIndex
 
 from evalkit.demo_data import demo_directory
-from evalkit.errors import DataError, StoreError
+from evalkit.errors import DataError, StoreError, UsageError
 from evalkit.store.files import read_json, write_json
 from evalkit.store.store import default_root
+from evalkit.yaml_file import checked_text
 
 __all__ = [
     "Entries",
@@ -40,6 +41,7 @@ Entries = dict[str, Entry]
 
 def entry_from_file(path: Path) -> Entry | None:
     """The task or group a YAML file defines; None if it names none."""
+    checked_text(path)
     return TaskIndex.entry_from_path(path)
 
 
@@ -50,11 +52,25 @@ def entries_below(paths: Iterable[Path]) -> Entries:
         if not path.exists():
             raise DataError(f"task folder {path} does not exist; check --include-path")
         folder = path.parent if path.is_file() else path
+        _refuse_bombs(folder)
         found = TaskIndex.build([folder])
         if path.is_file():
             found = {name: e for name, e in found.items() if e.yaml_path in (path, None)}
         entries |= found
     return entries
+
+
+def _refuse_bombs(folder: Path) -> None:
+    """Raise for a YAML below `folder` that would crash lm-eval's parser or fill the memory.
+
+    Files that are merely no YAML are left to lm-eval, which skips them.
+    """
+    for file in folder.rglob("*.yaml"):
+        try:
+            checked_text(file)
+        except UsageError as error:
+            if error.__cause__ is None:
+                raise
 
 
 def demo_paths() -> list[Path]:

@@ -17,7 +17,7 @@ from lm_eval.api.group import Group
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from evalkit.errors import DataError, did_you_mean
+from evalkit.errors import DataError, EvalkitError, did_you_mean
 from evalkit.suites.lm_eval_entries import (
     Entries,
     Entry,
@@ -109,7 +109,7 @@ class Registry:
         try:
             factory = _LeafFactory(self.allow_code)
             built = factory.build(entry, overrides=None, registry=self.entries)
-        except DataError:
+        except EvalkitError:
             raise
         except Exception as error:  # the YAML is the user's: anything may be wrong with it
             raise DataError(explain(entry.name, Leaf(entry, {}).path, error)) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError, StoreError
+from evalkit.paths import is_file
 from evalkit.records import from_json, to_json
 from evalkit.store.files import read_json, write_json
 from evalkit.suites.task_rows import sha256_of
@@ -49,7 +50,7 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = _parse(folder / MANIFEST)
     for split in manifest.splits:
         path = folder / split.file
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"{path} is missing: {_pull(manifest, folder)}")
         _compare(path, split, sha256_of(path), manifest)
     return manifest
@@ -87,6 +88,10 @@ def _parse(path: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path} is no manifest of the schema {SCHEMA}: pull the task again")
     try:
-        return from_json(Manifest, content)
-    except (KeyError, TypeError, ValueError) as error:
+        manifest = from_json(Manifest, content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): pull the task again") from error
+    for split in manifest.splits:
+        if Path(split.file).name != split.file or "\0" in split.file:
+            raise DataError(f"{path} names {split.file!r}, which is no file beside it")
+    return manifest

@@ -17,8 +17,8 @@ from lm_eval.api.registry import METRIC_REGISTRY
 
 from evalkit.errors import DataError
 from evalkit.suites.lm_eval_entries import demo_paths
+from evalkit.yaml_file import compose_yaml
 
-MOST_BYTES = 2**20
 # Builders of the datasets library that unpickle what they read.
 _PICKLING = ("pandas",)
 _PLAIN = "tag:yaml.org,2002:"
@@ -43,7 +43,7 @@ def _trusted(file: Path) -> bool:
 
 def _code(file: Path, seen: set[Path]) -> Iterator[str]:
     seen.add(file.resolve())
-    for node in _nodes(_composed(file)):
+    for node in _nodes(compose_yaml(file)):
         if not node.tag.startswith(_PLAIN) or ":python/" in node.tag:
             value = node.value if isinstance(node, yaml.ScalarNode) else ""
             yield f"{node.tag} {value}".strip()
@@ -73,13 +73,6 @@ def _included(file: Path, key: object, value: yaml.Node) -> list[Path]:
         return []
     nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
     return [file.parent / str(node.value) for node in nodes]
-
-
-def _composed(file: Path) -> yaml.Node | None:
-    if file.stat().st_size > MOST_BYTES:
-        raise DataError(f"{file} is larger than {MOST_BYTES} bytes: no task's YAML is")
-    root: yaml.Node | None = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
-    return root
 
 
 def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:

@@ -155,7 +155,7 @@ def _load(leaf: Leaf, one: TaskSlice, settings: _Settings) -> LoadedTask:
         config = leaf.config()
         if not settings.allow_code:
             refuse_code(leaf.task_name, leaf.path)
-    except DataError:
+    except EvalkitError:
         raise
     except Exception as error:  # the YAML is the user's: anything may be wrong with it
         raise DataError(explain(leaf.task_name, leaf.path, error)) from error
