@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from evalkit.plain_text import clean
+
 
 class EvalkitError(Exception):
     """Something ended this piece of work; the message is one line fit for a terminal."""
@@ -12,7 +14,7 @@ class EvalkitError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(clean(message))
 
 
 class UsageError(EvalkitError):

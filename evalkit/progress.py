@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from evalkit.plain_text import clean
+
 
 @dataclass(frozen=True)
 class Event:
@@ -63,14 +65,16 @@ def live(show: bool | None = None) -> Iterator[Listener]:
 
         def listen(event: Event) -> None:
             if event.message:
-                console.print(escape(f"{event.variant}: {event.message}"), highlight=False)
+                console.print(escape(clean(f"{event.variant}: {event.message}")), highlight=False)
                 return
             key = (event.variant, event.stage)
             if key not in current:
                 for task in current.values():
                     bars.update(task, visible=False)
-                text = escape(f"{event.variant} · {event.stage}")
-                current[key] = bars.add_task(text, total=event.total or None, unit=event.unit)
+                text = escape(clean(f"{event.variant} · {event.stage}"))
+                current[key] = bars.add_task(
+                    text, total=event.total or None, unit=escape(clean(event.unit))
+                )
             bars.update(current[key], completed=event.done, total=event.total or None)
 
         yield listen

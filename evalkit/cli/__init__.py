@@ -15,6 +15,7 @@ import typer
 from evalkit import __version__
 from evalkit.cli import batch, bench, comparing, examining, making, opening, planning, speculating
 from evalkit.errors import EvalkitError
+from evalkit.plain_text import clean
 
 app = typer.Typer(
     name="evalkit",
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)
     except _CommandLineError as error:
-        print(f"evalkit: {error.format_message()} (see evalkit --help)", file=sys.stderr)
+        print(f"evalkit: {clean(error.format_message())} (see evalkit --help)", file=sys.stderr)
         sys.exit(2)
     except EvalkitError as error:
         if os.environ.get("EVALKIT_DEBUG"):
