@@ -163,7 +163,9 @@ def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:
         )
     try:
         return from_json(kind, content[key])
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise StoreError(
             f"{file} is not a whole {key} ({type(error).__name__}: {error}); delete the file"
         ) from error

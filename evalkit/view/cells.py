@@ -218,7 +218,9 @@ def _ratio(value: Value, base: Value | None) -> float | None:
     if base is None or not base.value or not value.value:
         return None
     known = value.details.get("ratio")
-    return float(known) if known else value.value / base.value
+    if isinstance(known, (int, float)) and known:
+        return float(known)
+    return value.value / base.value
 
 
 def _scaled(value: float | None) -> float | None:

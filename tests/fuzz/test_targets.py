@@ -7,12 +7,12 @@ import time
 from contextlib import suppress
 
 import pytest
+from fuzz.mutation import mutated
+from fuzz.targets import Target, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import EvalkitError
-from fuzz.mutation import mutated
-from fuzz.targets import Target, targets
 
 TARGETS = targets()
 BOUNDED = settings(
