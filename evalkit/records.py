@@ -336,4 +336,6 @@ def _build(kind: Any, content: Any) -> Any:
         return float(content)
     if kind in (int, float, str, bool) and not isinstance(content, kind):
         raise TypeError(f"{content!r} is not {kind.__name__}")
+    if kind is int and abs(content) >= 2**63:
+        raise ValueError("a number has more than 64 bits")
     return content

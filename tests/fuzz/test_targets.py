@@ -78,6 +78,12 @@ CRASHES = {
         b'{"schema": "evalkit.data/1", "task": "t", "source": "s", "subset": "", "revision": "r",'
         b' "splits": [[]]}',
     ),
+    "a count of 400 digits": (
+        "comparison file",
+        TARGETS["comparison file"]
+        .seeds[0]
+        .replace(b'"parameters": ', b'"parameters": ' + b"9" * 400, 1),
+    ),
     "a schema of many digits": ("run file", b'{"schema": "evalkit.run/%s"}' % (b"1" * 5000)),
     "a YAML that is not UTF-8": ("task YAML", b"task: \xff\xfe"),
 }
