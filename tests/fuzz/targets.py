@@ -5,7 +5,9 @@ A target may raise EvalkitError, the error of one line; anything else is a findi
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +32,9 @@ class Target:
 def scratch() -> Path:
     """A folder in memory where there is one: 100,000 small files are slow on a disk."""
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="evalkit-fuzz-", dir=memory if memory.is_dir() else None))
+    made = tempfile.mkdtemp(prefix="evalkit-fuzz-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 def _file(name: str, data: bytes) -> Path:
