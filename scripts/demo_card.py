@@ -72,16 +72,16 @@ the test text; the tasks come from other test towns than the test text.
 
 ## Training
 
-{tokens:,} tokens of a training text of {documents:,} documents, with AdamW, bfloat16 passes and
-float32 weights, in {minutes:.0f} minutes ({cpu_minutes:.0f} CPU minutes, {threads}). Seed {seed};
-recipe.json has every setting, training_log.jsonl the course.{history} Three things a reader
-should know:
+{tokens:,} tokens of a training text of {documents:,} documents, with AdamW in float32, in
+{minutes:.0f} minutes ({cpu_minutes:.0f} CPU minutes, {threads}). Seed {seed}; recipe.json has every
+setting, training_log.jsonl the course. Three things a reader should know:
 
 - Tokens of answers and last words count {answer_weight:g} times in the loss.
 - Rows grow from {first_row} to {last_row} tokens.
-- Weights do not begin at random only: layer 0 begins with heads that look one and two tokens back,
-  and layers 1 to 3 with a head that matches and copies (`scripts/demo_initialization.py` says how
-  and why). Begun at random, a model of this size did not learn to look things up within the time.
+- Weights do not begin at random only: layer 0 begins with heads that look one, two and three tokens
+  back, and layers 1 to 3 with two heads each that match and copy (`scripts/demo_initialization.py`
+  says how and why); attention learns at {attention_share:g} of the rate, so that the first steps do
+  not undo them. Begun at random, a model of this size did not learn to look things up in the time.
 
 To make it again:
 
@@ -161,7 +161,6 @@ def card(demo: Path) -> str:
         tasks=_task_rows(figures),
         items=figures["tasks"]["demo_where"]["items"],
         missed=_missed(figures),
-        history="".join(f" {sentence}" for sentence in recipe.get("history", [])),
         seen=figures["test_sentences_in_training_text"],
         tokens=recipe["tokens"],
         documents=recipe["documents"],
@@ -170,6 +169,7 @@ def card(demo: Path) -> str:
         threads="1 thread" if threads == 1 else f"{threads} threads",
         seed=recipe["seed"],
         answer_weight=recipe["answer_weight"],
+        attention_share=recipe["attention_share"],
         first_row=recipe["phases"][0]["row_tokens"],
         last_row=recipe["phases"][-1]["row_tokens"],
     )

@@ -3,9 +3,10 @@
 Looking things up in the text needs two attention layers that work together: heads that copy each
 token to its right neighbour, and heads that look for the current token among those copies and
 fetch what followed ("induction heads", Olsson et al. 2022). Left to themselves they form late and
-suddenly, later than a CPU has time for. So layer 0 begins with heads that look one and two tokens
-back, and each later layer with a head pair that matches and copies, in the spirit of mimetic
-initialization (Trockman and Kolter 2023). These are starting values only: all of them are trained.
+suddenly, later than a CPU has time for. So layer 0 begins with heads that look one, two and three
+tokens back, and each later layer with two heads that match and copy, in the spirit of mimetic
+initialization (Trockman and Kolter 2023): "Anna" fetches what followed "Anna", and "lamp in the"
+what stood three tokens behind "lamp". These are starting values only: all of them are trained.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from evalkit.models.phi3_small import Phi3SmallForCausalLM
 
 DEVIATION = 0.04
+# Distance of each head of layer 0, by group of heads that share keys and values.
+DISTANCES = ((2, 3), (1,))
 POSITION_BIAS = 5.0
 MATCH_SCALE = 2.0
 
@@ -39,8 +42,8 @@ def _slow_dimensions(head_dim: int) -> torch.Tensor:
     return torch.cat((slow, slow + half))
 
 
-def look_back(model: Phi3SmallForCausalLM, subspace: torch.Tensor) -> torch.Tensor:
-    """Make the first heads of layer 0 look 1, 2, … tokens back; return where the first one writes.
+def look_back(model: Phi3SmallForCausalLM, subspace: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Make heads of layer 0 look DISTANCES tokens back; return where each writes, by distance.
 
     Constant queries and keys, turned against each other by RoPE, score highest at that distance.
 
@@ -49,41 +52,44 @@ def look_back(model: Phi3SmallForCausalLM, subspace: torch.Tensor) -> torch.Tens
         subspace: (content dimensions, hidden) directions of the token that are copied.
 
     Returns:
-        (content dimensions, hidden) orthonormal directions of the residual stream.
+        (content dimensions, hidden) orthonormal directions of the residual stream by distance.
     """
     weight, bias = _packed(model, 0)
     config = model.config
     half, queries = config.head_dim // 2, weight.shape[1] - 2
     angles = config.rope_embedding_base ** (-torch.arange(half) / half)
-    weight[0, : queries + 1] *= 0.25
-    bias[0, queries, :half] = POSITION_BIAS
-    for slot in range(queries):
-        distance = slot + 1
-        bias[0, slot, :half] = POSITION_BIAS * torch.cos(distance * angles)
-        bias[0, slot, half:] = -POSITION_BIAS * torch.sin(distance * angles)
     content = len(subspace)
-    weight[0, -1, :content] = subspace
-    generator = torch.Generator().manual_seed(1)
-    written = _frames(content, config.hidden_size, generator)
     output = model.model.layers[0].self_attn.dense.weight.data
-    output[:, :content] = 0.5 * written.T
+    generator = torch.Generator().manual_seed(1)
+    written = {}
+    for group, distances in enumerate(DISTANCES):
+        weight[group, : queries + 1] *= 0.25
+        weight[group, -1, :content] = subspace
+        bias[group, queries, :half] = POSITION_BIAS
+        for slot, distance in enumerate(distances):
+            bias[group, slot, :half] = POSITION_BIAS * torch.cos(distance * angles)
+            bias[group, slot, half:] = -POSITION_BIAS * torch.sin(distance * angles)
+            written[distance] = _frames(content, config.hidden_size, generator)
+            first = (group * queries + slot) * config.head_dim
+            output[:, first : first + content] = 0.5 * written[distance].T
     return written
 
 
 def match_and_copy(
-    model: Phi3SmallForCausalLM, layer: int, subspace: torch.Tensor, written: torch.Tensor
+    model: Phi3SmallForCausalLM, layer: int, group: int, query: torch.Tensor, key: torch.Tensor
 ) -> None:
-    """Make the first head of a layer find the current token's copies and fetch the token there."""
+    """Make a head find where `key` holds what `query` holds here, and copy the token there."""
     weight, _ = _packed(model, layer)
     config = model.config
     dimensions = _slow_dimensions(config.head_dim)
-    weight[0, 0, dimensions] = MATCH_SCALE * subspace
-    weight[0, -2, dimensions] = MATCH_SCALE * written
-    generator = torch.Generator().manual_seed(2 + layer)
+    weight[group, 0, dimensions] = MATCH_SCALE * query
+    weight[group, -2, dimensions] = MATCH_SCALE * key
+    generator = torch.Generator().manual_seed(2 + 10 * layer + group)
     copied = _frames(config.head_dim, config.hidden_size, generator)
-    weight[0, -1] = 0.5 * copied
+    weight[group, -1] = 0.5 * copied
     output = model.model.layers[layer].self_attn.dense.weight.data
-    output[:, : config.head_dim] = 0.5 * copied.T
+    first = group * (weight.shape[1] - 2) * config.head_dim
+    output[:, first : first + config.head_dim] = 0.5 * copied.T
 
 
 @torch.no_grad()
@@ -100,4 +106,5 @@ def initialize(model: Phi3SmallForCausalLM, seed: int) -> None:
     subspace = _frames(content, model.config.hidden_size, generator)
     written = look_back(model, subspace)
     for layer in range(1, model.config.num_hidden_layers):
-        match_and_copy(model, layer, subspace, written)
+        match_and_copy(model, layer, 0, subspace, written[1])
+        match_and_copy(model, layer, 1, written[2], written[3])

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 2944
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:

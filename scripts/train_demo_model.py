@@ -47,18 +47,20 @@ PHASES = (Phase(0.1, 96, 22), Phase(0.6, 192, 11), Phase(0.93, 256, 10), Phase(1
 class Recipe:
     """Everything that decides the weights."""
 
-    tokens: int = 8_400_000
+    tokens: int = 6_500_000
     documents: int = 120_000
     seed: int = 0
     answer_weight: float = 4.0
     peak_rate: float = 1.5e-3
+    # Attention begins with heads that work; at the full rate the first steps would undo them.
+    attention_share: float = 0.2
     weight_decay: float = 0.1
     warmup_steps: int = 40
     decay_from: float = 0.6
     clip: float = 1.0
 
 
-def demo_config(vocab_size: int = 3072) -> Phi3SmallConfig:
+def demo_config(vocab_size: int = 2944) -> Phi3SmallConfig:
     """Phi-3 Small in miniature: every width a multiple of 128, sparsity beyond 256 tokens."""
     return Phi3SmallConfig(
         vocab_size=vocab_size,
@@ -84,19 +86,20 @@ def demo_config(vocab_size: int = 3072) -> Phi3SmallConfig:
 
 
 class Trainer:
-    """The float32 weights and their optimizer, and a bfloat16 copy that runs the passes."""
+    """The model, its optimizer and how far the run is."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        config = demo_config()
-        self.master = Phi3SmallForCausalLM(config)
-        initialize(self.master, recipe.seed)
-        # Plain matrix products are faster than fused attention on rows this short.
-        config._attn_implementation = "eager"
-        self.worker = Phi3SmallForCausalLM(config).to(torch.bfloat16).train()
-        self.pairs = list(zip(self.master.parameters(), self.worker.parameters(), strict=True))
+        self.model = Phi3SmallForCausalLM(demo_config()).train()
+        initialize(self.model, recipe.seed)
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.model.named_parameters():
+            parts["self_attn" in name].append(parameter)
         self.optimizer = torch.optim.AdamW(
-            self.master.parameters(),
+            [
+                {"params": parts[False], "share": 1.0},
+                {"params": parts[True], "share": recipe.attention_share},
+            ],
             lr=recipe.peak_rate,
             betas=(0.9, 0.98),
             weight_decay=recipe.weight_decay,
@@ -104,12 +107,6 @@ class Trainer:
         )
         self.step = self.tokens = 0
         self.seconds = self.cpu_seconds = 0.0
-        self._copy_weights()
-
-    @torch.no_grad()
-    def _copy_weights(self) -> None:
-        for master, worker in self.pairs:
-            worker.copy_(master)
 
     def rate(self) -> float:
         """Share of the peak learning rate: warm-up, plateau, linear decay to 2 %."""
@@ -119,27 +116,25 @@ class Trainer:
 
     def update(self, ids: torch.Tensor, answers: torch.Tensor) -> float:
         """One step on (batch, length) tokens; returns the weighted mean loss in nats."""
-        logits = self.worker(ids[:, :-1], use_cache=False).logits
+        logits = self.model(ids[:, :-1], use_cache=False).logits
         losses = nn.functional.cross_entropy(
             logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
         )
         weights = 1.0 + (self.recipe.answer_weight - 1.0) * answers[:, 1:].flatten().float()
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
-        for master, worker in self.pairs:
-            master.grad = worker.grad.float()
-            worker.grad = None
-        nn.utils.clip_grad_norm_(self.master.parameters(), self.recipe.clip)
-        self.optimizer.param_groups[0]["lr"] = self.recipe.peak_rate * self.rate()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.peak_rate * self.rate() * group["share"]
         self.optimizer.step()
-        self._copy_weights()
+        self.optimizer.zero_grad()
         self.step += 1
         self.tokens += ids.numel()
         return float(loss.detach())
 
     def save(self, file: Path) -> None:
         state = {
-            "model": self.master.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "counters": (self.step, self.tokens, self.seconds, self.cpu_seconds),
         }
@@ -148,10 +143,9 @@ class Trainer:
 
     def load(self, file: Path) -> None:
         state = torch.load(file)
-        self.master.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.tokens, self.seconds, self.cpu_seconds = state["counters"]
-        self._copy_weights()
 
 
 def batches(
@@ -209,7 +203,7 @@ def _record(trainer: Trainer, losses: list[float], row_tokens: int) -> dict[str,
 def export(trainer: Trainer, directory: Path, work: Path) -> None:
     """Write FP16 weights, configuration, recipe and log; the tokenizer lies there already."""
     model = Phi3SmallForCausalLM(demo_config())
-    model.load_state_dict(trainer.master.state_dict())
+    model.load_state_dict(trainer.model.state_dict())
     model.to(torch.float16).save_pretrained(directory)
     (directory.parent / "training_log.jsonl").write_bytes(
         (work / "training_log.jsonl").read_bytes()
@@ -223,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo", help="checkpoints")
     parser.add_argument("--out", type=Path, default=MODEL_DIRECTORY)
+    parser.add_argument("--tokenizer", type=Path, default=MODEL_DIRECTORY)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
@@ -231,7 +226,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(tokens=arguments.tokens, seed=arguments.seed)
-    tokenizer = Tokenizer.from_file(str(MODEL_DIRECTORY / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(arguments.tokenizer / "tokenizer.json"))
     documents = load_documents(tokenizer, recipe.documents, recipe.seed, arguments.work)
     trainer = Trainer(recipe)
     if (arguments.work / "checkpoint.pt").exists():

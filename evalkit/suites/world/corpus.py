@@ -20,13 +20,13 @@ SCENES_PER_WORLD = 10
 def write_scene(rng: random.Random, world: World) -> str:
     """One document of the town, of a random kind."""
     kind = rng.random()
-    if kind < 0.38:
+    if kind < 0.34:
         return moves_scene(rng, world)
-    if kind < 0.62:
+    if kind < 0.60:
         return number_scene(rng, world).text
-    if kind < 0.78:
+    if kind < 0.80:
         return story_scene(rng, world).text
-    if kind < 0.93:
+    if kind < 0.94:
         return grammar_scene(rng, world)
     return family_scene(rng, world)
 

@@ -40,57 +40,40 @@ class NumberScene:
         return "\n".join((self.facts, *(problem.text for problem in self.problems)))
 
 
-def _price(rng: random.Random, item: Item, price: int) -> str:
+def _purchase(rng: random.Random, buyer: Person, goods: list[tuple[Item, int]]) -> str:
+    (first, a), (second, b) = goods
     return rng.choice((
-        f"The {item.one} costs {price} coins.",
-        f"{item.a.capitalize()} costs {price} coins.",
-        f"The price of the {item.one} is {price} coins.",
-        f"They ask {price} coins for the {item.one}.",
-        f"For {price} coins one can have the {item.one}.",
-        f"There is {item.a} for {price} coins.",
+        f"{buyer.full} buys the {first.one} for {a} coins and the {second.one} for {b} coins.",
+        f"{buyer.full} wants the {first.one} for {a} coins and the {second.one} for {b} coins.",
+        f"For {buyer.first} there is the {first.one} at {a} coins and the {second.one}"
+        f" at {b} coins.",
+        f"The {first.one} goes for {a} coins and the {second.one} goes for {b} coins.",
+        f"The {first.one} sells for {a} coins, the {second.one} sells for {b} coins.",
     ))  # fmt: skip
-
-
-def _purchase(rng: random.Random, buyer: Person, first: Item, second: Item) -> str:
-    return rng.choice((
-        f"{buyer.full} buys the {first.one} and the {second.one}.",
-        f"{buyer.full} wants the {first.one} and the {second.one}.",
-        f"{buyer.full} chooses the {first.one} and then the {second.one}.",
-        f"Both the {first.one} and the {second.one} are bought by {buyer.full}.",
-    ))  # fmt: skip
-
-
-def _pays(buyer: Person, first: Item, second: Item, a: int, b: int) -> Problem:
-    goods = f"the {first.one} and the {second.one}"
-    return Problem(
-        f"How much does {buyer.full} pay for {goods}?",
-        f"{buyer.full} pays",
-        f"{a} + {b} = {a + b}",
-        f"coins for {goods}.",
-    )
-
-
-def _price_question(item: Item, price: int) -> Problem:
-    return Problem(
-        f"What is the price of the {item.one}?", f"The {item.one} costs", str(price), "coins."
-    )
 
 
 def prices(rng: random.Random, world: World) -> NumberScene:
-    """A market day: priced goods and buyers of two of them; the first problem is a sum."""
-    items = rng.sample(world.items, rng.randint(2, 4))
-    cost = {item: rng.randint(2, 20) for item in items}
-    shop = rng.choice(world.shops)
-    facts = [f"It is market day at the {shop.name} in {world.town}."]
-    facts += [_price(rng, item, cost[item]) for item in items]
-    problems = []
-    for buyer in rng.sample(world.people, rng.randint(1, 3)):
-        first, second = rng.sample(items, 2)
-        facts.append(_purchase(rng, buyer, first, second))
-        problems.append(_pays(buyer, first, second, cost[first], cost[second]))
-    asked = rng.choice(items)
+    """A market day and somebody who buys two things; the first problem is a sum."""
+    first, second = rng.sample(world.items, 2)
+    a, b = rng.randint(2, 20), rng.randint(2, 20)
+    shop, buyer = rng.choice(world.shops), rng.choice(world.people)
+    facts = [
+        f"It is market day at the {shop.name} in {world.town}.",
+        _purchase(rng, buyer, [(first, a), (second, b)]),
+    ]
+    goods = f"the {first.one} and the {second.one}"
+    problems = [
+        Problem(
+            f"How much does {buyer.full} pay for {goods}?",
+            f"{buyer.full} pays",
+            f"{a} + {b} = {a + b}",
+            f"coins for {goods}.",
+        )
+    ]
     if rng.random() < 0.5:
-        problems.append(_price_question(asked, cost[asked]))
+        item, price = rng.choice(((first, a), (second, b)))
+        question = f"What is the price of the {item.one}?"
+        problems.append(Problem(question, f"The {item.one} costs", str(price), "coins."))
     return NumberScene(" ".join(facts), tuple(problems))
 
 
@@ -100,7 +83,6 @@ def _hours(rng: random.Random, shop: Shop, keeper: Person) -> str:
         f"{keeper.full} opens the {shop.name} at {shop.opens} and closes it at {shop.closes}.",
         f"The {shop.name} is open from {shop.opens} to {shop.closes}.",
         f"From {shop.opens} to {shop.closes} one finds {keeper.full} in the {shop.name}.",
-        f"The {shop.name} closes at {shop.closes} and opens at {shop.opens}.",
     ))  # fmt: skip
 
 
@@ -114,12 +96,13 @@ def _open_for(shop: Shop) -> Problem:
 
 
 def opening_hours(rng: random.Random, world: World) -> NumberScene:
-    """Shops and their hours; the first problem is a difference."""
-    shops = rng.sample(world.shops, rng.randint(1, 3))
-    keepers = rng.sample(world.people, len(shops))
-    facts = [_hours(rng, shop, keeper) for shop, keeper in zip(shops, keepers, strict=True)]
-    problems = [_open_for(shop) for shop in rng.sample(shops, min(2, len(shops)))]
-    shop = rng.choice(shops)
+    """A shop and its hours; the first problem is a difference."""
+    shop, keeper = rng.choice(world.shops), rng.choice(world.people)
+    facts = [
+        f"{keeper.full} lives in {world.town}.",
+        _hours(rng, shop, keeper),
+    ]
+    problems = [_open_for(shop)]
     problems.append(rng.choice((
         Problem(f"When does the {shop.name} open?", f"The {shop.name} opens at",
                 str(shop.opens), "in the morning."),
@@ -148,16 +131,10 @@ def _count(rng: random.Random, person: Person, other: Person, item: Item) -> tup
 
 
 def counting(rng: random.Random, world: World) -> NumberScene:
-    """People who gain or lose a few things of a kind."""
-    count = rng.randint(1, 3)
-    people = rng.sample(world.people, 2 * count)
-    pairs = [
-        _count(rng, people[2 * i], people[2 * i + 1], item)
-        for i, item in enumerate(rng.sample(world.items, count))
-    ]
-    problems = [problem for _, problem in pairs]
-    rng.shuffle(problems)
-    return NumberScene(" ".join(fact for fact, _ in pairs), tuple(problems))
+    """Somebody who gains or loses a few things of a kind."""
+    person, other = rng.sample(world.people, 2)
+    fact, problem = _count(rng, person, other, rng.choice(world.items))
+    return NumberScene(f"{other.full} lives in {world.town}. {fact}", (problem,))
 
 
 def number_scene(rng: random.Random, world: World) -> NumberScene:

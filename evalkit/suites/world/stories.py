@@ -7,7 +7,7 @@ of its kind: the last-word task, in the manner of LAMBADA (Paperno et al. 2016).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from evalkit.suites.world import lexicon
@@ -26,95 +26,80 @@ class Story(NamedTuple):
         return f"{self.beginning} {self.last_word}."
 
 
-def _neighbours(rng: random.Random, world: World, people: list[Person]) -> str:
-    """A sentence or two to introduce the people, in any order."""
-    shuffled = rng.sample(people, len(people))
-    introductions = []
-    for person in shuffled:
+def _neighbours(rng: random.Random, people: list[Person]) -> str:
+    """A sentence each to introduce the people, in any order."""
+    sentences = []
+    for person in rng.sample(people, len(people)):
         trade = f"{lexicon.article(person.trade)} {person.trade}"
-        introductions.append(rng.choice((
-            f"{person.full} is {trade}.",
-            f"{person.full} works as {trade}.",
-            f"In {world.town} lives {person.full}, {trade}.",
-            f"{person.full} of {world.town} is {trade}.",
-        )))  # fmt: skip
-    return " ".join(introductions)
+        verb = rng.choice(("is", "was", "became"))
+        sentences.append(f"{person.full} {verb} {trade}.")
+    return " ".join(sentences)
 
 
 def _lost(rng: random.Random, world: World) -> Story:
-    owner, finder, other = rng.sample(world.people, 3)
-    item = rng.choice(world.items)
-    first, second, third = rng.sample(world.places, 3)
-    facts = [
-        _neighbours(rng, world, [owner, finder, other]),
+    """Two belongings are found again in two places; the last word is one of the places."""
+    owner, finder = rng.sample(world.people, 2)
+    item, rival = rng.sample(world.items, 2)
+    first, second = rng.sample(world.places, 2)
+    found = [
         rng.choice((
-            f"Yesterday {owner.first} lost {owner.her} {item.one}.",
-            f"One day {owner.first} missed {owner.her} {item.one}.",
-        )),
-        rng.choice((
-            f"{other.first} looked for the {item.one} in the {first}.",
-            f"{owner.first} and {other.first} looked for the {item.one} in the {first}.",
-        )),
-        f"{other.first} thought that the {item.one} was in the {second}, but it was not there.",
-        rng.choice((
-            f"Then {finder.first} found the {item.one} in the {third}.",
-            f"It was {finder.first} who saw the {item.one} in the {third}.",
-        )),
+            f"Then {finder.first} found the {thing.one} in the {place}.",
+            f"It was {finder.first} who saw the {thing.one} in the {place}.",
+            f"{finder.first} came upon the {thing.one} in the {place}.",
+        ))
+        for thing, place in ((item, first), (rival, second))
     ]  # fmt: skip
-    ending, word = rng.choice((
-        (f"So the {item.one} had been in the {third}, and the one who found it was", finder.first),
-        (f"{finder.first} gave the {item.one} back to its owner,", owner.first),
-        (f"So {owner.first} got back the {item.one}, which had been in the", third),
-    ))  # fmt: skip
-    return Story(" ".join([*facts, ending]), word)
+    facts = [
+        _neighbours(rng, [owner, finder]),
+        rng.choice((
+            f"Yesterday {owner.first} lost {owner.her} {item.one} and {owner.her} {rival.one}.",
+            f"One day {owner.first} missed {owner.her} {item.one} and {owner.her} {rival.one}.",
+        )),
+        *rng.sample(found, 2),
+    ]  # fmt: skip
+    thing, place = rng.choice(((item, first), (rival, second)))
+    ending = rng.choice(("So they found", "So there was", "In the end one saw"))
+    return Story(" ".join([*facts, f"{ending} the {thing.one} in the"]), place)
 
 
 def _gift(rng: random.Random, world: World) -> Story:
+    """Two presents for two people; the last word is the one who has one of them."""
     giver, receiver, other = rng.sample(world.people, 3)
     item, rival = rng.sample(world.items, 2)
+    given = [
+        f"The {thing.one} {rng.choice(('went to', 'was for', 'belongs to'))} {who.first}."
+        for thing, who in ((item, receiver), (rival, other))
+    ]
     facts = [
-        _neighbours(rng, world, [giver, receiver, other]),
+        _neighbours(rng, [giver, receiver, other]),
         rng.choice((
-            f"{giver.first} bought {item.a} as a present for {receiver.first}.",
-            f"For {receiver.first} there was {item.a}, a present from {giver.first}.",
-            f"{giver.first} made {item.a} and gave it to {receiver.first}.",
+            f"{giver.first} bought {item.a} and {rival.a} as presents.",
+            f"{giver.first} made {item.a} and {rival.a} with {giver.her} own hands.",
         )),
-        f"{other.first} wanted the {item.one} too, but got only {rival.a}.",
+        *rng.sample(given, 2),
     ]  # fmt: skip
-    ending, word = rng.choice(
-        (
-            (f"The {item.one} now belongs to", receiver.first),
-            (f"The {rival.one} now belongs to", other.first),
-            (
-                f"Whenever {receiver.first} sees the {item.one}, {receiver.she} thinks of",
-                giver.first,
-            ),
-            (f"Nothing pleases {receiver.full} more than the {item.adjective}", item.noun),
-        )
-    )
-    return Story(" ".join([*facts, ending]), word)
+    thing, who = rng.choice(((item, receiver), (rival, other)))
+    ending = rng.choice(("belongs to", "went to", "was for"))
+    return Story(" ".join([*facts, f"All know that the {thing.one} {ending}"]), who.first)
 
 
 def _trade(rng: random.Random, world: World) -> Story:
+    """People and their trades; the last word is the trade of one of them."""
     people = rng.sample(world.people, 3)
     item, place = rng.choice(world.items), rng.choice(world.places)
     hero = rng.choice(people)
     facts = [
-        _neighbours(rng, world, people),
+        _neighbours(rng, people),
         rng.choice((
             f"One day {hero.first} needed {item.a} and went to the {place} for it.",
             f"In the {place} {hero.first} saw {item.a} and bought it.",
             f"{hero.first} sold {item.a} in the {place}.",
         )),
     ]  # fmt: skip
-    ending, word = rng.choice(
-        (
-            (f"Everyone in {world.town} knows {hero.first} the", hero.trade),
-            (f"So the {item.one} is the talk of the {place}, says {hero.first} the", hero.trade),
-            (f"Ask in {world.town} for {hero.first}, or simply for the", hero.trade),
-        )
-    )
-    return Story(" ".join([*facts, ending]), word)
+    trade = f"{lexicon.article(hero.trade)} {hero.trade}"
+    opening = f"Everyone in {world.town} knows that {hero.full} is"
+    article, _, word = trade.partition(" ")
+    return Story(" ".join([*facts, f"{opening} {article}"]), word)
 
 
 KINDS: tuple[Callable[[random.Random, World], Story], ...] = (_lost, _gift, _trade)
@@ -125,11 +110,9 @@ def story_scene(rng: random.Random, world: World) -> Story:
     return rng.choice(KINDS)(rng, world)
 
 
-def _kin(rng: random.Random, world: World, surname: str, names: list[str], used: list[str]) -> str:
-    """A first name, not used yet, that makes a name of the world's split with `surname`."""
-    free = [n for n in names if n not in used and split_of(n, surname) == world.split]
-    used.append(rng.choice(free))
-    return f"{used[-1]} {surname}"
+def _names(world: World, surname: str, names: Sequence[str]) -> list[str]:
+    """First names that make a name of the world's split with `surname`."""
+    return [name for name in names if split_of(name, surname) == world.split]
 
 
 def _family_facts(rng: random.Random, mother: str, father: str, son: str, daughter: str) -> str:
@@ -145,12 +128,17 @@ def _family_facts(rng: random.Random, mother: str, father: str, son: str, daught
 def family_scene(rng: random.Random, world: World) -> str:
     """A document: one or two families and questions on who is who."""
     lines, questions = [], []
-    used: list[str] = []
-    for surname in rng.sample(lexicon.SURNAMES, rng.randint(1, 2)):
-        mother = _kin(rng, world, surname, lexicon.FEMALE, used)
-        father = _kin(rng, world, surname, lexicon.MALE, used)
-        son = _kin(rng, world, surname, lexicon.MALE, used)
-        daughter = _kin(rng, world, surname, lexicon.FEMALE, used)
+    surnames = [
+        surname
+        for surname in lexicon.SURNAMES
+        if min(len(_names(world, surname, n)) for n in (lexicon.FEMALE, lexicon.MALE)) > 1
+    ]
+    for surname in rng.sample(surnames, rng.randint(1, 2)):
+        mother, daughter, father, son = (
+            f"{name} {surname}"
+            for names in (lexicon.FEMALE, lexicon.MALE)
+            for name in rng.sample(_names(world, surname, names), 2)
+        )
         lines.append(_family_facts(rng, mother, father, son, daughter))
         child = rng.choice((son, daughter))
         answers = {

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 def where_row(rng: random.Random, world: World) -> Row:
     """Where is a belonging now? Four places, its earlier ones among them."""
-    story = moves.tell_moves(rng, world, rng.randint(2, 3), rng.randint(2, 5))
+    story = moves.tell_moves(rng, world, rng.randint(2, 3), rng.randint(1, 3))
     item = rng.choice(story.items)
     answer = story.where(item)
     mentioned = [place for other in story.items for place in story.places[other]]

@@ -1,0 +1,160 @@
+"""evalkit's lm-eval adapter side by side with lm-eval's own Hugging Face backend.
+
+Both answer the same requests of the same task with the same model in one process, in turns: a task
+of four choices with 0 and 5 examples before it, and generation up to a stop string. Answers must
+agree to 1e-3 nats, or their times mean nothing. The choices are phrases: for choices of one token
+lm-eval reads the context once as well, and there is little to gain.
+
+Goals, time of lm-eval over evalkit's: on a random Phi-3 of 80 M parameters with a vocabulary of
+50k, 5 shots ≥ 6 and 0 shots ≥ 2.5; on the demo model ≥ 3.5 and ≥ 1.8; generation ≥ 1.5.
+
+    python benchmarks/tasks.py [--repetitions 3] [--items 24] [--only phi-3-80m]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from _common import SHARED, interleaved, table, write_results
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+
+from evalkit.demo_data import demo_directory
+from evalkit.metrics.memory import PeakMeter, resident_bytes
+from evalkit.models.loading import load_causal_lm, load_tokenizer
+from evalkit.records import TaskSlice
+from evalkit.scoring.lm_eval import EvalkitLM
+from evalkit.suites.tasks import load_tasks
+
+NAMES = ("phi-3-80m", "demo")
+# lm-eval's batch size: 8 is what its own help recommends to try; 1 is its default.
+BATCH = 8
+GOALS = {
+    ("phi-3-80m", "5 shots"): 6.0, ("phi-3-80m", "0 shots"): 2.5,
+    ("demo", "5 shots"): 3.5, ("demo", "0 shots"): 1.8,
+    ("phi-3-80m", "generation"): 1.5, ("demo", "generation"): 1.5,
+}  # fmt: skip
+
+
+def phi_3() -> tuple[Any, Any]:
+    """A Phi-3 of 80 million random parameters with GPT-2's tokenizer of 50k entries."""
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=50304, hidden_size=512, intermediate_size=1408, num_hidden_layers=9,
+        num_attention_heads=8, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    file = SHARED / "data" / "vocab" / "gpt2_tokenizer.json"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(file), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    return Phi3ForCausalLM(config).eval(), tokenizer
+
+
+def demo() -> tuple[Any, Any]:
+    path = demo_directory() / "model"
+    return load_causal_lm(path, dtype=torch.float32, device="cpu"), load_tokenizer(path)
+
+
+def requests(task: str, shots: int, items: int) -> list[Instance]:
+    """The requests lm-eval's own machinery makes of the first `items` of a task."""
+    data = None if task.startswith("demo") else SHARED / "data"
+    loaded = load_tasks([TaskSlice(task, shots, items)], data=data, offline=True)
+    if loaded.failures:
+        raise SystemExit(str(loaded.failures))
+    one = loaded.tasks[0].task
+    one.config.num_fewshot = shots
+    one.set_fewshot_seed(1234)
+    one.build_all_requests(limit=items, rank=0, world_size=1)
+    return list(one.instances)
+
+
+def answers(lm: Any, kind: str, instances: Sequence[Instance]) -> Callable[[], Any]:
+    def run() -> Any:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return getattr(lm, kind)(list(instances), disable_tqdm=True)
+
+    return run
+
+
+def difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> float:
+    """Largest difference of log-likelihoods in nats; of texts the share that differ."""
+    if kind == "generate_until":
+        return sum(a != b for a, b in zip(mine, theirs, strict=True)) / len(mine)
+    return max(abs(a[0] - b[0]) for a, b in zip(mine, theirs, strict=True))
+
+
+def measure(model: Any, tokenizer: Any, instances: list[Instance], repetitions: int) -> dict:
+    kind = instances[0].request_type
+    lms = {
+        "evalkit": EvalkitLM(model, tokenizer),
+        f"lm-eval, batch {BATCH}": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH),
+        "lm-eval, batch 1": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
+    }
+    functions = {name: answers(lm, kind, instances) for name, lm in lms.items()}
+    peaks = {}
+    found = {}
+    for name, function in functions.items():
+        meter = PeakMeter("cpu", resident_bytes())
+        meter.reset()
+        found[name] = function()
+        peaks[name] = meter.main()
+    timings = interleaved(functions, repetitions)
+    return {
+        "requests": len(instances),
+        "seconds": timings.to_json(),
+        "ratios": {name: timings.ratio(name, "evalkit") for name in functions if name != "evalkit"},
+        "peak_bytes_above_model": peaks,
+        "difference": difference(kind, found["evalkit"], found["lm-eval, batch 1"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--items", type=int, default=24)
+    parser.add_argument("--only", choices=NAMES)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    for name in [options.only] if options.only else NAMES:
+        model, tokenizer = phi_3() if name == "phi-3-80m" else demo()
+        generated = "demo_sums" if name == "demo" else "gsm8k"
+        cases = {
+            "0 shots": ("arc_easy", 0, options.items * (4 if name == "demo" else 1)),
+            "5 shots": ("arc_easy", 5, options.items),
+            "generation": (generated, 0, options.items if name == "demo" else 6),
+        }
+        whole: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+        rows = [["case", "requests", "evalkit s", "lm-eval s", "ratio", "goal", "differs by"]]
+        for case, (task, shots, items) in cases.items():
+            begun = time.perf_counter()
+            one = measure(model, tokenizer, requests(task, shots, items), options.repetitions)
+            best = min(one["ratios"], key=lambda key: one["ratios"][key]["median"])
+            rows.append([
+                f"{case} of {task}", str(one["requests"]),
+                f"{one['seconds']['evalkit']['median']:.2f}",
+                f"{one['seconds'][best]['median']:.2f} ({best.removeprefix('lm-eval, ')})",
+                f"{one['ratios'][best]['median']:.2f}", f"≥ {GOALS[name, case]:g}",
+                f"{one['difference']:.1e}",
+            ])  # fmt: skip
+            whole[case] = {"task": task, "shots": shots, "items": items, **one}
+            print(f"{name}, {case}: {time.perf_counter() - begun:.0f} s", flush=True)
+        table(f"{name}: time of lm-eval's fastest batch size over evalkit's", rows)
+        peaks = [["peak memory above the model", *cases]]
+        for lm in whole["0 shots"]["peak_bytes_above_model"]:
+            sizes = [whole[case]["peak_bytes_above_model"][lm] for case in cases]
+            peaks.append([lm, *(f"{size / 1e6:.0f} MB" for size in sizes)])
+        table("", peaks)
+        write_results(f"tasks-{name}", {"torch_threads": torch.get_num_threads(), **whole})
+
+
+if __name__ == "__main__":
+    main()
