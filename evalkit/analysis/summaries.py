@@ -63,7 +63,7 @@ def paired_delta(
         [
             baseline.windows[f"sum_{column}"][mask],
             variant.windows[f"sum_{column}"][mask],
-            baseline.windows[_weight(summary)][mask],
+            _weights(baseline, _weight(summary))[mask],
         ]
     ).astype(np.float64)
 
@@ -95,8 +95,24 @@ def _weight(summary: str) -> str:
 
 
 def _sums(table: TokenTable, mask: NDArray[np.bool_], numerator: str, weight: str) -> Floats:
-    columns = [table.windows[numerator][mask], table.windows[weight][mask]]
+    columns = [table.windows[numerator][mask], _weights(table, weight)[mask]]
     return np.column_stack(columns).astype(np.float64)
+
+
+def _weights(table: TokenTable, name: str) -> Floats:
+    """What each window counts for in a denominator.
+
+    Words and bytes are known of whole documents and stand on their last windows; for resampling
+    windows each gets the share of its scored tokens, which leaves every document's total as it is.
+    """
+    weights: Floats = table.windows[name].astype(np.float64)
+    if name == "scored":
+        return weights
+    document, scored = table.windows["document"], table.windows["scored"]
+    totals = np.bincount(document, weights)
+    tokens = np.maximum(1, np.bincount(document, scored))
+    share: Floats = (totals / tokens)[document] * scored
+    return share
 
 
 def _blocks(table: TokenTable, mask: NDArray[np.bool_]) -> dict[str, Any]:

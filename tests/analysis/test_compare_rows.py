@@ -81,6 +81,23 @@ def test_perplexity_is_exp_of_the_mean_over_tokens_not_over_windows() -> None:
     assert summarise(table, "nll", "exp_mean").estimate == pytest.approx(expected)
     words = np.exp(table.windows["sum_nll"].sum() / table.windows["words"].sum())
     assert summarise(table, "nll", "exp_per_word").estimate == pytest.approx(words)
+    # Words of one long document stand on its last window; the interval must not hang on that one.
+    last = np.arange(len(table.windows["words"])) == len(table.windows["words"]) - 1
+    one = dataclasses.replace(
+        table,
+        windows={
+            **table.windows,
+            "document": np.zeros_like(table.windows["document"]),
+            "words": np.where(last, table.windows["words"].sum(), 0),
+        },
+    )
+    found = summarise(one, "nll", "exp_per_word")
+    spread = summarise(table, "nll", "exp_mean")
+    stretch = table.windows["scored"].sum() / table.windows["words"].sum()
+    assert found.estimate == pytest.approx(words)
+    assert np.log(found.high / found.low) == pytest.approx(
+        stretch * np.log(spread.high / spread.low), rel=0.05
+    )
     delta = paired_delta(table, _table(2, 0.1), "nll", "exp_mean")
     assert delta.low < expected * (np.exp(0.1) - 1) < delta.high
 

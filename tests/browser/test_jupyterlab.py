@@ -26,7 +26,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-RUN_SECONDS = 300
+RUN_SECONDS = 900
 
 
 @dataclass(frozen=True)
