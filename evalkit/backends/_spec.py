@@ -53,7 +53,8 @@ class BackendSpec:
 
     `requires` are distribution names for the error that gives the install line; `quantizes` says
     that a checkpoint is made once and reused (else the weights are converted while loading);
-    `served` that the model runs in a server of its own and nothing is loaded here.
+    `served` that the model runs in a server of its own and nothing is loaded here; `simulates`
+    that rounded weights stay in 16-bit layers, so that size and speed are the baseline's.
     """
 
     name: str
@@ -66,6 +67,7 @@ class BackendSpec:
     quantizes: bool = False
     needs_calibration: bool = False
     served: bool = False
+    simulates: bool = False
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
         """The options that apply to `precision`."""

@@ -26,9 +26,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
-from evalkit.errors import EvalkitError  # noqa: E402
 from fuzz.mutation import mutated  # noqa: E402
 from fuzz.targets import Target, targets  # noqa: E402
+
+from evalkit.errors import EvalkitError  # noqa: E402
 
 SECONDS, MEMORY = 5, 2**30
 FINDINGS = Path("fuzz-findings")
