@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from evalkit.scoring.prefix import PrefixRunner
-from evalkit.scoring.prefix_cache import KeyValues, aligned
+from evalkit.scoring.prefix_cache import Filler, KeyValues, aligning
 
 # Rows that have left are computed on until they are this part of the batch: moving the keys and
 # values of all others costs as much as a few steps.
@@ -116,22 +116,18 @@ class DecodeBatch:
             for place in places
         ]
         self._filled = max(self._lengths)
-        selects = [
-            aligned(source, places, self._filled)
+        fillers = [
+            (len(places), aligning(source, places, self._filled))
             for (source, _), places in zip(sources, chosen, strict=True)
         ]
+        slots = self._filled + self._room()
         for index in range(len(sources[0][0].layers)):
-            states = [source.layers[index] for source, _ in sources]
+            pairs = [source.layers[index] for source, _ in sources]
             keys, values = (
-                _joined(
-                    [select(pair[part]) for select, pair in zip(selects, states, strict=True)],
-                    self._room(),
-                )
-                for part in (0, 1)
+                _joined([pair[part] for pair in pairs], fillers, slots) for part in (0, 1)
             )
             self._layers.append(_BufferLayer(keys, values, self._filled))
-        slots = torch.arange(self._filled + self._room())
-        real = slots >= self._filled - torch.tensor(self._lengths)[:, None]
+        real = torch.arange(slots) >= self._filled - torch.tensor(self._lengths)[:, None]
         self._mask = real.long().to(self._layers[0].keys.device)
 
 
@@ -158,13 +154,12 @@ class _BufferLayer(DynamicLayer):
         return self.filled
 
 
-def _joined(parts: list[Tensor], room: int) -> Tensor:
-    """The rows of all `parts` in one tensor with `room` more slots."""
-    _, heads, width, size = parts[0].shape
-    rows = sum(len(part) for part in parts)
-    buffer = parts[0].new_empty((rows, heads, width + room, size))
+def _joined(parts: list[Tensor], fillers: list[tuple[int, Filler]], slots: int) -> Tensor:
+    """The chosen rows of all `parts` in one tensor of `slots` slots."""
+    _, heads, _, size = parts[0].shape
+    buffer = parts[0].new_empty((sum(rows for rows, _ in fillers), heads, slots, size))
     low = 0
-    for part in parts:
-        buffer[low : low + len(part), :, :width] = part
-        low += len(part)
+    for part, (rows, fill) in zip(parts, fillers, strict=True):
+        fill(part, buffer[low : low + rows])
+        low += rows
     return buffer

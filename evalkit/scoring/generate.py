@@ -134,7 +134,7 @@ class _Generation:
     def _extend(self, rows: list[Row], states: Tensor) -> None:
         """Choose the next token of each of `rows` from `states` (rows, width)."""
         with torch.no_grad():
-            logits = self.runner.forward.logits(states)
+            logits = self.runner.forward.next_logits(states)
         for row, token in zip(rows, self.chooser.choose(rows, logits), strict=True):
             row.tokens.append(token)
 

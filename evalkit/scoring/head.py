@@ -23,6 +23,8 @@ Kind = Literal["hidden", "logits"]
 # A model sets the logits of ids it never emits to the minimum of float16 or lower.
 MASKED_BELOW = -3e4
 _LARGEST_ROUNDING = 0.05
+# Up to here the matrix product of a CPU is bound by reading the head's weights.
+_FEW_ROWS = 24
 _TRIED = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -48,6 +50,21 @@ class OutputHead:
         with _answering(self.body, answer), _replaced_head(self.model, self.linear):
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits[0]
+
+
+class _FewRowsLinear(nn.Linear):
+    """A linear layer for a few rows on a CPU, two times faster with the weights as left factor."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.bias = weight, bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        output = (self.weight @ input.flatten(0, -2).t()).t().contiguous()
+        output = output.unflatten(0, input.shape[:-1])
+        return output if self.bias is None else output + self.bias
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,17 @@ class Forward:
     def logits(self, rows: Tensor) -> Tensor:
         """Logits (n, vocabulary) of rows (n, width)."""
         return rows if self.head is None else self.head(rows)
+
+    def next_logits(self, rows: Tensor) -> Tensor:
+        """`logits` up to rounding, faster for the few rows of a decoding step on a CPU."""
+        if self.head is None or rows.device.type != "cpu" or not 1 < len(rows) <= _FEW_ROWS:
+            return self.logits(rows)
+        try:
+            plain = plain_head(self.model)
+        except ValueError:
+            return self.logits(rows)
+        linear = _FewRowsLinear(plain.weight, plain.bias)
+        return OutputHead(self.model, self.body, self.head.output, linear)(rows)
 
 
 @torch.inference_mode()

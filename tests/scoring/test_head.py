@@ -34,6 +34,7 @@ def test_rebuilt_logits_are_the_models_own(name: str, stored: bool) -> None:
         torch.testing.assert_close(forward.logits(rows), own, rtol=0, atol=0)
         # Some rows of it, as chunks of scored tokens are.
         torch.testing.assert_close(forward.logits(rows[2:5]), own[2:5])
+        torch.testing.assert_close(forward.next_logits(rows), own, rtol=1e-4, atol=1e-5)
     assert rows.shape == (7, 32)
     assert forward.vocabulary == own.shape[1]
 
