@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Two workers of two threads each would wait for one another on two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: compare test test-all test-browser fuzz docs lint benchmarks clean
 
@@ -44,10 +46,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 test-all: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not browser" $(ARGS)
+	$(PYTEST) -m "not browser" $(ARGS)
 
 test-browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser $(ARGS)
