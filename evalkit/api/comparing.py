@@ -21,9 +21,10 @@ def compare(
     """Compare `variants` of a model; the first is the baseline.
 
     `words` are those of the command line: model, suite, text, tasks, shots, limit, margin,
-    convention, context, baseline, weights, device, seed, data, offline, serve, out, batch_tokens,
-    allow_overlap, allow_pickle, trust_remote_code. What the store already holds is not measured
-    again unless `fresh`. Without `progress` a live bar is shown on a terminal or in a notebook.
+    convention, context, baseline, weights, device, seed, data, offline, serve, out, ray,
+    batch_tokens, allow_overlap, allow_pickle, trust_remote_code. What the store already holds is
+    not measured again unless `fresh`. Without `progress` a live bar is shown on a terminal or in a
+    notebook.
 
     Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
     a row that says so.

@@ -20,6 +20,10 @@ def batch(
         Path | None, typer.Option(metavar="DIR", help="Default: beside the grid, with its name.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Cells at once, as far as memory allows.")] = 1,
+    ray: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
+    ] = "",
 ) -> None:
     """Run a notebook through papermill for each combination of a grid's parameters."""
     from evalkit import api
@@ -27,6 +31,6 @@ def batch(
     from evalkit.view.batch_page import batch_text
 
     with live() as listener:
-        done = api.batch(grid, out=out, jobs=jobs, progress=listener)
+        done = api.batch(grid, out=out, jobs=jobs, ray=ray, progress=listener)
     print(batch_text(done))
     raise typer.Exit(0 if done.succeeded else 1)

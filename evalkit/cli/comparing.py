@@ -80,6 +80,10 @@ def compare(
     serve: Serve = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
+    ray: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
+    ] = "",
     format_: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.table,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -102,6 +106,7 @@ def compare(
         "seed": seed, "data": data,
         "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
         "serve": tuple(serve or ()), "offline": offline, "out": out, "fresh": fresh,
+        "ray": ray,
         "batch_tokens": batch_tokens,
         "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,

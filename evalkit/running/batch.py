@@ -51,8 +51,12 @@ class _Running:
     peak: int = 0
 
 
-def run_batch(file: Path, out: Path | None, jobs: int, listener: Listener) -> Batch:
+def run_batch(
+    file: Path, out: Path | None, jobs: int, listener: Listener, *, ray: str = ""
+) -> Batch:
     """Run the cells of the grid `file` that have not run yet, at most `jobs` at once.
+
+    With `ray` they run on the cluster at that address, as many at once as it has room for.
 
     Raises UsageError before anything runs; InterruptedWorkError after Ctrl-C, with the finished
     cells kept.
@@ -63,20 +67,25 @@ def run_batch(file: Path, out: Path | None, jobs: int, listener: Listener) -> Ba
     _check_papermill()
     folder = make_directory(out or file.resolve().with_suffix(""))
     with claim(folder / ".claim", lambda who: listener(_waiting(who))):
-        return _run_missing(grid, folder, jobs, listener)
+        return _run_missing(grid, folder, jobs, listener, ray)
 
 
 def _waiting(who: str) -> Event:
     return Event("batch", "", message=f"waiting for {who}, which runs this batch now")
 
 
-def _run_missing(grid: Grid, folder: Path, jobs: int, listener: Listener) -> Batch:
+def _run_missing(grid: Grid, folder: Path, jobs: int, listener: Listener, ray: str) -> Batch:
     results = {c.name: r for c in grid.cells if (r := _finished(folder, grid, c)) is not None}
     todo = [cell for cell in grid.cells if cell.name not in results]
     shown = Event("batch", grid.notebook.name, len(results), len(grid.cells), "cells")
     listener(shown)
     with _ended_together() as running:
-        for result in _run(grid, folder, todo, jobs, running):
+        ending = (
+            _run_on_ray(grid, folder, todo, ray, listener)
+            if ray
+            else _run(grid, folder, todo, jobs, running)
+        )
+        for result in ending:
             results[result.name] = result
             shown = replace(shown, done=len(results))
             listener(shown)
@@ -101,6 +110,28 @@ def _run(
                 largest = max(largest if one.peak == 0 else 0, one.peak)
                 yield _ended(grid, folder, one)
         time.sleep(POLL_SECONDS)
+
+
+def _run_on_ray(
+    grid: Grid, folder: Path, todo: Sequence[Cell], address: str, listener: Listener
+) -> Iterator[CellResult]:
+    from evalkit.running.cluster import run_each
+
+    calls = [(grid, folder, cell) for cell in todo]
+    for index, result in run_each(calls, _run_cell, address, listener):
+        cell = todo[index]
+        if isinstance(result, CellResult):
+            yield result
+        else:
+            yield CellResult(cell.name, cell.parameters, "failed", str(result))
+
+
+def _run_cell(grid: Grid, folder: Path, cell: Cell) -> CellResult:
+    """One cell, on the machine where this is called."""
+    with _ended_together() as running:
+        running.append(_start(grid, folder, cell))
+        running[0].process.wait()
+        return _ended(grid, folder, running[0])
 
 
 def _room(running: Sequence[_Running], largest: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import spec_of
@@ -26,6 +27,16 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     store = Store(plan.store).prepare()
     if fresh:
         _forget(store, plan)
+    if plan.ray:
+        _run_on_ray(store, plan, listener)
+    else:
+        _run_here(store, plan, listener)
+    comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
+    store.save_comparison(comparison, comparison_id(comparison))
+    return comparison
+
+
+def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> None:
     failed_baseline = ""
     for job in plan.jobs:
         refusal = plan.refused.get(job.variant.text, "")
@@ -34,9 +45,32 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
         _run_variant(store, job, refusal, listener)
         if job.is_baseline:
             failed_baseline = _failure(store, job)
-    comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
-    store.save_comparison(comparison, comparison_id(comparison))
-    return comparison
+
+
+def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
+    from evalkit.running.cluster import run_shards, shards
+
+    jobs = [job for job in plan.jobs if job.variant.text not in plan.refused]
+    for job in plan.jobs:
+        if job not in jobs:
+            _run_variant(store, job, plan.refused[job.variant.text], listener)
+    found = shards(jobs)
+    todo = [i for i, shard in enumerate(found) if unfinished(store, shard.job, shard.part)]
+
+    def failed(job: VariantJob, error: EvalkitError) -> None:
+        store.save(failed_run(store, job, job.parts[0], error))
+
+    baseline = plan.jobs[0]
+    run_shards(found, todo, plan.ray, partial(_run_shard, baseline), failed, listener)
+
+
+def _run_shard(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
+    """One part of one variant, on the machine where this is called."""
+    store = Store(job.store)
+    failed = "" if job.is_baseline else _failure(store, baseline)
+    if failed:
+        job = _without_texts(store, job, failed)
+    _run_variant(store, job, "", listener)
 
 
 def comparison_id(comparison: Comparison) -> str:

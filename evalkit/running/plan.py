@@ -72,6 +72,7 @@ class Request:
     serve: tuple[str, ...] = ()
     weights: str = "checkpoint"
     out: Path | None = None
+    ray: str = ""
     fresh: bool = False
     batch_tokens: int | None = None
     allow_overlap: bool = False
@@ -92,6 +93,7 @@ class ComparePlan:
     refused: dict[str, str]
     notes: tuple[str, ...]
     command: str
+    ray: str = ""
 
 
 def make_plan(request: Request) -> ComparePlan:
@@ -149,6 +151,7 @@ def make_plan(request: Request) -> ComparePlan:
         refused,
         notes,
         command_of(request),
+        request.ray,
     )
 
 

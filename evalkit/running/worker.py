@@ -5,6 +5,7 @@ Every measurement is stored the moment it exists. What the store already has is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -28,8 +29,11 @@ from evalkit.store.store import Store
 def measure_variant(job: VariantJob, send: Listener) -> None:
     """Measure all parts of `job` that the store lacks; raises EvalkitError in one line."""
     store = Store(job.store)
-    key = content_hash([job.model.identity, job.variant.text, job.device])
-    with claim(store.claim_file(key), lambda who: _wait(job, send, who)):
+    # In the order of their names, so that two processes never wait for each other.
+    keys = sorted(content_hash([part.run.id, job.device]) for part in job.parts)
+    with contextlib.ExitStack() as claims:
+        for key in keys:
+            claims.enter_context(claim(store.claim_file(key), lambda who: _wait(job, send, who)))
         if not any(unfinished(store, job, part) for part in job.parts):
             return
         if spec_of(job.variant).served:

@@ -73,7 +73,13 @@ def test_an_interrupted_batch_ends_its_kernels_and_goes_on(folder: Path) -> None
     grid = folder / "grid.yaml"
     grid.write_text("notebook: note\ngrid: {limit: [1]}")
     command = [sys.executable, "-m", "evalkit", "batch", "grid.yaml"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell inherit that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (folder / "at-1").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

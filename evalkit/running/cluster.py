@@ -1,0 +1,195 @@
+"""Work on a Ray cluster: the parts of every variant, or the cells of a grid, as Ray tasks.
+
+The store lies where the driver and all workers see it under one path. A worker writes its own runs
+there, atomically and under a claim, as local processes do; a task that was lost with its worker is
+started again and goes on with what the store holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
+from evalkit.progress import Event, Listener
+from evalkit.running import environment
+from evalkit.running.jobs import Part, VariantJob
+
+INSTALL = "pip install 'evalkit[ray]'"
+LOCAL = "local"
+# How often a task that was lost with its worker is started again.
+RETRIES = 3
+POLL_SECONDS = 0.2
+RunVariant = Callable[[VariantJob, Listener], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of one variant; it starts when the shards `after` it (by index) have ended."""
+
+    job: VariantJob
+    after: frozenset[int]
+
+    @property
+    def part(self) -> Part:
+        """The only part of the job."""
+        return self.job.parts[0]
+
+
+def shards(jobs: Sequence[VariantJob]) -> list[Shard]:
+    """Every part by itself.
+
+    The first part of a variant makes its checkpoint, so the others wait for it; texts also wait
+    for those of the baseline, whose hidden states they are compared with.
+    """
+    found: list[Shard] = []
+    reference: set[int] = set()
+    for job in jobs:
+        first = len(found)
+        for part in job.parts:
+            index = len(found)
+            after = set() if index == first else {first}
+            if part.kind == "texts":
+                if job.is_baseline:
+                    reference = {index}
+                else:
+                    after |= reference
+            found.append(Shard(dataclasses.replace(job, parts=(part,)), frozenset(after)))
+    return found
+
+
+def run_shards(
+    found: Sequence[Shard],
+    todo: Sequence[int],
+    address: str,
+    run: RunVariant,
+    failed: Callable[[VariantJob, EvalkitError], None],
+    listener: Listener,
+) -> None:
+    """Run the shards `todo` of `found` on the cluster, as many at once as it has GPUs or CPUs.
+
+    `run` measures one shard where it is called; `failed` records a shard whose worker was lost
+    more often than it is started again. Raises UsageError where there is no such cluster, and
+    InterruptedWorkError after Ctrl-C.
+    """
+    if not todo:
+        return
+    device = found[0].job.device
+    with _connected(address, device, listener) as ray:
+        from ray.util.queue import Queue
+
+        events = Queue(actor_options={"num_cpus": 0})
+        task = ray.remote(**_resources(device))(_run_shard)
+        waiting = set(todo)
+        running: dict[Any, int] = {}
+        while waiting or running:
+            open_ = waiting | set(running.values())
+            for index in sorted(waiting):
+                if open_.isdisjoint(found[index].after):
+                    waiting.remove(index)
+                    running[task.remote(found[index].job, run, events)] = index
+            ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            while not events.empty():
+                listener(events.get())
+            for reference in ended:
+                job = found[running.pop(reference)].job
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    failed(job, VariantError(f"its Ray worker was lost: {_first_line(error)}"))
+        events.shutdown()
+
+
+def run_each(
+    calls: Sequence[tuple[Any, ...]],
+    function: Callable[..., Any],
+    address: str,
+    listener: Listener,
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index, result) of `function(*calls[index])` as they end, or an error."""
+    device = environment.resolve_device("auto")
+    with _connected(address, device, listener) as ray:
+        task = ray.remote(**_resources(device))(function)
+        running = {task.remote(*call): index for index, call in enumerate(calls)}
+        while running:
+            ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            for reference in ended:
+                index = running.pop(reference)
+                try:
+                    yield index, ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    yield index, VariantError(f"its Ray worker was lost: {_first_line(error)}")
+
+
+def _run_shard(job: VariantJob, run: RunVariant, events: Any) -> None:
+    here, there = environment.machine(job.device), job.environment.machine
+    if job.parts[0].kind == "probes" and here != there:
+        raise UsageError(
+            f"a worker runs on {here}, the command on {there}: speed is compared on one kind of"
+            " machine; give the command on a machine like the workers'"
+        )
+    run(job, events.put_nowait)
+
+
+def _resources(device: str) -> dict[str, Any]:
+    """A whole GPU, or as many CPUs as this machine has: equal threads give equal results."""
+    gpu = device != "cpu"
+    return {
+        "num_cpus": 1 if gpu else environment.threads(),
+        "num_gpus": 1 if gpu else 0,
+        # A fresh process for each task, so that memory is truly returned.
+        "max_calls": 1,
+        "max_retries": RETRIES,
+    }
+
+
+@contextmanager
+def _connected(address: str, device: str, listener: Listener) -> Iterator[Any]:
+    """Ray, connected; whatever runs is ended on the way out."""
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(f"--ray needs Ray: install it with {INSTALL}") from None
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    mine = not ray.is_initialized()
+    try:
+        if mine and address == LOCAL:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        elif mine:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--ray {address}: no cluster answers ({_first_line(error)}); give HOST:PORT of a"
+            f" running one, auto on one of its nodes, or {LOCAL} to start one here"
+        ) from error
+    try:
+        _check_room(ray, device)
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        total = ray.cluster_resources()
+        size = f"{total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs"
+        listener(Event("ray", "", message=f"Ray: {nodes} nodes, {size}"))
+        yield ray
+    except KeyboardInterrupt:
+        raise InterruptedWorkError("stopped; run the same command again to go on") from None
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _check_room(ray: Any, device: str) -> None:
+    """Raise UsageError where no node could ever run a task, which Ray would wait for forever."""
+    needs = _resources(device)
+    for name, wanted in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
+        most = max(node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"])
+        if most < wanted:
+            raise UsageError(
+                f"no node of the cluster has {wanted} {name}s as this machine has (at most"
+                f" {most:.0f}): give the command on a machine like the workers'"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

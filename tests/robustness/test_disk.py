@@ -1,0 +1,101 @@
+"""A disk that is full or read-only, a store that is a file, a clock set back: one line each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+import evalkit
+
+# Runs evalkit with a limit on the size of each file: the write that crosses it fails, as on a
+# full disk, and where the number says so only from the n-th file on.
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from evalkit.cli import main
+sys.argv = ["evalkit", *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_llama(tmp_path_factory.mktemp("disk") / "model")
+
+
+@pytest.fixture
+def words(model: Path, tmp_path: Path) -> list[str]:
+    text = tmp_path / "text.txt"
+    text.write_text(tiny.documents(1, 8), encoding="utf-8")
+    return [
+        "compare", "fp32", "fp16", "--model", str(model), "--text", str(text),
+        "--out", str(tmp_path / "store"), "--format", "json",
+    ]  # fmt: skip
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("size", [1000, 20_000])
+def test_a_full_disk(words: list[str], tmp_path: Path, size: int) -> None:
+    line = last_line(run("-c", LIMITED, str(size), *words))
+    assert "free some space or choose another --out" in line, line
+    # What was written is whole, and with room again the command goes on.
+    assert run("-m", "evalkit", "check", str(tmp_path / "store")).stderr.count("Traceback") == 0
+    done = run("-m", "evalkit", *words)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "store").rglob("*.tmp*"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_store(words: list[str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(0o500)
+    assert "--out" in last_line(run("-m", "evalkit", *words))
+
+
+def test_a_store_on_a_file_system_that_takes_no_files(words: list[str]) -> None:
+    words[words.index("--out") + 1] = "/proc/evalkit"
+    assert "--out" in last_line(run("-m", "evalkit", *words))
+
+
+def test_a_store_that_is_a_file(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    line = last_line(run("-m", "evalkit", *words))
+    assert str(tmp_path / "store") in line
+    assert (tmp_path / "store").read_text() == "a file"
+
+
+def test_a_clock_set_back(words: list[str], tmp_path: Path) -> None:
+    """Claims and files from the future hold nobody up."""
+    first = run("-m", "evalkit", *words)
+    assert first.returncode == 0, first.stderr
+    store = tmp_path / "store"
+    tomorrow = first_time = (store / "evalkit-store.json").stat().st_mtime + 86_400
+    for path in store.rglob("*"):
+        os.utime(path, (tomorrow, first_time))
+    again = run("-m", "evalkit", *words)
+    assert again.returncode == 0, again.stderr
+    runs = sorted((store / "runs").glob("*.json"))
+    for path in runs[:2]:
+        path.unlink()
+    again = run("-m", "evalkit", *words)
+    assert again.returncode == 0, again.stderr
+    assert sorted((store / "runs").glob("*.json")) == runs
+    assert evalkit.load_run(store).rows
