@@ -97,6 +97,7 @@ def compare(
     """Compare variants of a model: quality, size, memory and speed, each with a verdict."""
     from evalkit import api
     from evalkit.progress import Event, live
+    from evalkit.store.files import replacing
     from evalkit.view import export, table
 
     request: dict[str, Any] = {
@@ -117,7 +118,8 @@ def compare(
             return
         result = api.compare(*variants, progress=listener, **request)
         if out is not None:
-            (out / "report.html").write_text(api.report(result), encoding="utf-8")
+            with replacing(out / "report.html") as page:
+                page.write_text(api.report(result), encoding="utf-8")
             listener(Event("evalkit", "", message=f"report: {out / 'report.html'}"))
     writers: dict[Format, Callable[[Any], str]] = {
         Format.json: export.dumps,

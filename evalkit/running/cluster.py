@@ -8,6 +8,7 @@ started again and goes on with what the store holds.
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ LOCAL = "local"
 # How often a task that was lost with its worker is started again.
 RETRIES = 3
 POLL_SECONDS = 0.2
+CONNECT_SECONDS = 5.0
 RunVariant = Callable[[VariantJob, Listener], None]
 
 
@@ -159,8 +161,9 @@ def _connected(address: str, device: str, listener: Listener) -> Iterator[Any]:
         if mine and address == LOCAL:
             ray.init(address="local", include_dashboard=False, **quiet)
         elif mine:
+            _check_answers(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"--ray {address}: no cluster answers ({_first_line(error)}); give HOST:PORT of a"
             f" running one, auto on one of its nodes, or {LOCAL} to start one here"
@@ -177,6 +180,13 @@ def _connected(address: str, device: str, listener: Listener) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "//" not in address:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _check_room(ray: Any, device: str) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             flush(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where nothing can be written there is nothing to remove.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

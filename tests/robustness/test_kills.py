@@ -16,10 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import tiny
+from timeless import timeless
 
 SCRIPT = """
 import json, os, sys
 import evalkit
+from evalkit.view.export import dumps
 
 model, text, out, log = sys.argv[1:]
 file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -32,10 +34,8 @@ def listen(event):
 comparison = evalkit.compare(
     "fp32", "fp16", "int8", model=model, text=text, out=out, batch_tokens=256, progress=listen
 )
-print(comparison.to_json())
+print(dumps(comparison))
 """
-# What depends on the machine's moment, on the store's place, or on how the command was given.
-OF_THE_MOMENT = ("tokens_per_second", "peak", "latency", "energy", "second", "bandwidth")
 
 
 class Case:
@@ -83,18 +83,6 @@ def undisturbed(case: Case) -> tuple[dict[str, Any], Counter[str], float]:
     begun = time.monotonic()
     values = case.finish(case.folder / "undisturbed")
     return values, case.steps(case.folder / "undisturbed"), time.monotonic() - begun
-
-
-def timeless(value: Any) -> Any:
-    """`value` without speed, memory and what names the store."""
-    if isinstance(value, dict):
-        return {
-            key: timeless(inner)
-            for key, inner in value.items()
-            if not any(word in key for word in OF_THE_MOMENT)
-            and key not in ("runs", "store", "command", "environment", "sentence")
-        }
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -184,7 +172,7 @@ def test_ctrl_c_ends_after_the_batch_and_leaves_nothing_running(
         text=True,
         start_new_session=True,
         # Tests that run in the background of a shell inherit that it ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("raw/*")) and time.monotonic() < deadline:

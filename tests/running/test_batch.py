@@ -78,7 +78,7 @@ def test_an_interrupted_batch_ends_its_kernels_and_goes_on(folder: Path) -> None
         stderr=subprocess.PIPE,
         text=True,
         # Tests that run in the background of a shell inherit that it ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 60
     while not (folder / "at-1").exists() and time.monotonic() < deadline:

@@ -15,16 +15,16 @@ import psutil
 import pytest
 import tiny
 from notebooks_made import write_notebook
+from timeless import timeless
 
 import evalkit
 from evalkit.errors import UsageError
 from evalkit.progress import ignore
 from evalkit.running import environment
+from evalkit.view import export
 
 ray = pytest.importorskip("ray")
 VARIANTS = ("fp32", "fp16", "int8")
-# What depends on the machine's moment or on the store's place.
-OF_THE_MOMENT = ("tokens_per_second", "peak", "latency", "energy", "second", "bandwidth")
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,7 @@ def local(words: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> An
 
 
 def values(comparison: Any) -> Any:
-    return timeless(json.loads(comparison.to_json()))
-
-
-def timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: timeless(inner)
-            for key, inner in value.items()
-            if not any(word in key for word in OF_THE_MOMENT)
-            and key not in ("runs", "store", "command", "environment", "sentence")
-        }
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+    return timeless(json.loads(export.dumps(comparison)))
 
 
 @pytest.fixture
