@@ -26,15 +26,16 @@ DECODE = ProbeMetric(
     " dynamic cache, no stop at the end-of-text token.",
 )
 SPECS = (PREFILL, DECODE)
+_WARM_UP = 8
 
 
 def measure(probe: Probe) -> list[Measurement]:
-    """Warm up once, then time `protocol.repetitions` generations; raw samples are kept."""
+    """Warm up, then time `protocol.repetitions` generations; raw samples are kept."""
     from evalkit.scoring.speed import generation_lengths, time_generation
 
     protocol = probe.protocol
     prompt, generate = generation_lengths(probe.model, protocol.prompt, protocol.generate)
-    time_generation(probe.model, prompt, generate)
+    time_generation(probe.model, prompt, min(generate, _WARM_UP))
     samples = [time_generation(probe.model, prompt, generate) for _ in range(protocol.repetitions)]
     convention = f"batch 1, prompt {prompt}, generated {generate}, eager"
     return [
