@@ -52,7 +52,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("size", [1000, 20_000])
+@pytest.mark.parametrize("size", [pytest.param(1000, marks=pytest.mark.slow), 20_000])
 def test_a_write_that_does_not_fit(words: list[str], tmp_path: Path, size: int) -> None:
     line = last_line(run("-c", LIMITED, str(size), *words))
     assert "choose another --out" in line, line
@@ -84,7 +84,14 @@ def on_a_mount(options: str, store: Path, words: list[str]) -> subprocess.Comple
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
-@pytest.mark.parametrize("size", ["4k", "100k", "400k"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param("4k", marks=pytest.mark.slow),
+        "100k",
+        pytest.param("400k", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk(words: list[str], tmp_path: Path, size: str) -> None:
     line = last_line(on_a_mount(f"size={size}", tmp_path / "store", words))
     assert "choose another --out" in line, line

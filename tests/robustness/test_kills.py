@@ -130,10 +130,6 @@ def kill_repeatedly(
         assert repeated <= here, extra
 
 
-def test_killed_and_resumed(case: Case, undisturbed: Any) -> None:
-    kill_repeatedly(case, undisturbed, "few", 3)
-
-
 @pytest.mark.slow
 def test_killed_at_forty_moments(case: Case, undisturbed: Any) -> None:
     kill_repeatedly(case, undisturbed, "many", 40)
@@ -143,10 +139,6 @@ def race(case: Case, values: dict[str, Any], name: str) -> None:
     out = case.folder / name
     both = [case.start(out) for _ in range(2)]
     assert [case.values(process) for process in both] == [values, values]
-
-
-def test_two_processes_race_on_one_store(case: Case, undisturbed: Any) -> None:
-    race(case, undisturbed[0], "race")
 
 
 @pytest.mark.slow

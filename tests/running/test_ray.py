@@ -58,11 +58,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     made.shutdown()
 
 
-@pytest.mark.parametrize(
-    "cluster",
-    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [1, 2, 4], indirect=True)
 def test_equal_values_on_any_number_of_workers(
     cluster: Any, words: dict[str, Any], local: Any, tmp_path: Path
 ) -> None:
