@@ -31,6 +31,7 @@ from evalkit.demo_data import demo_directory
 from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
+from evalkit.running.plan import BATCH_TOKENS
 from evalkit.scoring.lm_eval import EvalkitLM
 from evalkit.suites.tasks import load_tasks
 
@@ -95,7 +96,7 @@ def difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> float:
 def measure(model: Any, tokenizer: Any, instances: list[Instance], repetitions: int) -> dict:
     kind = instances[0].request_type
     lms = {
-        "evalkit": EvalkitLM(model, tokenizer),
+        "evalkit": EvalkitLM(model, tokenizer, batch_tokens=BATCH_TOKENS["cpu"]),
         f"lm-eval, batch {BATCH}": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH),
         "lm-eval, batch 1": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
     }
