@@ -79,8 +79,9 @@ def main() -> None:
     found, seconds = measured(options.limit)
     parts = [["part", "seconds"]]
     for shard, took in zip(found, seconds, strict=True):
-        name = shard.part.run.suite.name if shard.part.kind == "task" else shard.part.kind
-        parts.append([f"{shard.job.variant.label} {shard.part.kind} {name}", f"{took:.1f}"])
+        tasks = shard.part.run.suite.tasks if shard.part.kind == "task" else ()
+        name = " ".join([shard.job.variant.label, shard.part.kind, *(one.name for one in tasks)])
+        parts.append([name, f"{took:.1f}"])
     table("one comparison, part by part", parts)
     rows = [["GPUs", "time", "faster", "at work"]]
     results = []
