@@ -11,6 +11,7 @@ from evalkit.backends import spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
+from evalkit.running import environment
 from evalkit.running.children import run_child
 from evalkit.running.gather import gather
 from evalkit.running.jobs import Part, VariantJob
@@ -70,7 +71,14 @@ def _run_shard(baseline: VariantJob, job: VariantJob, listener: Listener) -> Non
     failed = "" if job.is_baseline else _failure(store, baseline)
     if failed:
         job = _without_texts(store, job, failed)
-    _run_variant(store, job, "", listener)
+    here, there = environment.machine(job.device), job.environment.machine
+    refusal = ""
+    if here != there and any(part.kind == "probes" for part in job.parts):
+        refusal = (
+            f"a worker runs on {here}, the command on {there}: speed is compared on one kind of"
+            " machine; give the command on a machine like the workers'"
+        )
+    _run_variant(store, job, refusal, listener)
 
 
 def comparison_id(comparison: Comparison) -> str:

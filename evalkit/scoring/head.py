@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -47,9 +48,30 @@ class OutputHead:
         """Logits (n, vocabulary) of `hidden` (n, hidden_size), in the dtype the model gives."""
         answer = self.output(last_hidden_state=hidden[None])
         ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
-        with _answering(self.body, answer), _replaced_head(self.model, self.linear):
+        with _answering(self.body, answer), self._replaced():
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits[0]
+
+    @contextlib.contextmanager
+    def _replaced(self) -> Iterator[None]:
+        if self.linear is None:
+            yield
+            return
+        parent, leaf = self._place
+        own = getattr(parent, leaf)
+        setattr(parent, leaf, self.linear)
+        try:
+            yield
+        finally:
+            setattr(parent, leaf, own)
+
+    @cached_property
+    def _place(self) -> tuple[nn.Module, str]:
+        """The module that holds the model's own head, and its name there."""
+        own = self.model.get_output_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is own)
+        above, _, leaf = name.rpartition(".")
+        return self.model.get_submodule(above), leaf
 
 
 class _FewRowsLinear(nn.Module):
@@ -100,13 +122,19 @@ class Forward:
 
     def next_logits(self, rows: Tensor) -> Tensor:
         """`logits` up to rounding, faster for the few rows of a decoding step on a CPU."""
-        if self.head is None or rows.device.type != "cpu" or not 1 < len(rows) <= _FEW_ROWS:
-            return self.logits(rows)
+        few = rows.device.type == "cpu" and 1 < len(rows) <= _FEW_ROWS
+        head = self._few_rows_head if few else None
+        return self.logits(rows) if head is None else head(rows)
+
+    @cached_property
+    def _few_rows_head(self) -> OutputHead | None:
+        if self.head is None:
+            return None
         try:
             plain = plain_head(self.model)
         except ValueError:
-            return self.logits(rows)
-        return OutputHead(self.model, self.body, self.head.output, _FewRowsLinear(plain))(rows)
+            return None
+        return OutputHead(self.model, self.body, self.head.output, _FewRowsLinear(plain))
 
 
 @torch.inference_mode()
@@ -207,19 +235,3 @@ def _answering(body: nn.Module, answer: Any) -> Iterator[None]:
             del body.__dict__["forward"]
         else:
             body.__dict__["forward"] = own
-
-
-@contextlib.contextmanager
-def _replaced_head(model: PreTrainedModel, linear: nn.Module | None) -> Iterator[None]:
-    if linear is None:
-        yield
-        return
-    own = model.get_output_embeddings()
-    name = next(name for name, module in model.named_modules() if module is own)
-    parent = model.get_submodule(name.rpartition(".")[0])
-    leaf = name.rpartition(".")[2]
-    setattr(parent, leaf, linear)
-    try:
-        yield
-    finally:
-        setattr(parent, leaf, own)
