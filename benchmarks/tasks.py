@@ -31,7 +31,7 @@ from evalkit.demo_data import demo_directory
 from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
-from evalkit.running.plan import BATCH_TOKENS
+from evalkit.running.choices import BATCH_TOKENS
 from evalkit.scoring.lm_eval import EvalkitLM
 from evalkit.suites.tasks import load_tasks
 

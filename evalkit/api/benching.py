@@ -23,7 +23,8 @@ def bench(*variants: str, progress: Listener | None = None, **words: Any) -> Ben
     Raises UsageError or ModelError before anything starts; a variant that fails later is a row
     that says so.
     """
-    from evalkit.running.bench import BenchRequest, run_bench
+    from evalkit.running.bench import run_bench
+    from evalkit.running.bench_plan import BenchRequest
 
     known = {field.name for field in dataclasses.fields(BenchRequest)} - {"variants"}
     for word in words:

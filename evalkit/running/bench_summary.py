@@ -19,7 +19,8 @@ from evalkit.running.bench_worker import KEPT_LATENCIES, PhaseResult
 from evalkit.running.hardware_plan import schemes_of, shape_of
 
 if TYPE_CHECKING:
-    from evalkit.running.bench import BenchPlan, Measured
+    from evalkit.running.bench import Measured
+    from evalkit.running.bench_plan import BenchPlan
 
 # The dtype of arithmetic whose measured rate a variant's operations are compared with.
 _ARITHMETIC = {"fp32": "float32", "bf16": "bfloat16"}

@@ -17,9 +17,9 @@ from evalkit.progress import Event, Listener
 from evalkit.records import Model, Variant
 from evalkit.running.calibration import calibration_source, check_disjoint, load_calibration
 from evalkit.running.children import run_child
+from evalkit.running.choices import BATCH_TOKENS, calibration_of, choose_model
 from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import Settings, VariantJob
-from evalkit.running.plan import BATCH_TOKENS, calibration_of, choose_model
 from evalkit.store.store import Store
 from evalkit.suites.texts import Text, load_text
 

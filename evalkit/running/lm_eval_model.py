@@ -18,9 +18,9 @@ from evalkit.models.resolve import resolve_model
 from evalkit.progress import live
 from evalkit.records import Model
 from evalkit.running.children import run_child
+from evalkit.running.choices import BATCH_TOKENS, calibration_of
 from evalkit.running.environment import environment, gpu_names, resolve_device
 from evalkit.running.jobs import Settings, VariantJob
-from evalkit.running.plan import BATCH_TOKENS, calibration_of
 from evalkit.running.quantize import quantize_variant
 from evalkit.running.worker import load_variant, prepare_source
 from evalkit.scoring.lm_eval import EvalkitLM

@@ -13,22 +13,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from evalkit import plugins
 from evalkit.analysis.verdicts import Margin, parse_margin
-from evalkit.backends import check_installed, parse_variant, spec_of
-from evalkit.errors import DataError, UsageError, VariantError, did_you_mean, unknown
+from evalkit.backends import parse_variant, spec_of
+from evalkit.errors import DataError, UsageError, VariantError, did_you_mean
 from evalkit.metrics import Protocol, probe_metrics, token_metrics
-from evalkit.models.resolve import Checkpoint, resolve_config, resolve_model
+from evalkit.models.resolve import Checkpoint
 from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant, content_hash
-from evalkit.running.calibration import (
-    calibration_identity,
-    calibration_source,
-    check_disjoint,
-    load_calibration,
+from evalkit.running.choices import (
+    BATCH_TOKENS,
+    calibration_of,
+    choose_checkpoint,
+    choose_model,
+    with_servers,
 )
-from evalkit.running.environment import environment, gpu_memory, resolve_device
+from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import NOISE_VERSION, TASK_VERSION, Part, Settings, VariantJob
 from evalkit.store.store import Store
 from evalkit.suites.presets import load_preset
@@ -36,13 +35,6 @@ from evalkit.suites.task_files import task_files_hash
 from evalkit.suites.texts import load_texts
 from evalkit.suites.windows import default_context
 
-# On a CPU activations of more tokens leave the cache: nothing is gained by larger batches.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-# Phi-3 Small in 16 bit takes 14.8 GB; cache and activations of scoring need a few more.
-PHI_3_SMALL_BYTES = 20e9
-
-
-WEIGHTS = ("checkpoint", "random")
 OPTION_WORDS = {"chat": "--apply-chat-template", "system": "--system-instruction"}
 
 
@@ -174,43 +166,6 @@ def command_of(request: Request) -> str:
     return shlex.join(words)
 
 
-def choose_model(asked: str | None, device: str) -> tuple[str, str]:
-    """The model's name and, where none was asked for, why this one."""
-    if asked is not None:
-        return asked, ""
-    if device == "cpu":
-        return "demo", "Model: the embedded demo, as this machine has no usable CUDA GPU."
-    memory = gpu_memory()
-    if memory >= PHI_3_SMALL_BYTES:
-        return "phi-3-small", f"Model: Phi-3 Small, which fits this GPU of {memory / 1e9:.0f} GB."
-    return "demo", (
-        f"Model: the embedded demo, as Phi-3 Small needs {PHI_3_SMALL_BYTES / 1e9:.0f} GB"
-        f" and this GPU has {memory / 1e9:.0f} GB."
-    )
-
-
-def choose_checkpoint(request: Any, name: str, store: Store) -> Checkpoint:
-    """The model's files; of random weights the configuration alone, which needs no download.
-
-    Raises UsageError for a word of `--weights` that is none, or for quality of random weights.
-    """
-    if request.weights not in WEIGHTS:
-        raise unknown("weights", request.weights, WEIGHTS)
-    if request.weights == "random":
-        if any(getattr(request, word, None) for word in ("text", "tasks", "suite")):
-            raise UsageError(
-                "--weights random has no quality to measure: leave out --text, --tasks and --suite"
-            )
-        return resolve_config(name, offline=request.offline)
-    return resolve_model(
-        name,
-        offline=request.offline,
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        hash_cache=store.root / "hashes.json",
-    )
-
-
 def choose_suite(request: Request, checkpoint: Checkpoint) -> tuple[Suite, tuple[str, ...]]:
     """The suite of texts and tasks asked for, else a preset, and the sources of its texts."""
     name = request.suite
@@ -269,45 +224,6 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
         )
     variants.remove(found)
     return (found, *variants)
-
-
-def with_servers(jobs: Sequence[VariantJob], commands: Sequence[str]) -> list[VariantJob]:
-    """The jobs, those of served variants with the `--serve` commands in turn.
-
-    Raises UsageError for more commands than served variants.
-    """
-    waiting = list(commands)
-    found = []
-    for job in jobs:
-        served = spec_of(job.variant).served and waiting
-        found.append(dataclasses.replace(job, serve=waiting.pop(0)) if served else job)
-    if waiting:
-        raise UsageError(
-            f"--serve {waiting[0]!r} has no variant: name one such as "
-            "served@endpoint,url=http://127.0.0.1:8000 for each --serve"
-        )
-    return found
-
-
-def calibration_of(job: VariantJob) -> str:
-    """Identity of the calibration samples, empty for a method that needs none.
-
-    Raises VariantError or DataError where the variant cannot be made of this model.
-    """
-    check_installed(spec_of(job.variant))
-    plugins.load("backends", job.variant.backend).check(job.checkpoint, job.variant)
-    if job.model.weights == "random":
-        if spec_of(job.variant).served:
-            raise VariantError(f"{job.variant.text} has the weights of its server, not random ones")
-        return ""
-    source = calibration_source(job.variant, job.checkpoint)
-    if not source:
-        return ""
-    text = load_calibration(source, job.variant, offline=job.settings.offline)
-    if not job.settings.allow_overlap:
-        evaluated = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
-        check_disjoint(source, text, evaluated)
-    return calibration_identity(text, job.seed)
 
 
 def _jobs(

@@ -12,7 +12,7 @@ import evalkit
 from evalkit.bench_records import Bench
 from evalkit.errors import UsageError
 from evalkit.progress import ignore
-from evalkit.running.bench import BenchRequest, engine_names, make_bench_plan
+from evalkit.running.bench_plan import BenchRequest, engine_names, make_bench_plan
 from evalkit.view import bench_table
 
 WORDS = {"prompt": 16, "generate": 8, "rounds": 2, "repetitions": 2, "progress": ignore}
