@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 WORDS = ("tokens_per_second", "peak", "latency", "energy", "second", "bandwidth")
+BUSY = "other processes kept"
 NAMES = ("runs", "store", "command", "environment", "sentence")
 
 
@@ -15,4 +16,6 @@ def timeless(value: Any) -> Any:
             for key, inner in value.items()
             if key not in NAMES and not any(word in key for word in WORDS)
         }
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [timeless(inner) for inner in value if not str(inner).startswith(BUSY)]
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +74,31 @@ def processor_name() -> str:
 def threads() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Load:
+    """What other processes took of the processors since this was made."""
+
+    def __init__(self) -> None:
+        self._begun, self._busy = time.perf_counter(), self._seconds_of_others()
+
+    def others(self) -> float:
+        """Processors that other processes kept busy, on average."""
+        seconds = max(time.perf_counter() - self._begun, 1e-3)
+        return max(0.0, (self._seconds_of_others() - self._busy) / seconds)
+
+    def disturbed(self) -> bool:
+        """Whether they left this process less than three quarters of what it may use."""
+        free = (psutil.cpu_count() or threads()) - self.others()
+        return free < 0.75 * threads()
+
+    @staticmethod
+    def _seconds_of_others() -> float:
+        times = psutil.cpu_times()
+        waiting = times.idle + getattr(times, "iowait", 0.0)
+        # Guests are counted as user time already.
+        counted_twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        return float(sum(times) - waiting - counted_twice - time.process_time())
 
 
 def machine(device: str) -> str:

@@ -18,6 +18,7 @@ from evalkit.metrics.memory import resident_bytes
 from evalkit.models.loading import Loaded
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, content_hash
+from evalkit.running.environment import Load
 from evalkit.running.jobs import Part, VariantJob
 from evalkit.running.states import failed_run, unfinished
 from evalkit.running.texts import measure_texts
@@ -167,6 +168,7 @@ def _probe(
     store: Store, job: VariantJob, part: Part, run: Run, probe: Probe, send: Listener
 ) -> Run:
     missing = set(part.missing(run, job.environment.machine))
+    load = Load()
     for done, name in enumerate(plugins.names("metrics")):
         module = plugins.load("metrics", name)
         if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
@@ -178,4 +180,10 @@ def _probe(
             for m in module.measure(probe)
         ]
         run = add(store, run, new)
+    if load.disturbed():
+        note = (
+            f"other processes kept {load.others():.1f} processors busy while speed was measured:"
+            " take it again on a quiet machine with --fresh"
+        )
+        run = dataclasses.replace(run, notes=(*run.notes, note))
     return run
