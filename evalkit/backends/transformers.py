@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_unquantized
-from evalkit.backends._spec import BackendSpec, check_device
+from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ SPEC = BackendSpec(
     name="transformers",
     summary="unquantized weights in 32 or 16 bit",
     precisions=("fp32", "fp16", "bf16"),
+    options=(
+        Option("offload", False, "keep what does not fit the device in main memory or on disk"),
+    ),
 )
 
 
@@ -48,16 +51,19 @@ def load(
     """The checkpoint `source` with its weights cast to the variant's precision on `device`."""
     from evalkit.models.kernels import kernel_names
     from evalkit.models.loading import Loaded, load_causal_lm
+    from evalkit.models.offload import offload_note
 
     check_device(SPEC, device)
+    offload = bool(resolved_options(SPEC, variant)["offload"])
     model = load_causal_lm(
         source,
         dtype=DTYPES[variant.precision],
         device=device,
+        offload=offload,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    return Loaded(model, kernel_names(model))
+    return Loaded(model, kernel_names(model), notes=offload_note(model) if offload else ())
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:

@@ -11,6 +11,7 @@ from evalkit.cli.options import (
     AllowPickle,
     Device,
     ModelOption,
+    Offload,
     Out,
     RemoteCode,
     Seed,
@@ -63,6 +64,7 @@ def bench(
         BenchFormat, typer.Option("--format", help="Form of the result.")
     ] = BenchFormat.table,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again.")] = False,
+    offload: Offload = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -76,7 +78,7 @@ def bench(
             *variants, model=model, batch_sizes=batch_sizes, prompt=prompt, generate=generate,
             contexts=contexts, engine=engine, rounds=rounds, repetitions=repetitions, soak=soak,
             weights=weights, device=device, seed=seed, offline=offline, out=out, fresh=fresh,
-            serve=tuple(serve or ()),
+            serve=tuple(serve or ()), offload=offload,
             allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
         )  # fmt: skip
     writers = {

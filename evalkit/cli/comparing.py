@@ -13,6 +13,7 @@ from evalkit.cli.options import (
     AllowPickle,
     Device,
     ModelOption,
+    Offload,
     Out,
     Overlap,
     RemoteCode,
@@ -90,6 +91,7 @@ def compare(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens of a scoring batch; default by device.")
     ] = None,
+    offload: Offload = False,
     allow_overlap: Overlap = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: RemoteCode = False,
@@ -108,7 +110,7 @@ def compare(
         "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
         "serve": tuple(serve or ()), "offline": offline, "out": out, "fresh": fresh,
         "ray": ray,
-        "batch_tokens": batch_tokens,
+        "batch_tokens": batch_tokens, "offload": offload,
         "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip

@@ -35,6 +35,12 @@ Serve = Annotated[
         help="Start this server for a served@endpoint variant, and stop it; one for each.",
     ),
 ]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload", help="Keep what does not fit in main memory or on disk; every row says so."
+    ),
+]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code of the checkpoint.")

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from evalkit.errors import ModelError
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
+from evalkit.models.offload import offloaded
 from evalkit.models.storage import parameter_count
 
 _LEAVE_FREE = 0.2
@@ -63,6 +64,8 @@ def _for_scoring(loaded: Loaded, device: str) -> Loaded:
 
 
 def _refusal(model: PreTrainedModel, kinds: set[str]) -> str:
+    if offloaded(model):
+        return "parts of it are offloaded"
     if "unknown" in kinds:
         return "they are not of a kind that is unpacked to float32"
     needed = 4 * parameter_count(model)

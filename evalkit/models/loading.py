@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 import evalkit.models.phi3_small  # noqa: F401  registers the architecture with the Auto classes
 from evalkit.errors import ModelError
+from evalkit.models.offload import placement
 
 _SHOWN_KEYS = 3
 _LOADING_ERRORS = (
@@ -60,24 +61,26 @@ def load_causal_lm(
     dtype: torch.dtype | str,
     device: str,
     quantization_config: Any = None,
+    offload: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """The causal language model of the directory `path` on `device`, in evaluation mode.
 
-    `dtype` is that of the floating point weights ("auto" keeps the checkpoint's). `options` go to
-    `from_pretrained`. Raises ModelError where weights are missing or of another shape, or where
-    the file holds tensors the model does not have (its own ignore list excepted).
+    `dtype` is that of the floating point weights ("auto" keeps the checkpoint's); with `offload`
+    what does not fit the device stays elsewhere. `options` go to `from_pretrained`. Raises
+    ModelError where weights are missing or of another shape, or where the file holds tensors the
+    model does not have (its own ignore list excepted).
     """
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
+    options |= placement(device) if offload else {"device_map": {"": device}}
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
-                device_map={"": device},
                 use_safetensors=None if allow_pickle else True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,

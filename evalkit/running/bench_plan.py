@@ -22,10 +22,12 @@ from evalkit.running.choices import (
     calibration_of,
     choose_checkpoint,
     choose_model,
+    with_offload,
     with_servers,
 )
 from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import Settings, VariantJob
+from evalkit.running.room import refusals
 from evalkit.store.store import Store
 
 VERSION = 1
@@ -51,6 +53,7 @@ class BenchRequest:
     rounds: int = 5
     repetitions: int = 3
     soak: float = 0.0
+    offload: bool = False
     weights: str = "checkpoint"
     device: str = "auto"
     seed: int = 0
@@ -84,6 +87,8 @@ def make_bench_plan(request: BenchRequest) -> BenchPlan:
     variants = [parse_variant(text) for text in request.variants]
     if not variants:
         raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
+    if request.offload:
+        variants = with_offload(variants)
     device = resolve_device(request.device)
     engine_names(request.engine, device)
     name, why = choose_model(request.model, device)
@@ -109,7 +114,8 @@ def make_bench_plan(request: BenchRequest) -> BenchPlan:
         parts=(),
         seed=request.seed,
     )
-    jobs, refused = [], {}
+    length = request.prompt + request.generate
+    jobs, refused = [], refusals(variants, checkpoint, device, length, min(batches or (1,)))
     for variant in variants:
         job = dataclasses.replace(template, variant=variant)
         try:

@@ -16,6 +16,7 @@ from evalkit.errors import VariantError
 from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.progress import Event, Listener
 from evalkit.running.children import stop_if_asked
+from evalkit.running.environment import Load
 from evalkit.running.jobs import VariantJob
 from evalkit.running.sensors import Sensors, open_sensors
 from evalkit.running.worker import load_variant, prepare_source
@@ -97,8 +98,15 @@ def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
     result = RoundResult(loaded.kernel, loaded.notes, weights, meter.peaks(), ())
     if round_.soak:
         return dataclasses.replace(result, soak=tuple(bench.soak()))
+    load = Load()
     phases = tuple(bench.run())
-    return dataclasses.replace(result, phases=phases, kv_cache=bench.kv_cache, peaks=bench.peaks)
+    return dataclasses.replace(
+        result,
+        phases=phases,
+        notes=(*loaded.notes, *load.notes()),
+        kv_cache=bench.kv_cache,
+        peaks=bench.peaks,
+    )
 
 
 class _Bench:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit import plugins
-from evalkit.backends import check_installed, spec_of
+from evalkit.backends import check_installed, parse_variant, spec_of
 from evalkit.errors import UsageError, VariantError, unknown
 from evalkit.models.resolve import Checkpoint, resolve_config, resolve_model
+from evalkit.records import Variant
 from evalkit.running.calibration import (
     calibration_identity,
     calibration_source,
@@ -64,6 +65,23 @@ def choose_checkpoint(request: Any, name: str, store: Store) -> Checkpoint:
         trust_remote_code=request.trust_remote_code,
         hash_cache=store.root / "hashes.json",
     )
+
+
+def with_offload(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants, those whose backend can offload with `offload=true`.
+
+    Raises UsageError where none can.
+    """
+    found = []
+    for variant in variants:
+        options = {option.name for option in spec_of(variant).options}
+        if "offload" in options and not variant.option("offload", False):
+            variant = parse_variant(f"{variant.label},offload=true")  # noqa: PLW2901
+        found.append(variant)
+    if not any(variant.option("offload", False) for variant in found):
+        words = ", ".join(variant.label for variant in variants)
+        raise UsageError(f"--offload: {words} cannot be offloaded; fp32, fp16 and bf16 can")
+    return found
 
 
 def with_servers(jobs: Sequence[VariantJob], commands: Sequence[str]) -> list[VariantJob]:

@@ -92,6 +92,15 @@ class Load:
         free = (psutil.cpu_count() or threads()) - self.others()
         return free < 0.75 * threads()
 
+    def notes(self) -> tuple[str, ...]:
+        """What to say of a speed that was measured since then: nothing of a quiet machine."""
+        if not self.disturbed():
+            return ()
+        return (
+            f"other processes kept {self.others():.1f} processors busy while speed was measured:"
+            " take it again on a quiet machine with --fresh",
+        )
+
     @staticmethod
     def _seconds_of_others() -> float:
         times = psutil.cpu_times()

@@ -25,10 +25,12 @@ from evalkit.running.choices import (
     calibration_of,
     choose_checkpoint,
     choose_model,
+    with_offload,
     with_servers,
 )
 from evalkit.running.environment import environment, resolve_device
 from evalkit.running.jobs import NOISE_VERSION, TASK_VERSION, Part, Settings, VariantJob
+from evalkit.running.room import refusals
 from evalkit.store.store import Store
 from evalkit.suites.presets import load_preset
 from evalkit.suites.task_files import task_files_hash
@@ -67,6 +69,7 @@ class Request:
     ray: str = ""
     fresh: bool = False
     batch_tokens: int | None = None
+    offload: bool = False
     allow_overlap: bool = False
     allow_pickle: bool = False
     trust_remote_code: bool = False
@@ -213,14 +216,15 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     if not request.variants:
         raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
     variants = [parse_variant(text) for text in request.variants]
-    if request.baseline is None:
-        return tuple(variants)
-    wanted = parse_variant(request.baseline)
-    found = next((v for v in variants if v.text == wanted.text), None)
+    wanted = [parse_variant(request.baseline)] if request.baseline is not None else variants[:1]
+    if request.offload:
+        variants, wanted = with_offload(variants), with_offload(wanted + variants)[:1]
+    found = next((v for v in variants if v.text == wanted[0].text), None)
     if found is None:
-        hint = did_you_mean(request.baseline, request.variants)
+        asked = request.baseline or ""
+        hint = did_you_mean(asked, request.variants)
         raise UsageError(
-            f"--baseline {request.baseline!r} is not one of {', '.join(request.variants)}{hint}"
+            f"--baseline {asked!r} is not one of {', '.join(request.variants)}{hint}"
         )
     variants.remove(found)
     return (found, *variants)
@@ -247,7 +251,9 @@ def _jobs(
         except (VariantError, DataError) as error:
             refused[variant.text] = str(error)
         jobs.append(dataclasses.replace(job, parts=_parts(job, variant, suite, index == 0)))
-    return tuple(jobs), refused
+    context = suite.context or template.settings.protocol.prompt
+    full = refusals(variants, template.checkpoint, template.device, context)
+    return tuple(jobs), full | refused
 
 
 def _parts(

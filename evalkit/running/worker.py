@@ -180,10 +180,4 @@ def _probe(
             for m in module.measure(probe)
         ]
         run = add(store, run, new)
-    if load.disturbed():
-        note = (
-            f"other processes kept {load.others():.1f} processors busy while speed was measured:"
-            " take it again on a quiet machine with --fresh"
-        )
-        run = dataclasses.replace(run, notes=(*run.notes, note))
-    return run
+    return dataclasses.replace(run, notes=(*run.notes, *load.notes()))

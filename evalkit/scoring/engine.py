@@ -173,9 +173,7 @@ class _Scorer:
     def _score(self, batch: Indexes) -> dict[str, NDArray[Any]]:
         ids, mask = padded_inputs(self.windows, batch, self.device, masked=self.forward.masked)
         window, position = self._scored_tokens(batch)
-        row = np.repeat(np.arange(len(batch)), self.windows.scored[batch])
-        places = torch.from_numpy(row * ids.shape[1] + position - 1).to(self.device)
-        rows = self.forward.rows(ids, mask).flatten(0, 1)[places]
+        rows = self._scored_rows(batch, position, self.forward.rows(ids, mask))
         if self.record is not None:
             self.record.write(batch, rows)
         true = self.windows.tokens[self.windows.offsets[window] + position]
@@ -189,6 +187,15 @@ class _Scorer:
             "position": position.astype(np.int32),
             **{name: columns[name] for name in sorted(self.names)},
         }
+
+    def _scored_rows(self, batch: Indexes, position: Indexes, rows: Tensor) -> Tensor:
+        """Of `rows` (windows, length, width) those of scored tokens: (tokens, width)."""
+        if len(batch) == 1:
+            # A view: of a window of 128k tokens a copy would be a gigabyte.
+            return rows[0, position[0] - 1 : position[-1]]
+        row = np.repeat(np.arange(len(batch)), self.windows.scored[batch])
+        places = torch.from_numpy(row * rows.shape[1] + position - 1).to(self.device)
+        return rows.flatten(0, 1)[places]
 
     def _scored_tokens(self, batch: Indexes) -> tuple[Indexes, Indexes]:
         """Window, and position in the window, of each scored token."""

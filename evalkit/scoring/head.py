@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evalkit.scoring.batching import short_rope_length
+
 Kind = Literal["hidden", "logits"]
 
 # A model sets the logits of ids it never emits to the minimum of float16 or lower.
@@ -26,6 +28,9 @@ MASKED_BELOW = -3e4
 _LARGEST_ROUNDING = 0.05
 # Up to here the matrix product of a CPU is bound by reading the head's weights.
 _FEW_ROWS = 24
+# Longer prompts are read in chunks: neither activations nor the attention mask of a pass, which has
+# a column for every token before it, may grow with the square of the context.
+WHOLE_TOKENS, CHUNK_TOKENS = 8192, 2048
 _TRIED = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -111,8 +116,17 @@ class Forward:
         return "logits" if self.head is None else "hidden"
 
     def rows(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Rows (batch, length, width) of `ids` (batch, length)."""
-        output = self.body(input_ids=ids, attention_mask=mask, use_cache=False)
+        """Rows (batch, length, width) of `ids` (batch, length); long ones in chunks."""
+        if ids.shape[1] <= WHOLE_TOKENS or mask is not None:
+            return self._rows(self.body(input_ids=ids, attention_mask=mask, use_cache=False))
+        cache, found = None, []
+        for chunk in _chunks(ids, short_rope_length(self.model.config)):
+            output = self.body(input_ids=chunk, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            found.append(self._rows(output))
+        return torch.cat(found, 1)
+
+    def _rows(self, output: Any) -> Tensor:
         rows: Tensor = output.logits if self.head is None else output.last_hidden_state
         return rows
 
@@ -172,7 +186,9 @@ def plain_head(model: PreTrainedModel) -> nn.Linear:
     """
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
-    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.ndim != 2:
+    plain = type(weight) is nn.Parameter and weight.is_floating_point() and weight.ndim == 2
+    # An offloaded head is on no device but while it runs.
+    if weight is None or not plain or weight.device.type == "meta":
         raise ValueError(f"its output head {type(head).__name__} holds no plain weight matrix")
     return linear_layer(weight, getattr(head, "bias", None))
 
@@ -201,6 +217,19 @@ def same_logits(one: Tensor, other: Tensor) -> bool:
     coarsest = max(torch.finfo(one.dtype).eps, torch.finfo(other.dtype).eps)
     allowed = max(2 * coarsest, 1e-5) * float(right.abs().max())
     return float((left - right).abs().max()) <= allowed
+
+
+def _chunks(ids: Tensor, short: int | None) -> list[Tensor]:
+    """`ids` (batch, length) cut for passes behind one another.
+
+    All must run under the rotary factors of the whole: where these change at `short` tokens and
+    there are more, the first chunk reaches beyond.
+    """
+    first = CHUNK_TOKENS
+    if short is not None and ids.shape[1] > short:
+        first = max(first, short + 1)
+    rest = ids[:, first:].split(CHUNK_TOKENS, 1) if first < ids.shape[1] else ()
+    return [ids[:, :first], *rest]
 
 
 def _bodies(model: PreTrainedModel) -> list[nn.Module]:

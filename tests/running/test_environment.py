@@ -40,3 +40,4 @@ def test_what_others_take(
     clock.now += 10
     assert load.others() == pytest.approx(others)
     assert load.disturbed() is disturbed
+    assert bool(load.notes()) is disturbed

@@ -9,7 +9,9 @@ import pytest
 import torch
 from scoring_models import CONFIGS, build, disturbed
 from torch import nn
+from transformers import AutoModelForCausalLM
 
+from evalkit.scoring import head
 from evalkit.scoring.head import (
     OutputHead,
     linear_layer,
@@ -134,3 +136,50 @@ def test_logits_are_the_same_up_to_rounding_of_their_dtype() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_is_not_taken_for_visible_padding(dtype: torch.dtype) -> None:
     assert not open_forward(build("gemma-2").to(dtype), SAMPLE).masked
+
+
+def longrope(name: str) -> Any:
+    """A model that changes its rotary factors behind 40 tokens."""
+    half = 4
+    factors = {"short_factor": [1.0] * half, "long_factor": [1.5, 2.0, 3.0, 4.0]}
+    config = CONFIGS[name].to_dict()
+    if name == "phi-3":
+        config["rope_parameters"] = {
+            "rope_type": "longrope", "rope_theta": 1e4, **factors,
+            "original_max_position_embeddings": 40,
+        }  # fmt: skip
+        config["original_max_position_embeddings"] = 40
+    else:
+        config["rope_scaling"] = {
+            "type": "su", **factors, "original_max_position_embeddings": 40,
+            "short_mscale": -1, "long_mscale": -1,
+        }  # fmt: skip
+    torch.manual_seed(0)
+    kind = type(CONFIGS[name])
+    return AutoModelForCausalLM.from_config(kind(**config), dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("length", [33, 41, 100])
+@pytest.mark.parametrize("name", [*CONFIGS, "longrope phi-3", "longrope phi-3-small"])
+def test_long_windows_are_read_in_chunks_with_the_same_rows(
+    name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = name.removeprefix("longrope ")
+    model = longrope(kind) if kind != name else build(name)
+    forward = open_forward(model, SAMPLE)
+    ids = torch.randint(4, 500, (1, length), generator=torch.Generator().manual_seed(length))
+    with torch.inference_mode():
+        whole = forward.rows(ids)
+        monkeypatch.setattr(head, "WHOLE_TOKENS", 32)
+        monkeypatch.setattr(head, "CHUNK_TOKENS", 16)
+        lengths: list[int] = []
+        hook = forward.body.register_forward_pre_hook(
+            lambda _, __, words: lengths.append(words["input_ids"].shape[1]), with_kwargs=True
+        )
+        chunked = forward.rows(ids)
+        hook.remove()
+    assert len(lengths) > 1 or "longrope" in name
+    assert sum(lengths) == length
+    # The first chunk of a longrope model reaches behind the change; all others are short.
+    assert max(lengths[1:], default=0) <= 16
+    assert torch.allclose(chunked, whole, atol=2e-5 * float(whole.abs().max()))

@@ -1,6 +1,7 @@
-"""Write a small Llama checkpoint as a GGUF file in float32: write_gguf.py CHECKPOINT FILE.
+"""Write a small Llama checkpoint as a GGUF file: write_gguf.py CHECKPOINT FILE [TYPE].
 
-Runs where the package gguf is installed; torch and transformers are not needed.
+TYPE is that of the decoder's matrices: F32 (the default), F16, Q8_0, Q4_0. With another than F32
+the embedding is F16. Runs where the package gguf is installed; torch is not needed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,16 @@ def write_tokens(writer: Any, tokenizer: dict[str, Any]) -> None:
     writer.add_unk_token_id(0)
 
 
-def main(checkpoint: Path, out: Path) -> None:
+def add(writer: Any, name: str, weight: np.ndarray, kind: str) -> None:
+    """Add a matrix in the type `kind`; vectors stay in float32."""
+    if kind == "F32" or weight.ndim == 1:
+        writer.add_tensor(name, weight)
+        return
+    wanted = gguf.GGMLQuantizationType[kind]
+    writer.add_tensor(name, gguf.quants.quantize(weight, wanted), raw_dtype=wanted)
+
+
+def main(checkpoint: Path, out: Path, kind: str = "F32") -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     heads, key_heads = config["num_attention_heads"], config["num_key_value_heads"]
     writer = gguf.GGUFWriter(str(out), "llama")
@@ -84,14 +94,15 @@ def main(checkpoint: Path, out: Path) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     write_tokens(writer, json.loads((checkpoint / "tokenizer.json").read_text()))
     weights = tensors(checkpoint / "model.safetensors")
-    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
+    embedding = weights["model.embed_tokens.weight"]
+    add(writer, "token_embd.weight", embedding, "F32" if kind == "F32" else "F16")
     writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
     for layer in range(config["num_hidden_layers"]):
         for theirs, ours in NAMES.items():
             weight = weights[f"model.layers.{layer}.{theirs}.weight"]
             if ours in ("attn_q", "attn_k"):
                 weight = interleaved(weight, heads if ours == "attn_q" else key_heads)
-            writer.add_tensor(f"blk.{layer}.{ours}.weight", weight)
+            add(writer, f"blk.{layer}.{ours}.weight", weight, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -99,4 +110,4 @@ def main(checkpoint: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -71,7 +71,7 @@ def contexts(bench: Bench) -> Chart:
         axes.set_ylim(bottom=0)
         titled(axes, title, "tokens of the prompt", "tokens/s at batch 1 (up is better)")
     legend(panels[-1], _handles(decode))
-    return finish(figure, [_intervals(decode)], _said(decode, "context"))
+    return finish(figure, [_intervals(decode), _excluded(bench)], _said(decode, "context"))
 
 
 @styled
@@ -103,6 +103,7 @@ def steps(bench: Bench) -> Chart:
     notes = [
         f"{count[0]:,} steps each" if len(count) == 1 else f"{count[0]:,} to {count[-1]:,} steps",
         "at batch 1. Line: median; box: 25 to 75 %; whiskers: 5 to 95 %; cross: 99 %.",
+        _excluded(bench),
     ]
     said = [f"{name} {point.latency_ms_p50:.3g} ms" for name, point in shown.items()]
     return finish(figure, notes, f"Median: {'; '.join(said)}.")
@@ -140,7 +141,7 @@ def roofline(bench: Bench) -> Chart:
                fillstyle="none"),
     ]  # fmt: skip
     legend(axes, [*_handles(shown, line=False), *filled])
-    notes = [f"Roof: {limits(rates)}, measured ({drawable(rates.method)})."]
+    notes = [f"Roof: {limits(rates)}, measured ({drawable(rates.method)}).", _excluded(bench)]
     return finish(figure, notes, f"{len(found)} points.")
 
 
@@ -179,8 +180,9 @@ def soak(bench: Bench) -> Chart:
         f" {one.last:.3g} tokens/s"
         for one in bench.soaks
     ]
-    return finish(figure, ["Dotted: throttling begins." * bool(sensors), missing],
-                  f"{'; '.join(said)}.")  # fmt: skip
+    throttled = any(one.throttled_after is not None for one in bench.soaks)
+    dotted = "Dotted: throttling begins." if throttled else ""
+    return finish(figure, [dotted, missing], f"{'; '.join(said)}.")
 
 
 CHARTS: Mapping[str, Callable[[Bench], Chart]] = {
@@ -263,13 +265,14 @@ def _intervals(shown: Mapping[str, Sequence[BenchPoint]]) -> str:
 
 
 def _excluded(bench: Bench) -> str:
+    """Points without a value, in words: no chart hides them."""
     full = [
-        f"{drawable(point.variant)} at batch {point.batch_size}"
+        f"{drawable(point.variant)} at batch {point.batch_size}, context {point.context}"
         for point in bench.points
         if point.status == "out_of_memory" and point.phase == "decode"
     ]
     failed = sorted({drawable(p.variant) for p in bench.points if p.status == "failed"})
-    words = f"Out of memory: {', '.join(full)}." if full else ""
+    words = f"Out of memory: {'; '.join(full)}." if full else ""
     return f"{words} Failed: {', '.join(failed)}." if failed else words
 
 
