@@ -25,6 +25,8 @@ LOCAL = "local"
 RETRIES = 3
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
+# A share of the texts should take much longer than loading a model: about a million tokens.
+SHARE_BYTES, MOST_SHARES = 4 * 2**20, 64
 RunVariant = Callable[[VariantJob, Listener], None]
 
 
@@ -41,8 +43,8 @@ class Shard:
         return self.job.parts[0]
 
 
-def shards(jobs: Sequence[VariantJob]) -> list[Shard]:
-    """Every part by itself.
+def shards(jobs: Sequence[VariantJob], shares: int = 1) -> list[Shard]:
+    """Every part by itself, texts in `shares` of their windows and then put together.
 
     The first part of a variant makes its checkpoint, so the others wait for it; texts also wait
     for those of the baseline, whose hidden states they are compared with.
@@ -55,12 +57,24 @@ def shards(jobs: Sequence[VariantJob]) -> list[Shard]:
             index = len(found)
             after = set() if index == first else {first}
             if part.kind == "texts":
+                after |= reference
+                if shares > 1 and job.divergence:
+                    pieces = [dataclasses.replace(part, share=(i, shares)) for i in range(shares)]
+                    found += [_shard(job, piece, after) for piece in pieces]
+                    after |= set(range(index, len(found)))
                 if job.is_baseline:
-                    reference = {index}
-                else:
-                    after |= reference
-            found.append(Shard(dataclasses.replace(job, parts=(part,)), frozenset(after)))
+                    reference = {len(found)}
+            found.append(_shard(job, part, after))
     return found
+
+
+def share_count(text_bytes: int) -> int:
+    """In how many shares texts of this size are scored."""
+    return max(1, min(MOST_SHARES, text_bytes // SHARE_BYTES))
+
+
+def _shard(job: VariantJob, part: Part, after: set[int]) -> Shard:
+    return Shard(dataclasses.replace(job, parts=(part,)), frozenset(after))
 
 
 def run_shards(

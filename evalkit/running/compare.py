@@ -49,13 +49,13 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> None:
 
 
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
-    from evalkit.running.cluster import run_shards, shards
+    from evalkit.running.cluster import run_shards, shards, share_count
 
     jobs = [job for job in plan.jobs if job.variant.text not in plan.refused]
     for job in plan.jobs:
         if job not in jobs:
             _run_variant(store, job, plan.refused[job.variant.text], listener)
-    found = shards(jobs)
+    found = shards(jobs, share_count(plan.text_bytes))
     todo = [i for i, shard in enumerate(found) if unfinished(store, shard.job, shard.part)]
 
     def failed(job: VariantJob, error: EvalkitError) -> None:

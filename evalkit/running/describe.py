@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from evalkit.progress import Listener
 from evalkit.running.children import run_child
+from evalkit.running.cluster import share_count
 from evalkit.running.jobs import VariantJob
 from evalkit.running.plan import ComparePlan
 from evalkit.running.states import unfinished
@@ -50,7 +51,14 @@ def _suite_lines(plan: ComparePlan, job: VariantJob, listener: Listener) -> list
         hidden = int(plan.checkpoint.config.get("hidden_size") or 0)
         # On a CPU the quality pass runs in float32, and so are its hidden states.
         width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
-        lines.append(f"reference on disk: {counts.scored * hidden * width / 1e6:,.1f} MB")
+        size = f"{counts.scored * hidden * width / 1e6:,.1f} MB"
+        lines.append(f"reference on disk: {size}")
+        if plan.ray:
+            shares = share_count(plan.text_bytes)
+            lines.append(
+                f"Ray: texts in {shares} share{'s' * (shares > 1)} of their windows; workers read"
+                f" the {size} from the store, and do not run the baseline again"
+            )
     for task in suite.tasks:
         shots = "its own" if task.shots is None else task.shots
         items = "all items" if task.limit is None else f"first {task.limit} items"

@@ -19,13 +19,16 @@ Kind = Literal["probes", "texts", "task"]
 class Part:
     """One run to be made: speed and memory probes, all texts, or one task.
 
-    `needed` lists the (metric, version) pairs that make it whole.
+    `needed` lists the (metric, version) pairs that make it whole. `share` (number, of how many)
+    is a share of the texts' windows that another process scores; the whole part puts all shares
+    together, and scores what they lack.
     """
 
     kind: Kind
     run: Run
     needed: tuple[tuple[str, int], ...]
     baseline: str = ""
+    share: tuple[int, int] | None = None
 
     def missing(self, stored: Run | None, machine: str | None) -> tuple[str, ...]:
         """Metrics of `needed` that `stored` lacks at their present version."""

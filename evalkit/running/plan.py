@@ -34,7 +34,7 @@ from evalkit.running.room import refusals
 from evalkit.store.store import Store
 from evalkit.suites.presets import load_preset
 from evalkit.suites.task_files import task_files_hash
-from evalkit.suites.texts import load_texts
+from evalkit.suites.texts import Text, load_texts
 from evalkit.suites.windows import default_context
 
 OPTION_WORDS = {"chat": "--apply-chat-template", "system": "--system-instruction"}
@@ -89,6 +89,7 @@ class ComparePlan:
     notes: tuple[str, ...]
     command: str
     ray: str = ""
+    text_bytes: int = 0
 
 
 def make_plan(request: Request) -> ComparePlan:
@@ -101,11 +102,12 @@ def make_plan(request: Request) -> ComparePlan:
     name, why = choose_model(request.model, device)
     store = Store(request.out).prepare()
     checkpoint = choose_checkpoint(request, name, store)
-    sources: tuple[str, ...]
+    texts: Sequence[Text] = ()
     if request.weights == "random":
-        suite, sources = Suite("random weights", convention="", context=0, bos=""), ()
+        suite = Suite("random weights", convention="", context=0, bos="")
+        sources: tuple[str, ...] = ()
     else:
-        suite, sources = choose_suite(request, checkpoint)
+        suite, sources, texts = choose_suite(request, checkpoint)
     model = Model(
         name, checkpoint.identity, architecture=checkpoint.architecture, weights=request.weights
     )
@@ -147,6 +149,7 @@ def make_plan(request: Request) -> ComparePlan:
         notes,
         command_of(request),
         request.ray,
+        sum(len(document.encode()) for text in texts for document in text.documents),
     )
 
 
@@ -169,8 +172,10 @@ def command_of(request: Request) -> str:
     return shlex.join(words)
 
 
-def choose_suite(request: Request, checkpoint: Checkpoint) -> tuple[Suite, tuple[str, ...]]:
-    """The suite of texts and tasks asked for, else a preset, and the sources of its texts."""
+def choose_suite(
+    request: Request, checkpoint: Checkpoint
+) -> tuple[Suite, tuple[str, ...], Sequence[Text]]:
+    """The suite of texts and tasks asked for, else a preset; its texts and their sources."""
     name = request.suite
     if name is None and not request.text and not request.tasks:
         name = "demo" if checkpoint.name == "demo" else "quick"
@@ -209,7 +214,7 @@ def choose_suite(request: Request, checkpoint: Checkpoint) -> tuple[Suite, tuple
         limit=request.limit,
         seed=request.seed,
     )
-    return suite, tuple(sources)
+    return suite, tuple(sources), texts
 
 
 def _baseline_first(request: Request) -> tuple[Variant, ...]:
@@ -223,9 +228,7 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     if found is None:
         asked = request.baseline or ""
         hint = did_you_mean(asked, request.variants)
-        raise UsageError(
-            f"--baseline {asked!r} is not one of {', '.join(request.variants)}{hint}"
-        )
+        raise UsageError(f"--baseline {asked!r} is not one of {', '.join(request.variants)}{hint}")
     variants.remove(found)
     return (found, *variants)
 

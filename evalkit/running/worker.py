@@ -21,7 +21,7 @@ from evalkit.records import Measurement, Run, content_hash
 from evalkit.running.environment import Load
 from evalkit.running.jobs import Part, VariantJob
 from evalkit.running.states import failed_run, unfinished
-from evalkit.running.texts import measure_texts
+from evalkit.running.texts import measure_share, measure_texts
 from evalkit.scoring.endpoint_lm import ServedModel
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
@@ -31,7 +31,7 @@ def measure_variant(job: VariantJob, send: Listener) -> None:
     """Measure all parts of `job` that the store lacks; raises EvalkitError in one line."""
     store = Store(job.store)
     # In the order of their names, so that two processes never wait for each other.
-    keys = sorted(content_hash([part.run.id, job.device]) for part in job.parts)
+    keys = sorted(content_hash(_piece(job, part)) for part in job.parts)
     with contextlib.ExitStack() as claims:
         for key in keys:
             claims.enter_context(claim(store.claim_file(key), lambda who: _wait(job, send, who)))
@@ -44,6 +44,11 @@ def measure_variant(job: VariantJob, send: Listener) -> None:
                 _measure_parts(store, job, model, None, send)
         else:
             _measure(store, job, send)
+
+
+def _piece(job: VariantJob, part: Part) -> list[object]:
+    """What one process measures at a time."""
+    return [part.run.id, job.device, *(part.share or ())]
 
 
 def _wait(job: VariantJob, send: Listener, who: str) -> None:
@@ -73,6 +78,9 @@ def _measure_parts(
 ) -> None:
     for part in job.parts:
         if not unfinished(store, job, part):
+            continue
+        if part.share is not None and isinstance(loaded, Loaded):
+            measure_share(store, job, part, loaded, send)
             continue
         run = begin(store, job, part, loaded)
         try:

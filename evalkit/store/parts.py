@@ -21,23 +21,27 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 
 class Parts:
-    """The parts of one raw table, in the directory `folder`; `key` names the column of units."""
+    """The parts of one raw table, in the directory `folder`; `key` names the column of units.
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = make_directory(folder)
+    Processes that fill it together each write into a folder of their own in it, called `writer`.
+    """
+
+    def __init__(self, folder: Path, key: str, writer: str = "") -> None:
+        self.folder = folder
+        self._own = make_directory(folder / writer)
         self.key = key
-        for leftover in folder.glob(".tmp-*"):
+        for leftover in self._own.glob(".tmp-*"):
             leftover.unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
         """The parts written so far, in the order of writing."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        return sorted(self.folder.rglob("part-*.parquet"))
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Write one batch of equally long columns; on return it survives a power loss."""
-        files = self.files()
+        files = sorted(self._own.glob("part-*.parquet"))
         number = int(files[-1].stem.removeprefix("part-")) + 1 if files else 0
-        write_parquet(self.folder / f"part-{number:06d}.parquet", columns)
+        write_parquet(self._own / f"part-{number:06d}.parquet", columns)
 
     def done(self) -> frozenset[int]:
         """Units that stand in a readable part; an unreadable part is removed and measured again."""
@@ -70,5 +74,6 @@ class Parts:
         """Remove all parts and their directory."""
         for file in self.files():
             file.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        for folder in (*self.folder.glob("*/"), self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()

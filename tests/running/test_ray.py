@@ -20,6 +20,7 @@ from timeless import timeless
 import evalkit
 from evalkit.errors import UsageError
 from evalkit.progress import ignore
+from evalkit.running import cluster as running_cluster
 from evalkit.running import environment
 from evalkit.view import export
 
@@ -63,6 +64,17 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_equal_values_on_any_number_of_workers(
     cluster: Any, words: dict[str, Any], local: Any, tmp_path: Path
 ) -> None:
+    found = evalkit.compare(*VARIANTS, out=tmp_path, ray=cluster.address, **words)
+    assert values(found) == local
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [2], indirect=True)
+def test_equal_values_of_texts_in_shares(
+    cluster: Any, words: dict[str, Any], local: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    size = Path(words["text"]).stat().st_size
+    monkeypatch.setattr(running_cluster, "SHARE_BYTES", size // 3)
     found = evalkit.compare(*VARIANTS, out=tmp_path, ray=cluster.address, **words)
     assert values(found) == local
 

@@ -1,0 +1,105 @@
+"""Texts scored in shares by several processes: values equal to those of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from timeless import timeless
+
+import evalkit
+from evalkit.progress import Event, ignore
+from evalkit.running import cluster
+from evalkit.running.cluster import shards, share_count
+from evalkit.running.compare import _run_shard, run_plan
+from evalkit.running.describe import describe
+from evalkit.running.plan import ComparePlan, Request, make_plan
+from evalkit.store.store import Store
+from evalkit.view import export
+
+VARIANTS = ("fp32", "fp16")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("shares")
+    text = folder / "text.txt"
+    text.write_text(tiny.documents(1, 20), encoding="utf-8")
+    model = tiny.make_llama(folder / "model")
+    return {"model": str(model), "text": (str(text),), "batch_tokens": 256, "device": "cpu"}
+
+
+def plan_of(words: dict[str, Any], out: Path) -> ComparePlan:
+    return make_plan(Request(VARIANTS, out=out, **words))
+
+
+def values(comparison: Any) -> Any:
+    return timeless(json.loads(export.dumps(comparison)))
+
+
+def test_shares_put_together_equal_one_pass(words: dict[str, Any], tmp_path: Path) -> None:
+    local = evalkit.compare(*VARIANTS, out=tmp_path / "local", progress=ignore, **words)
+    plan = plan_of(words, tmp_path / "shared")
+    found = shards(plan.jobs, 3)
+    assert [s.part.share for s in found if s.part.kind == "texts"] == 2 * [
+        (0, 3), (1, 3), (2, 3), None,
+    ]  # fmt: skip
+    last: dict[str, float] = {}
+    begun: dict[str, float] = {}
+
+    def listen(event: Event) -> None:
+        if event.stage == "scoring":
+            begun.setdefault(key, event.done)
+            last[key] = event.done
+
+    for shard in found:
+        key = f"{shard.job.variant.label} {shard.part.kind} {shard.part.share}"
+        _run_shard(plan.jobs[0], shard.job, listen)
+    for name in VARIANTS:
+        pieces = [last[f"{name} texts {(i, 3)}"] for i in range(3)]
+        assert min(pieces) > 0
+        # The last task found everything scored.
+        assert begun[f"{name} texts None"] == sum(pieces)
+    assert values(run_plan(plan, ignore)) == values(local)
+    assert not list(Store(plan.store).root.rglob("*share-*"))
+
+
+def test_what_a_lost_share_did_not_score_is_scored_in_the_end(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    local = evalkit.compare(*VARIANTS, out=tmp_path / "local", progress=ignore, **words)
+    plan = plan_of(words, tmp_path / "shared")
+    for shard in shards(plan.jobs, 3):
+        if shard.part.share != (1, 3):
+            _run_shard(plan.jobs[0], shard.job, ignore)
+    assert values(run_plan(plan, ignore)) == values(local)
+
+
+def test_a_last_task_waits_for_its_shares_and_variants_for_the_baseline(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    found = shards(plan_of(words, tmp_path).jobs, 2)
+    names = [(s.job.variant.label, s.part.kind, s.part.share) for s in found]
+    after = {name: {names[i] for i in s.after} for name, s in zip(names, found, strict=True)}
+    both = [(0, 2), (1, 2)]
+    assert after[("fp32", "texts", None)] >= {("fp32", "texts", share) for share in both}
+    for share in both:
+        assert after[("fp32", "texts", share)] == {("fp32", "probes", None)}
+        assert ("fp32", "texts", None) in after[("fp16", "texts", share)]
+
+
+def test_small_texts_are_one_share() -> None:
+    assert share_count(100_000) == 1
+    assert share_count(3 * cluster.SHARE_BYTES) == 3
+    assert share_count(10**12) == cluster.MOST_SHARES
+
+
+def test_the_plan_says_how_texts_are_shared(words: dict[str, Any], tmp_path: Path) -> None:
+    plan = plan_of(words, tmp_path)
+    large = dataclasses.replace(plan, ray="auto", text_bytes=5 * cluster.SHARE_BYTES)
+    assert "Ray: texts in 5 shares" in describe(large, ignore)
+    assert "Ray" not in describe(plan, ignore)
