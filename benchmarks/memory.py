@@ -3,7 +3,8 @@
 Every setting runs in a fresh process: libraries are imported, the resident set is read, then the
 model is loaded, prompts of random tokens are read in one pass and a few tokens are decoded, twice
 over: pages of a weights file count once they were read, so the first round does not hold them all.
-The kernel's high-water mark is reset between the phases. Beside it stands what `evalkit plan`
+The kernel's high-water mark is reset between the phases, and free blocks go back to the system at
+once, as in `evalkit bench`. Beside it stands what `evalkit plan`
 predicts from config.json alone.
 
 Goal: the peak within 10 %, for the demo model and an 80 M Llama at three settings each.
@@ -38,7 +39,7 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
 
     from evalkit import plugins
     from evalkit.backends import parse_variant
-    from evalkit.metrics.memory import high_water_mark, resident_bytes
+    from evalkit.metrics.memory import high_water_mark, resident_bytes, unfragmented
 
     torch.set_num_threads(threads)
     variant = parse_variant(words)
@@ -57,7 +58,7 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
     peaks["loaded"] = resident_bytes() - before
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (batch, context - STEPS))
-    with torch.inference_mode():
+    with torch.inference_mode(), unfragmented():
         for _ in range(2):
             output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
             phase("prefill")

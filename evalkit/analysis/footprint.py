@@ -18,17 +18,16 @@ from dataclasses import dataclass
 
 from evalkit.analysis.architecture import ModelShape, Moment
 
-MIB = 2**20
-
 
 @dataclass(frozen=True)
 class Work:
     """Bytes that the kernel of a linear layer holds beside its input and output.
 
     For each input and each output of each token and, for more than one token, for each weight (an
-    unpacked copy).
+    unpacked copy); `fixed` are the pages of the kernels' own library.
     """
 
+    fixed: float = 0.0
     input: float = 0.0
     output: float = 0.0
     weight: float = 0.0
@@ -88,28 +87,25 @@ class WeightBytes:
 class Runtime:
     """Memory around the model's tensors on one kind of device.
 
-    `fixed` bytes are there whatever runs. An allocator that reuses freed blocks of other sizes
-    holds `slack` times the bytes alive, for blocks below `block` bytes; larger blocks go back at
-    once and cost `large_slack`. `source` says how the constants were found.
+    `fixed` bytes are there whatever runs; `source` says how they were found.
     """
 
     name: str
     fixed: float
-    slack: float
-    large_slack: float
-    block: float
     source: str
 
 
 CUDA = Runtime(
-    "CUDA", 0.5e9, 1.0, 1.0, math.inf,
+    "CUDA",
+    0.5e9,
     "context of the driver and libraries with kernels loaded lazily, and the workspace of the"
     " matrix library: an estimate",
-)  # fmt: skip
+)
 CPU = Runtime(
-    "CPU", 17e6, 1.55, 1.1, 32 * MIB,
-    "resident set with glibc's allocator, measured by benchmarks/memory.py",
-)  # fmt: skip
+    "CPU",
+    19e6,
+    "pages of torch's libraries that a forward pass touches, measured by benchmarks/memory.py",
+)
 
 
 def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
@@ -174,11 +170,6 @@ def decode_bytes(
 ) -> float:
     """Peak bytes of activations of a decode step behind `length` cached tokens."""
     return _peak(shape.decode[scheme.rest_bytes], work, batch, length, batch)
-
-
-def resident_bytes(runtime: Runtime, alive: float, largest: float) -> float:
-    """Bytes the allocator holds for tensors of `alive` bytes at peak, the `largest` among them."""
-    return alive * (runtime.slack if largest < runtime.block else runtime.large_slack)
 
 
 def _peak(moments: tuple[Moment, ...], work: Work, batch: int, length: int, tokens: int) -> float:

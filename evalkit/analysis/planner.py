@@ -17,7 +17,6 @@ from evalkit.analysis.footprint import (
     kv_bytes_per_token,
     kv_cache_bytes,
     prefill_bytes,
-    resident_bytes,
     weight_bytes,
 )
 from evalkit.analysis.roofline import decode_expected, decode_roofline, prefill_roofline
@@ -148,11 +147,8 @@ def memory(
     cache = kv_cache_bytes(shape, scheme.rest_bytes, batch, context)
     prefill = prefill_bytes(shape, scheme, rows, length, work)
     decode = decode_bytes(shape, scheme, batch, context, work)
-    largest = float(rows * length * shape.intermediate * scheme.rest_bytes)
-    alive = cache + max(prefill, decode)
-    slack = resident_bytes(runtime, alive, largest) - alive
-    loading = mapped + runtime.fixed
-    around = runtime.fixed + slack
+    around = runtime.fixed + work.fixed
+    loading = mapped + around
     return Memory(weight_bytes(shape, scheme), cache, prefill, decode, around, loading)
 
 

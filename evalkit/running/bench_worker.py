@@ -13,7 +13,7 @@ from evalkit import plugins
 from evalkit.analysis.sweep import next_batch
 from evalkit.bench_records import SoakSample
 from evalkit.errors import VariantError
-from evalkit.metrics.memory import PeakMeter, resident_bytes
+from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, resident_bytes, unfragmented
 from evalkit.progress import Event, Listener
 from evalkit.running.children import stop_if_asked
 from evalkit.running.environment import Load
@@ -187,16 +187,16 @@ class _Bench:
     def _measure(self, batch: int, context: int) -> Iterator[PhaseResult]:
         from evalkit.scoring.speed import random_prompts, time_prefill, time_steps
 
-        round_ = self.round
+        round_, key = self.round, f"{batch} {context}"
         ids = random_prompts(self.model, batch, context)
-        self.meter.reset()
         prepared = self._prepare(ids, context + round_.generate)
         engine = prepared.engine
         shared = {
             "batch": batch, "context": context, "engine": engine.name,
             "preparation": prepared.seconds, "differs_at": prepared.differs_at,
         }  # fmt: skip
-        self.meter.reset()
+        peaks = self._peaks(engine, ids)
+        self.peaks[key] = {f"{phase} {name}": peak for (phase, name), peak in peaks.items()}
         before = self.sensors()
         speeds, latencies = [], []
         for _ in _repeated(round_.repetitions):
@@ -204,34 +204,43 @@ class _Bench:
             speeds.append(batch * context / seconds)
             latencies.append(1000 * seconds)
         energy = _energy(before, self.sensors(), batch * context * len(speeds))
-        peaks = {f"prefill {name}": value for name, value in self.meter.peaks().items()}
+        counter = next(name for _, name in peaks)
         yield PhaseResult(
             "prefill", samples=tuple(speeds), latencies=tuple(latencies),
-            peak=self.meter.main(), joules_per_token=energy, **shared,
+            peak=peaks["prefill", counter], joules_per_token=energy, **shared,
         )  # fmt: skip
 
         speeds, latencies, joules, spent = [], [], 0.0, True
-        main = 0.0
         for _ in _repeated(round_.repetitions):
             _, tokens = time_prefill(engine, ids)
-            self.meter.reset()
             before = self.sensors()
             steps = time_steps(engine, tokens, round_.generate)
             after = self.sensors()
-            main = max(main, self.meter.main())
             speeds.append(batch * len(steps) / sum(steps))
             latencies += [1000 * step for step in steps]
             used = _energy(before, after, 1)
             joules, spent = joules + (used or 0.0), spent and used is not None
-        peaks |= {f"decode {name}": value for name, value in self.meter.peaks().items()}
-        key = f"{batch} {context}"
-        self.peaks[key] = peaks
         self.kv_cache[key] = _cache_bytes(engine)
         tokens_made = batch * round_.generate * len(speeds)
         yield PhaseResult(
             "decode", samples=tuple(speeds), latencies=tuple(latencies[:KEPT_LATENCIES]),
-            peak=main, joules_per_token=joules / tokens_made if spent else None, **shared,
+            peak=peaks["decode", counter],
+            joules_per_token=joules / tokens_made if spent else None, **shared,
         )  # fmt: skip
+
+    def _peaks(self, engine: Any, ids: Any) -> dict[tuple[str, str], float]:
+        """Peaks of a prefill and a few steps behind it, untimed, by phase and counter."""
+        from evalkit.scoring.speed import time_prefill, time_steps
+
+        found: dict[tuple[str, str], float] = {}
+        with unfragmented():
+            self.meter.reset()
+            _, tokens = time_prefill(engine, ids)
+            found |= {("prefill", name): peak for name, peak in self.meter.peaks().items()}
+            self.meter.reset()
+            time_steps(engine, tokens, min(DECODE_TOKENS, self.round.generate))
+            found |= {("decode", name): peak for name, peak in self.meter.peaks().items()}
+        return found
 
     def _prepare(self, ids: Any, length: int) -> Any:
         """The engine to use: of several, the one that decodes fastest here, for all points."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from evalkit.errors import unknown
 from evalkit.records import Comparison, Flip, Measurement, Run
 from evalkit.store.store import Store
-from evalkit.suites.task_records import SampleRecords, check_joinable
-from evalkit.suites.task_requests import TaskItem, TaskRequests
+from evalkit.suites.task_records import SampleRecords, check_joinable, margins_of
+from evalkit.suites.task_requests import TaskItem, read_items
 
 RIGHT_TO_WRONG: Literal["right→wrong"] = "right→wrong"
 WRONG_TO_RIGHT: Literal["wrong→right"] = "wrong→right"
@@ -26,12 +30,12 @@ def flips(comparison: Comparison, store: Store, task: str | None = None) -> list
     names = {m.details["task"] for m in baseline.values()}
     if task is not None and task not in names:
         raise unknown("task", task, names)
+    variants = {row.variant.label: _scores(store, row.runs) for row in comparison.rows[1:]}
     found: list[Flip] = []
-    for row in comparison.rows[1:]:
-        other = _scores(store, row.runs)
-        for key, measurement in baseline.items():
-            if key in other and task in (None, measurement.details["task"]):
-                found += _task_flips(store, row.variant.label, measurement, other[key])
+    for key, measurement in baseline.items():
+        if task in (None, measurement.details["task"]):
+            others = {label: own[key] for label, own in variants.items() if key in own}
+            found += _task_flips(store, measurement, others)
     return sorted(found, key=_order)
 
 
@@ -47,25 +51,34 @@ def _scores(store: Store, run_ids: tuple[str, ...]) -> dict[str, Measurement]:
 
 
 def _task_flips(
-    store: Store, label: str, baseline: Measurement, variant: Measurement
+    store: Store, baseline: Measurement, variants: Mapping[str, Measurement]
 ) -> list[Flip]:
-    mine = SampleRecords.load(store.root / str(baseline.table))
-    theirs = SampleRecords.load(store.root / str(variant.table))
-    check_joinable(mine, theirs)
+    """The flips of one task, of all variants by their label."""
     details = baseline.details
-    items = {item.doc_id: item for item in _items(store, details)}
-    one, other = (r.rows(details["filter"]).to_pylist() for r in (mine, theirs))
-    margins = [r.margins(details["score"], details["filter"]).tolist() for r in (mine, theirs)]
+    mine = SampleRecords.load(store.root / str(baseline.table))
+    rows = mine.rows(details["filter"])
+    pairs = {}
+    for label, variant in variants.items():
+        theirs = SampleRecords.load(store.root / str(variant.table))
+        check_joinable(mine, theirs)
+        pairs[label] = _changed(rows, theirs.rows(details["filter"]))
+    wanted = {number for one, _ in pairs.values() for number in one["doc_id"].to_pylist()}
+    items = read_items(store.root / details["prompts"], wanted)
     noise = 2 * (details.get("noise_nats") or 0.0)
-    return [
-        _flip(label, details["task"], items[a["doc_id"]], (a, b), (before, after), noise)
-        for a, b, before, after in zip(one, other, *margins, strict=True)
-        if a["correct"] is not None and b["correct"] is not None and a["correct"] != b["correct"]
-    ]
+    found = []
+    for label, pair in pairs.items():
+        margins = (margins_of(side, details["score"]).tolist() for side in pair)
+        sides = (side.to_pylist() for side in pair)
+        for a, b, before, after in zip(*sides, *margins, strict=True):
+            item = items[a["doc_id"]]
+            found.append(_flip(label, details["task"], item, (a, b), (before, after), noise))
+    return found
 
 
-def _items(store: Store, details: dict[str, Any]) -> tuple[TaskItem, ...]:
-    return TaskRequests.load(store.root / details["prompts"]).items
+def _changed(rows: pa.Table, others: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of both that are right in one and wrong in the other; unscored ones are neither."""
+    differ = pc.not_equal(rows["correct"], others["correct"])
+    return rows.filter(differ), others.filter(differ)
 
 
 def _flip(

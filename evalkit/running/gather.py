@@ -20,12 +20,19 @@ from evalkit.suites.task_records import STATISTICS, SampleRecords
 
 
 def gather(
-    store: Store, variant: Variant, runs: tuple[Run, ...], machine: str | None, baseline: str
+    store: Store,
+    variant: Variant,
+    runs: tuple[Run, ...],
+    machine: str | None,
+    baseline: str,
+    *,
+    items: bool = True,
 ) -> Measured:
     """One variant's runs with their raw tables.
 
     `baseline` is the run its divergences refer to, empty for the baseline itself; measurements
-    against another baseline or of another machine are left out.
+    against another baseline or of another machine are left out. Values of task items are read
+    where `items` are wanted.
     """
     chosen = tuple(_chosen(run, machine, baseline) for run in runs)
     tables = {m.metric: m.table for run in chosen for m in run.measurements if m.table}
@@ -34,12 +41,12 @@ def gather(
         runs=chosen,
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
-        tasks=_task_scores(store, chosen),
+        tasks=_task_scores(store, chosen) if items else {},
     )
 
 
 def reopen(comparison: Comparison, store: Store) -> dict[str, Measured]:
-    """The raw values behind a stored comparison by the label of their variant."""
+    """Raw values of speed and tokens behind a stored comparison by the label of their variant."""
     machine = comparison.environment.machine if comparison.environment else None
     first = comparison.rows[0] if comparison.rows else None
     runs = {row.variant.label: _load_all(store, row.runs) for row in comparison.rows}
@@ -47,7 +54,12 @@ def reopen(comparison: Comparison, store: Store) -> dict[str, Measured]:
     reference = texts[0] if texts else ""
     return {
         row.variant.label: gather(
-            store, row.variant, runs[row.variant.label], machine, "" if row is first else reference
+            store,
+            row.variant,
+            runs[row.variant.label],
+            machine,
+            "" if row is first else reference,
+            items=False,
         )
         for row in comparison.rows
     }

@@ -172,22 +172,7 @@ class SampleRecords:
         For acc_norm the log-likelihoods are per character, as lm-eval compares them. NaN where an
         item has no single right choice. The item is right where the margin is positive.
         """
-        rows = self.rows(name)
-        found = []
-        for values, lengths, gold in zip(
-            rows["loglikelihoods"].to_pylist(),
-            rows["choice_lengths"].to_pylist(),
-            rows["gold"].to_pylist(),
-            strict=True,
-        ):
-            if gold is None or len(lengths) < 2:
-                found.append(_MISSING)
-                continue
-            choices = np.asarray(values[: len(lengths)])
-            if metric == "acc_norm":
-                choices = choices / np.asarray(lengths, dtype=np.float64)
-            found.append(float(choices[gold] - np.delete(choices, gold).max()))
-        return np.asarray(found, dtype=np.float64)
+        return margins_of(self.rows(name), metric)
 
     def save(self, path: Path) -> None:
         """Write as one Parquet file, whole or not at all."""
@@ -211,6 +196,25 @@ class SampleRecords:
             raise StoreError(f"{path} holds no sample records ({line}); use --fresh") from error
 
 
+def margins_of(rows: pa.Table, metric: str = "acc") -> NDArray[np.float64]:
+    """The margins of some of the rows of records, see `SampleRecords.margins`."""
+    found = []
+    for values, lengths, gold in zip(
+        rows["loglikelihoods"].to_pylist(),
+        rows["choice_lengths"].to_pylist(),
+        rows["gold"].to_pylist(),
+        strict=True,
+    ):
+        if gold is None or len(lengths) < 2:
+            found.append(_MISSING)
+            continue
+        choices = np.asarray(values[: len(lengths)])
+        if metric == "acc_norm":
+            choices = choices / np.asarray(lengths, dtype=np.float64)
+        found.append(float(choices[gold] - np.delete(choices, gold).max()))
+    return np.asarray(found, dtype=np.float64)
+
+
 def check_joinable(baseline: SampleRecords, other: SampleRecords) -> None:
     """Raise NotComparableError unless both hold the same items asked in the same words.
 
@@ -221,6 +225,9 @@ def check_joinable(baseline: SampleRecords, other: SampleRecords) -> None:
         mine, theirs = getattr(baseline.head, name), getattr(other.head, name)
         if mine != theirs:
             raise NotComparableError(f"task {task}: {name} differs ({mine} and {theirs})")
+    columns = ["filter", "doc_id", *JOINED]
+    if baseline.table.select(columns).equals(other.table.select(columns)):
+        return
     mine, theirs = _identities(baseline), _identities(other)
     if mine.keys() != theirs.keys():
         only = sorted(mine.keys() ^ theirs.keys())[0]

@@ -6,13 +6,14 @@ Plain records with a content hash, kept as Parquet; needs neither lm-eval nor to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.errors import StoreError
@@ -164,6 +165,16 @@ class TaskRequests:
         if requests.id != kept:
             raise StoreError(f"{path} was changed after it was written; run again with --fresh")
         return requests
+
+
+def read_items(path: Path, doc_ids: Collection[int]) -> dict[int, TaskItem]:
+    """The items with these numbers from a file that `TaskRequests.save` wrote, unchecked."""
+    try:
+        table = pq.read_table(path, filters=pc.field("doc_id").isin(list(doc_ids)))
+        return {row["doc_id"]: _item(row) for row in table.to_pylist()}
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{path} holds no task requests ({line}); use --fresh") from error
 
 
 def _row(item: TaskItem) -> dict[str, Any]:
