@@ -3,7 +3,7 @@
 # make test-all  also runs the slow comparisons with lm-eval's own backend
 # make test-browser  opens the report and JupyterLab in a headless chromium
 # make fuzz      100,000 hostile inputs for every reader, then a minute each guided by coverage
-# make docs      builds the documentation, notebooks executed, into site/
+# make docs      builds the documentation, notebooks rendered, into site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

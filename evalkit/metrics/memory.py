@@ -16,14 +16,14 @@ PEAK_MEMORY = ProbeMetric(
     direction="lower",
     version=2,
     definition="CUDA: peak bytes allocated by torch. CPU: resident high-water mark of the"
-    " variant's own process above its level before loading, blocks above 1 MiB going back to the"
+    " variant's own process above its level before loading, blocks above 128 KiB going back to the"
     " system when they are free. Covers load, prefill, decode.",
 )
 SPECS = (PEAK_MEMORY,)
 DECODE_TOKENS = 8
 # mallopt(3): parameters, and the thresholds of separate mappings.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_SMALL, _LARGEST = 2**20, 2**25
+_SMALL, _LARGEST = 2**17, 2**25
 
 
 def measure(probe: Probe) -> list[Measurement]:

@@ -165,7 +165,7 @@ def test_each_device_has_its_own_kernels_and_surroundings() -> None:
     assert gpu.prefill == 100 * (110_000.0 + 5 * 28672)
     assert cpu.prefill == 100 * (110_000.0 + 10 * 28672)
     assert gpu.runtime == CUDA.fixed
-    assert cpu.runtime > CPU.fixed
+    assert cpu.runtime == CPU.fixed
 
 
 def test_a_mapped_file_counts_while_weights_are_made_of_it() -> None:

@@ -26,7 +26,7 @@ from evalkit.view.charts.canvas import (
     titled,
 )
 from evalkit.view.charts.plan import COLOURS, LINES, MARKERS
-from evalkit.view.charts.variants import INK, MUTED, drawable
+from evalkit.view.charts.variants import INK, MUTED, drawable, shortened
 
 MORE = "measure it with evalkit bench"
 WHISKERS = (5, 25, 50, 75, 95)
@@ -93,7 +93,7 @@ def steps(bench: Bench) -> Chart:
         axes.barh(place, third - first, 0.5, first, color=colour, alpha=0.35, edgecolor=colour)
         axes.plot([middle, middle], [place - 0.25, place + 0.25], color=INK, linewidth=2)
         axes.plot(percentile(point.latencies_ms, 99), place, "x", color=colour, markersize=8)
-    axes.set_yticks(range(len(shown)), [drawable(name) for name in shown])
+    axes.set_yticks(range(len(shown)), [*shortened(shown).values()])
     axes.tick_params("y", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -168,9 +168,10 @@ def soak(bench: Bench) -> Chart:
         titled(axes, title.partition(",")[0], "seconds", title)
     for axes in panels:
         axes.grid(True)
+    names = shortened(one.variant for one in bench.soaks)
     handles = [
         Line2D([], [], color=look["color"], linestyle=look["linestyle"], linewidth=2,
-               label=f"{drawable(one.variant)}, batch {one.batch_size}")
+               label=f"{names[one.variant]}, batch {one.batch_size}")
         for look, one in zip(_looks(), bench.soaks, strict=False)
     ]  # fmt: skip
     legend(panels[-1], handles)
@@ -243,11 +244,11 @@ def _powers_of_two(axes: Axes) -> None:
 
 def _handles(shown: Mapping[str, Any], *, line: bool = True) -> list[Line2D]:
     return [
-        Line2D([], [], label=drawable(name), linewidth=2, **look)
+        Line2D([], [], label=name, linewidth=2, **look)
         if line
-        else Line2D([], [], label=drawable(name), color=look["color"], marker=look["marker"],
+        else Line2D([], [], label=name, color=look["color"], marker=look["marker"],
                     linestyle="none")
-        for look, name in zip(_looks(), shown, strict=False)
+        for look, name in zip(_looks(), shortened(shown).values(), strict=False)
     ]  # fmt: skip
 
 
@@ -266,12 +267,13 @@ def _intervals(shown: Mapping[str, Sequence[BenchPoint]]) -> str:
 
 def _excluded(bench: Bench) -> str:
     """Points without a value, in words: no chart hides them."""
+    names = shortened(point.variant for point in bench.points)
     full = [
-        f"{drawable(point.variant)} at batch {point.batch_size}, context {point.context}"
+        f"{names[point.variant]} at batch {point.batch_size}, context {point.context}"
         for point in bench.points
         if point.status == "out_of_memory" and point.phase == "decode"
     ]
-    failed = sorted({drawable(p.variant) for p in bench.points if p.status == "failed"})
+    failed = sorted({names[p.variant] for p in bench.points if p.status == "failed"})
     words = f"Out of memory: {'; '.join(full)}." if full else ""
     return f"{words} Failed: {', '.join(failed)}." if failed else words
 

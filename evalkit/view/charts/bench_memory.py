@@ -18,7 +18,7 @@ from evalkit.view.charts.canvas import (
     styled,
     titled,
 )
-from evalkit.view.charts.variants import INK, PAPER, drawable
+from evalkit.view.charts.variants import INK, PAPER, shortened
 
 # Colour and hatch of each part of memory.
 PARTS = {
@@ -36,7 +36,9 @@ def bench_memory(bench: Bench) -> Chart:
     if not uses:
         raise not_measured("memory", "measure it with evalkit bench")
     height = max(HEIGHT, 2.6 + 0.42 * len(uses))
-    figure, (axes,) = page(heading(bench), "Memory at the peak of decode", height=height)
+    figure, (axes,) = page(
+        heading(bench), "Memory at the peak of prefill and decode", height=height
+    )
     for place, use in enumerate(uses):
         left = 0.0
         for name, size in _parts(use).items():
@@ -46,7 +48,8 @@ def bench_memory(bench: Bench) -> Chart:
             left += size
         if use.planned:
             axes.plot([use.planned / 1e6] * 2, [place - 0.42, place + 0.42], color=INK, lw=2)
-    names = [f"{drawable(u.variant)}\nbatch {u.batch_size}, context {u.context}" for u in uses]
+    short = shortened(use.variant for use in uses)
+    names = [f"{short[u.variant]}\nbatch {u.batch_size}, context {u.context}" for u in uses]
     axes.set_yticks(range(len(uses)), names)
     axes.tick_params("y", length=0)
     axes.set_ylim(len(uses) - 0.4, -0.6)
@@ -70,8 +73,12 @@ def _largest(bench: Bench) -> list[MemoryUse]:
 
 
 def _peak(use: MemoryUse) -> float:
-    decode = [v for name, v in use.peaks.items() if name.startswith("decode ")]
-    return decode[0] if decode else sum(use.weights.values())
+    """The larger peak of prefill and decode, by the first counter of each."""
+    phases = dict[str, float]()
+    for name, value in use.peaks.items():
+        phases.setdefault(name.partition(" ")[0], value)
+    found = [phases[phase] for phase in ("prefill", "decode") if phase in phases]
+    return max(found, default=sum(use.weights.values()))
 
 
 def _parts(use: MemoryUse) -> dict[str, float]:

@@ -122,6 +122,12 @@ def drawable(text: str) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in numbers.clean(text))
 
 
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Each name as charts show it: drawable, no longer than LONGEST_NAME, all different."""
+    known = list(dict.fromkeys(names))
+    return dict(zip(known, _unique([drawable(name) for name in known]), strict=True))
+
+
 def bounds(value: Value) -> tuple[float, float] | None:
     """The interval of a value, or None where it is not known."""
     return None if value.low is None or value.high is None else (value.low, value.high)
