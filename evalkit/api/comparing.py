@@ -23,18 +23,22 @@ def compare(
     `words` are those of the command line: model, suite, text, tasks, shots, limit, margin,
     convention, context, baseline, weights, device, seed, data, offline, serve, out, ray,
     batch_tokens, allow_overlap, allow_pickle, trust_remote_code. What the store already holds is
-    not measured again unless `fresh`. Without `progress` a live bar is shown on a terminal or in a
-    notebook.
+    not measured again unless `fresh`; `out` is a directory, or a URL of an object store. Without
+    `progress` a live bar is shown on a terminal or in a notebook.
 
     Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
     a row that says so.
     """
     from evalkit.running.compare import run_plan
+    from evalkit.store.mirror import is_url, mirrored
 
-    if progress is None:
-        with live() as listener:
-            return run_plan(_plan(variants, words, listener), listener, fresh=fresh)
-    return run_plan(_plan(variants, words, progress), progress, fresh=fresh)
+    if is_url(words.get("out")):
+        words["mirror"] = str(words["out"])
+    with mirrored(words.get("out")) as words["out"]:
+        if progress is None:
+            with live() as listener:
+                return run_plan(_plan(variants, words, listener), listener, fresh=fresh)
+        return run_plan(_plan(variants, words, progress), progress, fresh=fresh)
 
 
 def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> str:

@@ -14,7 +14,6 @@ from evalkit.cli.options import (
     Device,
     ModelOption,
     Offload,
-    Out,
     Overlap,
     RemoteCode,
     Seed,
@@ -80,7 +79,13 @@ def compare(
     ] = False,
     serve: Serve = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Store, a directory or s3://…; default $EVALKIT_HOME or ~/.cache/evalkit.",
+        ),
+    ] = None,
     ray: Annotated[
         str,
         typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
@@ -100,6 +105,7 @@ def compare(
     from evalkit import api
     from evalkit.progress import Event, live
     from evalkit.store.files import replacing
+    from evalkit.store.mirror import is_url, mirrored
     from evalkit.view import export, table
 
     request: dict[str, Any] = {
@@ -108,21 +114,22 @@ def compare(
         "context": context, "baseline": baseline, "weights": weights, "device": device,
         "seed": seed, "data": data,
         "include_path": include_path, "chat": chat, "system": system, "allow_code": allow_code,
-        "serve": tuple(serve or ()), "offline": offline, "out": out, "fresh": fresh,
+        "serve": tuple(serve or ()), "offline": offline, "fresh": fresh,
         "ray": ray,
         "batch_tokens": batch_tokens, "offload": offload,
         "allow_overlap": allow_overlap, "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    with live() as listener:
+    with live() as listener, mirrored(out) as folder:
+        request |= {"out": folder, "mirror": out if is_url(out) else ""}
         if dry_run:
             print(api.dry_run(*variants, progress=listener, **request))
             return
         result = api.compare(*variants, progress=listener, **request)
-        if out is not None:
-            with replacing(out / "report.html") as page:
+        if folder is not None:
+            with replacing(folder / "report.html") as page:
                 page.write_text(api.report(result), encoding="utf-8")
-            listener(Event("evalkit", "", message=f"report: {out / 'report.html'}"))
+            listener(Event("evalkit", "", message=f"report: {folder / 'report.html'}"))
     writers: dict[Format, Callable[[Any], str]] = {
         Format.json: export.dumps,
         Format.markdown: export.to_markdown,

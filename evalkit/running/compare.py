@@ -17,6 +17,7 @@ from evalkit.running.gather import gather
 from evalkit.running.jobs import Part, VariantJob
 from evalkit.running.plan import ComparePlan
 from evalkit.running.states import failed_run, unfinished
+from evalkit.store.mirror import Mirror, mirrored
 from evalkit.store.store import Store
 
 
@@ -63,10 +64,22 @@ def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
 
     baseline = plan.jobs[0]
     run_shards(found, todo, plan.ray, partial(_run_shard, baseline), failed, listener)
+    if baseline.mirror:
+        Mirror(baseline.mirror).fetch()
 
 
 def _run_shard(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
     """One part of one variant, on the machine where this is called."""
+    with mirrored(job.mirror or job.store) as folder:
+        assert folder is not None
+        _run_shard_in(
+            dataclasses.replace(baseline, store=folder),
+            dataclasses.replace(job, store=folder),
+            listener,
+        )
+
+
+def _run_shard_in(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
     store = Store(job.store)
     failed = "" if job.is_baseline else _failure(store, baseline)
     if failed:

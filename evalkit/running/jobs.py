@@ -64,7 +64,8 @@ class VariantJob:
     `sources` are the text files or datasets of the suite, `windows` the key of their tokenised
     form, `reference` that of the baseline's hidden states; `is_baseline` makes the reference.
     `divergence` is False where this variant or the baseline runs in a server, which gives no
-    distributions; `serve` is the command that starts the server.
+    distributions; `serve` is the command that starts the server. `mirror` is the URL of
+    which `store` is the copy of the machine that made the plan.
     """
 
     store: Path
@@ -84,3 +85,4 @@ class VariantJob:
     calibration: str = ""
     divergence: bool = True
     serve: str = ""
+    mirror: str = ""

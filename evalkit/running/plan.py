@@ -66,6 +66,7 @@ class Request:
     serve: tuple[str, ...] = ()
     weights: str = "checkpoint"
     out: Path | None = None
+    mirror: str = ""
     ray: str = ""
     fresh: bool = False
     batch_tokens: int | None = None
@@ -134,6 +135,7 @@ def make_plan(request: Request) -> ComparePlan:
         sources=sources,
         limit=request.limit,
         seed=request.seed,
+        mirror=request.mirror,
     )
     jobs, refused = _jobs(template, variants, suite)
     jobs = tuple(with_servers(jobs, request.serve))
@@ -158,8 +160,10 @@ def command_of(request: Request) -> str:
     words = ["evalkit", "compare", *request.variants]
     for field in dataclasses.fields(Request)[1:]:
         value = getattr(request, field.name)
-        if value == field.default or field.name == "fresh":
+        if value == field.default or field.name in ("fresh", "mirror"):
             continue
+        if field.name == "out" and request.mirror:
+            value = request.mirror
         option = OPTION_WORDS.get(field.name, f"--{field.name.replace('_', '-')}")
         if value is True:
             words.append(option)

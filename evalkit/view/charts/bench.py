@@ -51,7 +51,7 @@ def batches(bench: Bench) -> Chart:
         axes.set_ylim(bottom=0)
     titled(left, "throughput", "sequences at once", "tokens/s of all together (up is better)")
     titled(right, "one step", "sequences at once", "milliseconds, median (down is better)")
-    legend(right, [*_handles(shown), _ring()])
+    legend(right, [*_handles(bench, shown), _ring()])
     return finish(figure, [_intervals(shown), _excluded(bench)], _said(shown, "batch"))
 
 
@@ -70,7 +70,7 @@ def contexts(bench: Bench) -> Chart:
         _powers_of_two(axes)
         axes.set_ylim(bottom=0)
         titled(axes, title, "tokens of the prompt", "tokens/s at batch 1 (up is better)")
-    legend(panels[-1], _handles(decode))
+    legend(panels[-1], _handles(bench, decode))
     return finish(figure, [_intervals(decode), _excluded(bench)], _said(decode, "context"))
 
 
@@ -93,7 +93,7 @@ def steps(bench: Bench) -> Chart:
         axes.barh(place, third - first, 0.5, first, color=colour, alpha=0.35, edgecolor=colour)
         axes.plot([middle, middle], [place - 0.25, place + 0.25], color=INK, linewidth=2)
         axes.plot(percentile(point.latencies_ms, 99), place, "x", color=colour, markersize=8)
-    axes.set_yticks(range(len(shown)), [*shortened(shown).values()])
+    axes.set_yticks(range(len(shown)), [_names(bench)[name] for name in shown])
     axes.tick_params("y", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -140,7 +140,7 @@ def roofline(bench: Bench) -> Chart:
         Line2D([], [], color=MUTED, marker="o", linestyle="none", label="prefill",
                fillstyle="none"),
     ]  # fmt: skip
-    legend(axes, [*_handles(shown, line=False), *filled])
+    legend(axes, [*_handles(bench, shown, line=False), *filled])
     notes = [f"Roof: {limits(rates)}, measured ({drawable(rates.method)}).", _excluded(bench)]
     return finish(figure, notes, f"{len(found)} points.")
 
@@ -168,7 +168,7 @@ def soak(bench: Bench) -> Chart:
         titled(axes, title.partition(",")[0], "seconds", title)
     for axes in panels:
         axes.grid(True)
-    names = shortened(one.variant for one in bench.soaks)
+    names = _names(bench)
     handles = [
         Line2D([], [], color=look["color"], linestyle=look["linestyle"], linewidth=2,
                label=f"{names[one.variant]}, batch {one.batch_size}")
@@ -214,6 +214,11 @@ def _series(bench: Bench, wanted: Callable[[BenchPoint], bool]) -> dict[str, lis
     return {name: sorted(p, key=lambda one: one.batch_size) for name, p in found.items()}
 
 
+def _names(bench: Bench) -> dict[str, str]:
+    """Short names of all variants, the same in every chart of the bench."""
+    return shortened(point.variant for point in bench.points)
+
+
 def _looks() -> list[dict[str, Any]]:
     """Colour, marker and line of each variant by its place."""
     return [
@@ -242,13 +247,13 @@ def _powers_of_two(axes: Axes) -> None:
     axes.grid(True)
 
 
-def _handles(shown: Mapping[str, Any], *, line: bool = True) -> list[Line2D]:
+def _handles(bench: Bench, shown: Mapping[str, Any], *, line: bool = True) -> list[Line2D]:
     return [
-        Line2D([], [], label=name, linewidth=2, **look)
+        Line2D([], [], label=_names(bench)[name], linewidth=2, **look)
         if line
-        else Line2D([], [], label=name, color=look["color"], marker=look["marker"],
+        else Line2D([], [], label=_names(bench)[name], color=look["color"], marker=look["marker"],
                     linestyle="none")
-        for look, name in zip(_looks(), shortened(shown).values(), strict=False)
+        for look, name in zip(_looks(), shown, strict=False)
     ]  # fmt: skip
 
 
@@ -267,7 +272,7 @@ def _intervals(shown: Mapping[str, Sequence[BenchPoint]]) -> str:
 
 def _excluded(bench: Bench) -> str:
     """Points without a value, in words: no chart hides them."""
-    names = shortened(point.variant for point in bench.points)
+    names = _names(bench)
     full = [
         f"{names[point.variant]} at batch {point.batch_size}, context {point.context}"
         for point in bench.points

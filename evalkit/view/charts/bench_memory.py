@@ -48,7 +48,7 @@ def bench_memory(bench: Bench) -> Chart:
             left += size
         if use.planned:
             axes.plot([use.planned / 1e6] * 2, [place - 0.42, place + 0.42], color=INK, lw=2)
-    short = shortened(use.variant for use in uses)
+    short = shortened(point.variant for point in bench.points)
     names = [f"{short[u.variant]}\nbatch {u.batch_size}, context {u.context}" for u in uses]
     axes.set_yticks(range(len(uses)), names)
     axes.tick_params("y", length=0)
