@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def unfragmented() -> Iterator[None]:
     then holds up to 2.5 times what is in use, by the accident of their order. What a model needs
     is seen without that. It takes time, so nothing is timed meanwhile.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
     libc.malloc_trim(0)
