@@ -27,7 +27,7 @@ from _common import ROOT, table, write_results
 # Sequences and tokens of each prompt.
 SETTINGS = {
     "demo": ((1, 512), (4, 512), (8, 960)),
-    "llama-80m": ((1, 512), (4, 512), (4, 1920)),
+    "llama-80m": ((1, 512), (4, 512), (2, 1920)),
 }
 STEPS = 4
 GOAL = 0.10

@@ -7,6 +7,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from evalkit.metrics._spec import Probe, ProbeMetric
 from evalkit.records import Measurement
@@ -48,7 +49,7 @@ def unfragmented() -> Iterator[None]:
     then holds up to 2.5 times what is in use, by the accident of their order. What a model needs
     is seen without that. It takes time, so nothing is timed meanwhile.
     """
-    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    libc: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
