@@ -109,7 +109,7 @@ def test_bare_names_take_options_and_keep_the_preset() -> None:
         ("int4@bitsandbytes,quant_type=nf5", ["quant_type=nf5", "nf4, fp4", "did you mean 'nf4'"]),
         ("int8@bitsandbytes,quant_type=nf4", ["for int4, not for int8", "threshold"]),
         ("int8@bitsandbytes,threshold=-1", ["threshold=-1", "numbers from 0"]),
-        ("fp16,dtype=bf16", ["fp16@transformers takes no options", "'dtype'"]),
+        ("fp16,dtype=bf16", ["option of fp16@transformers 'dtype'", "allowed are offload"]),
         ("./nowhere", ["no directory './nowhere'", "hub id"]),
         ("/a/b/c", ["no directory '/a/b/c'"]),
     ],
