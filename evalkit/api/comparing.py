@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,8 @@ def compare(
     a row that says so.
     """
     from evalkit.running.compare import run_plan
-    from evalkit.store.mirror import is_url, mirrored
 
-    if is_url(words.get("out")):
-        words["mirror"] = str(words["out"])
-    with mirrored(words.get("out")) as words["out"]:
+    with _placed(words):
         if progress is None:
             with live() as listener:
                 return run_plan(_plan(variants, words, listener), listener, fresh=fresh)
@@ -46,7 +44,19 @@ def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> s
     from evalkit.running.describe import describe
 
     words.pop("fresh", None)
-    return describe(_plan(variants, words, progress), progress or ignore)
+    with _placed(words):
+        return describe(_plan(variants, words, progress), progress or ignore)
+
+
+@contextmanager
+def _placed(words: dict[str, Any]) -> Iterator[None]:
+    """Make `out` of the words a directory; of a URL its copy, kept in step meanwhile."""
+    from evalkit.store.mirror import is_url, mirrored
+
+    if is_url(words.get("out")):
+        words["mirror"] = str(words["out"])
+    with mirrored(words.get("out")) as words["out"]:
+        yield
 
 
 def _plan(variants: Sequence[str], words: dict[str, Any], progress: Listener | None) -> Any:

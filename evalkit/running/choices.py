@@ -72,16 +72,19 @@ def with_offload(variants: Sequence[Variant]) -> list[Variant]:
 
     Raises UsageError where none can.
     """
-    found = []
-    for variant in variants:
-        options = {option.name for option in spec_of(variant).options}
-        if "offload" in options and not variant.option("offload", False):
-            variant = parse_variant(f"{variant.label},offload=true")  # noqa: PLW2901
-        found.append(variant)
+    found = [offloading(variant) for variant in variants]
     if not any(variant.option("offload", False) for variant in found):
         words = ", ".join(variant.label for variant in variants)
         raise UsageError(f"--offload: {words} cannot be offloaded; fp32, fp16 and bf16 can")
     return found
+
+
+def offloading(variant: Variant) -> Variant:
+    """The variant with `offload=true`, where its backend can."""
+    options = {option.name for option in spec_of(variant).options}
+    if "offload" not in options or variant.option("offload", False):
+        return variant
+    return parse_variant(f"{variant.label},offload=true")
 
 
 def with_servers(jobs: Sequence[VariantJob], commands: Sequence[str]) -> list[VariantJob]:

@@ -25,6 +25,7 @@ from evalkit.running.choices import (
     calibration_of,
     choose_checkpoint,
     choose_model,
+    offloading,
     with_offload,
     with_servers,
 )
@@ -151,7 +152,8 @@ def make_plan(request: Request) -> ComparePlan:
         notes,
         command_of(request),
         request.ray,
-        sum(len(document.encode()) for text in texts for document in text.documents),
+        # Only shares of the texts depend on their size.
+        sum(len(d.encode()) for text in texts for d in text.documents) if request.ray else 0,
     )
 
 
@@ -225,14 +227,19 @@ def _baseline_first(request: Request) -> tuple[Variant, ...]:
     if not request.variants:
         raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
     variants = [parse_variant(text) for text in request.variants]
-    wanted = [parse_variant(request.baseline)] if request.baseline is not None else variants[:1]
     if request.offload:
-        variants, wanted = with_offload(variants), with_offload(wanted + variants)[:1]
-    found = next((v for v in variants if v.text == wanted[0].text), None)
+        variants = with_offload(variants)
+    if request.baseline is None:
+        return tuple(variants)
+    wanted = parse_variant(request.baseline)
+    if request.offload:
+        wanted = offloading(wanted)
+    found = next((v for v in variants if v.text == wanted.text), None)
     if found is None:
-        asked = request.baseline or ""
-        hint = did_you_mean(asked, request.variants)
-        raise UsageError(f"--baseline {asked!r} is not one of {', '.join(request.variants)}{hint}")
+        hint = did_you_mean(request.baseline, request.variants)
+        raise UsageError(
+            f"--baseline {request.baseline!r} is not one of {', '.join(request.variants)}{hint}"
+        )
     variants.remove(found)
     return (found, *variants)
 

@@ -70,31 +70,6 @@ class Scoring:
         table.unlink(missing_ok=True)
         windows_table(table).unlink(missing_ok=True)
 
-    def run_pass(
-        self,
-        table: Path,
-        metrics: list[TokenMetric],
-        *,
-        reference: Reference | None = None,
-        record: ReferenceWriter | None = None,
-        only: frozenset[int] | None = None,
-        batch_tokens: int | None = None,
-    ) -> tuple[str, ...]:
-        """Score what `table` lacks, batch by batch, then fold it into per-window sums.
-
-        Returns what is worth noting: halved batches, a reference of whole logits.
-        """
-        notes: tuple[str, ...] = ()
-        if not table.exists():
-            notes = self.score(
-                table, metrics, reference=reference, record=record, only=only,
-                batch_tokens=batch_tokens,
-            )  # fmt: skip
-            self._parts(table).merge(table)
-        if not windows_table(table).exists():
-            write_parquet(windows_table(table), _fold(table, self.windows))
-        return notes
-
     def score(
         self,
         table: Path,
@@ -106,7 +81,13 @@ class Scoring:
         batch_tokens: int | None = None,
         writer: str = "",
     ) -> tuple[str, ...]:
-        """Score the windows (of `only`) that the parts of `table` lack; see `run_pass`."""
+        """Score the windows (of `only`) that `table` or its parts lack, batch by batch.
+
+        Processes that share the windows each have a name as `writer`. Returns what is worth
+        noting: halved batches, a reference of whole logits.
+        """
+        if table.exists():
+            return ()
         notes: dict[str, None] = {}
         parts = self._parts(table, writer)
         skipped = frozenset(range(len(self.windows))) - only if only is not None else frozenset()
@@ -129,6 +110,13 @@ class Scoring:
             notes |= dict.fromkeys(batch.notes)
             stop_if_asked()
         return tuple(notes)
+
+    def put_together(self, table: Path) -> None:
+        """Merge the parts of a whole pass into `table`, and fold it into per-window sums."""
+        if not table.exists():
+            self._parts(table).merge(table)
+        if not windows_table(table).exists():
+            write_parquet(windows_table(table), _fold(table, self.windows))
 
     def _batches(self, **how: Any) -> Iterator[ScoredBatch]:
         if isinstance(self.loaded, ServedModel):

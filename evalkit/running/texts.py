@@ -68,7 +68,8 @@ def measure_texts(
     table = scoring.table(part.baseline or "self")
     record = scoring.record(table)
     reference = scoring.reference() if record is None else None
-    noted = scoring.run_pass(table, metrics, reference=reference, record=record)
+    noted = scoring.score(table, metrics, reference=reference, record=record)
+    scoring.put_together(table)
     if record is not None:
         record.complete()
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
@@ -133,13 +134,14 @@ def _measurement(store: Store, metric: TokenMetric, table: Path, part: Part) -> 
 def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
     """Score the baseline again, with half the batch, against its own reference."""
     table = scoring.table("noise")
-    scoring.run_pass(
+    scoring.score(
         table,
         metrics,
         reference=scoring.reference(),
         only=_noise_sample(scoring.windows),
         batch_tokens=max(1, scoring.job.settings.batch_tokens // 2),
     )
+    scoring.put_together(table)
     folds = {
         m.name: {"column": m.column, "summary": m.summary, "direction": m.direction}
         for m in metrics

@@ -44,6 +44,12 @@ class Store:
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
+        # A path has lost one of the slashes.
+        if re.match(r"[a-z0-9]+:/", str(self.root)):
+            raise StoreError(
+                f"the store {self.root} is no directory: only compare keeps one in an object"
+                " store; give a directory with --out"
+            )
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"the store {self.root} is a file; give a directory with --out")
 
