@@ -198,21 +198,34 @@ class SampleRecords:
 
 def margins_of(rows: pa.Table, metric: str = "acc") -> NDArray[np.float64]:
     """The margins of some of the rows of records, see `SampleRecords.margins`."""
-    found = []
-    for values, lengths, gold in zip(
-        rows["loglikelihoods"].to_pylist(),
-        rows["choice_lengths"].to_pylist(),
-        rows["gold"].to_pylist(),
-        strict=True,
-    ):
-        if gold is None or len(lengths) < 2:
-            found.append(_MISSING)
-            continue
-        choices = np.asarray(values[: len(lengths)])
+    found = np.full(len(rows), _MISSING)
+    gold = rows["gold"].to_numpy()
+    sizes, answers = (_list_lengths(rows[n]) for n in ("choice_lengths", "loglikelihoods"))
+    known = ~np.isnan(gold.astype(np.float64)) & (sizes >= 2)
+    # Rows with as many choices and answers are one matrix.
+    for size, count in set(zip(sizes[known], answers[known], strict=True)):
+        places = np.flatnonzero(known & (sizes == size) & (answers == count))
+        some = rows.take(places)
+        values = _matrix(some["loglikelihoods"])[:, : int(size)]
         if metric == "acc_norm":
-            choices = choices / np.asarray(lengths, dtype=np.float64)
-        found.append(float(choices[gold] - np.delete(choices, gold).max()))
-    return np.asarray(found, dtype=np.float64)
+            values = values / _matrix(some["choice_lengths"])
+        right = (np.arange(len(places)), gold[places].astype(np.intp))
+        others = values.copy()
+        others[right] = -np.inf
+        found[places] = values[right] - others.max(1)
+    return found
+
+
+def _list_lengths(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Entries of each list, NaN where there is none."""
+    found: NDArray[np.float64] = pc.list_value_length(column).to_numpy().astype(np.float64)
+    return found
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Equally long lists of numbers as float64 (rows, entries)."""
+    flat: NDArray[np.float64] = pc.list_flatten(column).to_numpy().astype(np.float64)
+    return flat.reshape(len(column), -1)
 
 
 def check_joinable(baseline: SampleRecords, other: SampleRecords) -> None:
