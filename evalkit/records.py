@@ -7,6 +7,7 @@ into plain dictionaries and back; the store adds the schema version.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -307,6 +308,12 @@ def _option_text(value: OptionValue) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a record's fields; evaluating them takes longer than building it."""
+    return typing.get_type_hints(kind)
+
+
 def _build(kind: Any, content: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -316,7 +323,7 @@ def _build(kind: Any, content: Any) -> Any:
             return None
         raise TypeError(f"a value is missing where {kind} is expected")
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(cast(Any, kind))
         known = {f.name: f for f in dataclasses.fields(kind)}
         return cast(Any, kind)(**{k: _build(hints[k], v) for k, v in content.items() if k in known})
     if origin in (typing.Union, types.UnionType):

@@ -96,9 +96,10 @@ def report(
 ) -> str:
     """A comparison as a self-contained HTML page, Markdown, JSON, CSV or a model card's YAML."""
     from evalkit.metrics import definitions
-    from evalkit.running.flips import flips as ledger
+    from evalkit.running.flips import ledger
     from evalkit.view import export, report_card
     from evalkit.view.report import render_html
+    from evalkit.view.report_flips import MOST_FLIPS
 
     writers = {
         "markdown": export.to_markdown,
@@ -111,8 +112,10 @@ def report(
     if form in writers:
         return writers[form](_comparison(comparison, store))
     opened, tables = _opened(comparison, store)
-    found = ledger(opened, Store(opened.store or store))
-    return render_html(opened, tables, found, definitions=definitions(), command=opened.command)
+    found, count = ledger(opened, Store(opened.store or store), most=MOST_FLIPS)
+    return render_html(
+        opened, tables, found, flip_count=count, definitions=definitions(), command=opened.command
+    )
 
 
 def _comparison(comparison: Comparison | str | Path | None, store: str | Path | None) -> Comparison:

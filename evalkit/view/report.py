@@ -34,6 +34,7 @@ def render_html(
     tables: Tables | None = None,
     flips: Sequence[Flip] = (),
     *,
+    flip_count: int | None = None,
     definitions: Sequence[Definition] = (),
     command: str = "",
 ) -> str:
@@ -44,6 +45,7 @@ def render_html(
         tables: raw values by label of the variant, for the charts that need them.
         flips: task items whose answer changed; beyond a limit they are drawn evenly from all
             variants, tasks and directions, and the report says so.
+        flip_count: how many there are, where `flips` are not all.
         definitions: of metrics, as (name, unit, definition); those that were measured are shown.
         command: the exact words that repeat the comparison, empty where they are not known.
     """
@@ -59,7 +61,7 @@ def render_html(
         numbers=numbers_table(comparison),
         charts=charts,
         missing=missing,
-        flips=flip_section(comparison, flips),
+        flips=flip_section(comparison, flips, flip_count),
         remarks=remarks(comparison),
         environment=comparison.environment,
         command=command,

@@ -52,8 +52,10 @@ class FlipSection:
     directions: tuple[str, ...]
 
 
-def flip_section(comparison: Comparison, flips: Sequence[Flip]) -> FlipSection | None:
-    """The flips to show; None where there are none.
+def flip_section(
+    comparison: Comparison, flips: Sequence[Flip], count: int | None = None
+) -> FlipSection | None:
+    """The flips to show, of `count` in all; None where there are none.
 
     Beyond the limits of number and size they are taken in turn from each variant, task and
     direction, so that no combination crowds out another.
@@ -66,7 +68,7 @@ def flip_section(comparison: Comparison, flips: Sequence[Flip]) -> FlipSection |
     variants = tuple(dict.fromkeys(flip.variant for flip in chosen))
     directions = tuple(dict.fromkeys(flip.direction for flip in chosen))
     chosen.sort(key=lambda f: (variants.index(f.variant), tasks.index(f.task), f.item))
-    return FlipSection(tuple(chosen), len(flips), tasks, variants, directions)
+    return FlipSection(tuple(chosen), count or len(flips), tasks, variants, directions)
 
 
 def _in_turn(flips: Sequence[Flip]) -> Iterator[Flip]:
