@@ -69,7 +69,9 @@ def _counted_interrupts() -> Iterator[list[int]]:
 
 
 def _start(context: ForkServerContext, task: Task, job: Any, sender: Connection) -> Any:
-    child = context.Process(target=_child, args=(task, job, sender), daemon=False)
+    # A Ray worker gets another GPU with each task; the forkserver still has the first one's.
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    child = context.Process(target=_child, args=(task, job, sender, gpus), daemon=False)
     with _without_main():
         child.start()
     return child
@@ -143,7 +145,9 @@ def _death(exit_code: int | None) -> str:
     return f"its process ended with exit code {exit_code}; run again with --debug"
 
 
-def _child(task: Task, job: Any, sender: Connection) -> None:
+def _child(task: Task, job: Any, sender: Connection, gpus: str | None) -> None:
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     signal.signal(signal.SIGINT, lambda *_: _stop.set())
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ INSTALL = "pip install 'evalkit[ray]'"
 LOCAL = "local"
 # How often a task that was lost with its worker is started again.
 RETRIES = 3
-POLL_SECONDS = 0.2
+POLL_SECONDS, SEND_SECONDS = 0.2, 1.0
 CONNECT_SECONDS = 5.0
 # A share of the texts should take much longer than loading a model: about a million tokens.
 SHARE_BYTES, MOST_SHARES = 4 * 2**20, 64
@@ -94,7 +95,7 @@ def run_shards(
     if not todo:
         return
     device = found[0].job.device
-    with _connected(address, device, listener) as ray:
+    with _connected(address, device, listener) as ray, _announced(len(todo), device):
         from ray.util.queue import Queue
 
         events = Queue(actor_options={"num_cpus": 0})
@@ -104,12 +105,12 @@ def run_shards(
         while waiting or running:
             open_ = waiting | set(running.values())
             for index in sorted(waiting):
-                if open_.isdisjoint(found[index].after):
+                if len(running) < _slots(ray, device) and open_.isdisjoint(found[index].after):
                     waiting.remove(index)
                     running[task.remote(found[index].job, run, events)] = index
             ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
-            while not events.empty():
-                listener(events.get())
+            for event in events.get_nowait_batch(events.qsize()):
+                listener(event)
             for reference in ended:
                 job = found[running.pop(reference)].job
                 try:
@@ -141,19 +142,46 @@ def run_each(
 
 
 def _run_shard(job: VariantJob, run: RunVariant, events: Any) -> None:
-    run(job, events.put_nowait)
+    sent: dict[str, float] = {}
+
+    def send(event: Event) -> None:
+        """Every event is a call across the cluster: the steps of a stage go one a second."""
+        now = time.monotonic()
+        last = event.done >= event.total
+        if event.message or last or now - sent.get(event.stage, 0.0) >= SEND_SECONDS:
+            sent[event.stage] = now
+            events.put_nowait(event)
+
+    run(job, send)
+
+
+def _needs(device: str) -> dict[str, int]:
+    """A whole GPU, or as many CPUs as this machine has: equal threads give equal results."""
+    return {"CPU": environment.threads()} if device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
 def _resources(device: str) -> dict[str, Any]:
-    """A whole GPU, or as many CPUs as this machine has: equal threads give equal results."""
-    gpu = device != "cpu"
+    needs = _needs(device)
     return {
-        "num_cpus": 1 if gpu else environment.threads(),
-        "num_gpus": 1 if gpu else 0,
-        # A fresh process for each task, so that memory is truly returned.
-        "max_calls": 1,
+        "num_cpus": needs["CPU"],
+        "num_gpus": needs.get("GPU", 0),
+        # A worker is used again: what holds memory runs in a child of its own, and the forkserver
+        # that imported torch stays.
+        "max_calls": 0,
         "max_retries": RETRIES,
     }
+
+
+@contextmanager
+def _announced(tasks: int, device: str) -> Iterator[None]:
+    """Tell a cluster that grows with its work how much there is: what waits here it cannot see."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[_needs(device)] * tasks)
+    try:
+        yield
+    finally:
+        request_resources(bundles=[])
 
 
 @contextmanager
@@ -197,10 +225,16 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
+def _slots(ray: Any, device: str) -> int:
+    """How many tasks run at once; more would wait in line, and Ray start a worker for each."""
+    needs = _needs(device)
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(node.get(name, 0) // needs[name] for name in needs)) for node in alive)
+
+
 def _check_room(ray: Any, device: str) -> None:
     """Raise UsageError where no node could ever run a task, which Ray would wait for forever."""
-    needs = _resources(device)
-    for name, wanted in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
+    for name, wanted in _needs(device).items():
         most = max(node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"])
         if most < wanted:
             raise UsageError(

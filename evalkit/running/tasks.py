@@ -53,7 +53,10 @@ def measure_task(
     measured: list[Measurement] = []
     for task in found.tasks:
         requests, prompts = _requests(store, job, chosen, task, tokenizer)
-        measured += asking.scores(task, requests, prompts)
+        try:
+            measured += asking.scores(task, requests, prompts)
+        except DataError as error:
+            raise DataError(f"{task.name}: {error}") from error
     return [*measured, _marker(found, asking.notes)]
 
 

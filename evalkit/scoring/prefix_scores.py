@@ -50,7 +50,7 @@ class Request:
         if len(self.continuation) > max_length:
             raise DataError(
                 f"a continuation of {len(self.continuation)} tokens is longer than the model's "
-                f"context of {max_length}: leave the item out or take a model with a longer one"
+                f"context of {max_length}: take a model with a longer one"
             )
         tokens = [*self.context, *self.continuation]
         kept = tokens[-(max_length + 1) :]

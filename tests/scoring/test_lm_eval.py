@@ -140,6 +140,13 @@ def test_what_was_cut_is_counted() -> None:
     assert any(str(lm.truncated) in note and "from the left" in note for note in lm.notes)
 
 
+def test_a_continuation_longer_than_the_context_is_named() -> None:
+    lm, _ = pair()
+    asked = instances("loglikelihood", [("", "w7"), (words(1, 3), f" {words(9, 41)}")])
+    with pytest.raises(DataError, match=r"'w.*'… has 41 tokens, .* context is 40: .*limit"):
+        lm.loglikelihood(asked)
+
+
 def test_a_state_that_cannot_be_shared_is_noted() -> None:
     assert not pair()[0].notes
     assert "not shared" in pair(name="recurrent")[0].notes[0]
