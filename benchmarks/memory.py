@@ -39,13 +39,18 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
 
     from evalkit import plugins
     from evalkit.backends import parse_variant
-    from evalkit.metrics.memory import high_water_mark, resident_bytes, unfragmented
+    from evalkit.metrics.memory import (
+        high_water_mark,
+        level_before_loading,
+        resident_bytes,
+        unfragmented,
+    )
 
     torch.set_num_threads(threads)
     variant = parse_variant(words)
     backend = plugins.load("backends", variant.backend)
     backend.prepare()
-    before = resident_bytes()
+    before = level_before_loading()
     peaks = {}
 
     def phase(name: str) -> None:

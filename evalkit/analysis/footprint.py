@@ -24,7 +24,7 @@ class Work:
     """Bytes that the kernel of a linear layer holds beside its input and output.
 
     For each input and each output of each token and, for more than one token, for each weight (an
-    unpacked copy); `fixed` are the pages of the kernels' own library.
+    unpacked copy); `fixed` is held whatever runs, as benchmarks/memory.py finds.
     """
 
     fixed: float = 0.0
@@ -103,8 +103,8 @@ CUDA = Runtime(
 )
 CPU = Runtime(
     "CPU",
-    18e6,
-    "pages of torch's libraries that a forward pass touches, measured by benchmarks/memory.py",
+    2.5e6,
+    "the model's Python objects and small buffers, measured by benchmarks/memory.py",
 )
 
 

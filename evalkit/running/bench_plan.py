@@ -30,7 +30,7 @@ from evalkit.running.jobs import Settings, VariantJob
 from evalkit.running.room import refusals
 from evalkit.store.store import Store
 
-VERSION = 2
+VERSION = 3
 AUTO = "auto"
 ENGINES = ("eager", "graph", "compile")
 PROMPT, GENERATE = 512, 128

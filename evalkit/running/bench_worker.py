@@ -13,7 +13,7 @@ from evalkit import plugins
 from evalkit.analysis.sweep import next_batch
 from evalkit.bench_records import SoakSample
 from evalkit.errors import VariantError
-from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, resident_bytes, unfragmented
+from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, level_before_loading, unfragmented
 from evalkit.progress import Event, Listener
 from evalkit.running.children import stop_if_asked
 from evalkit.running.environment import Load
@@ -90,7 +90,7 @@ def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
     source, _ = prepare_source(Store(job.store), job, send)
     backend = plugins.load("backends", job.variant.backend)
     getattr(backend, "prepare", lambda: None)()
-    meter = PeakMeter(job.device, resident_bytes())
+    meter = PeakMeter(job.device, level_before_loading() if job.device == "cpu" else 0)
     send(Event(job.variant.label, "loading"))
     loaded = load_variant(job, source)
     weights = {name: float(size) for name, size in weight_bytes(loaded.model).items()}

@@ -14,7 +14,7 @@ from evalkit import plugins
 from evalkit.backends import spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
 from evalkit.metrics._spec import Probe
-from evalkit.metrics.memory import resident_bytes
+from evalkit.metrics.memory import level_before_loading
 from evalkit.models.loading import Loaded
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, content_hash
@@ -59,7 +59,7 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     label = job.variant.label
     source, seconds = prepare_source(store, job, send)
     getattr(plugins.load("backends", job.variant.backend), "prepare", _nothing)()
-    before = resident_bytes()
+    before = level_before_loading() if job.device == "cpu" else 0
     send(Event(label, "loading"))
     start = time.perf_counter()
     loaded = load_variant(job, source)
