@@ -77,6 +77,16 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
     return peaks
 
 
+def quantize(source: Path, words: str, made: Path) -> None:
+    """Write the quantized checkpoint that `evalkit compare` would load."""
+    from evalkit import plugins
+    from evalkit.backends import parse_variant
+
+    variant = parse_variant(words)
+    made.mkdir()
+    plugins.load("backends", variant.backend).quantize(source, variant, made, "cpu")
+
+
 def predict(source: Path, words: str, batch: int, context: int) -> dict[str, float]:
     """What the planner says of the same setting, in bytes."""
     from evalkit import plugins
@@ -92,7 +102,7 @@ def predict(source: Path, words: str, batch: int, context: int) -> dict[str, flo
     shape = model_shape(source.name, config, (scheme.rest_bytes,))
     # A file in the variant's own data type becomes the weights; otherwise they are made of it.
     file = source / "model.safetensors"
-    mapped = 0 if words == "fp16" else file.stat().st_size
+    mapped = file.stat().st_size if words == "fp32" else 0
     found = memory(shape, scheme, batch, context, runtime=CPU, mapped=mapped)
     return {
         "weights": found.weights.total,
@@ -120,29 +130,32 @@ def make_llama(path: Path) -> Path:
     return path
 
 
-def child(task: str, source: Path, words: str, batch: int, context: int, threads: int) -> Any:
-    """`measure` or `predict` in a process of its own."""
-    arguments = [task, str(source), words, str(batch), str(context), str(threads)]
+TASKS = {"measure": measure, "quantize": quantize, "predict": predict}
+
+
+def child(task: str, *arguments: Any) -> Any:
+    """One of TASKS in a process of its own."""
+    given = json.dumps([task, *arguments], default=str)
     done = subprocess.run(
-        [sys.executable, __file__, "--child", *arguments], check=True, stdout=subprocess.PIPE
+        [sys.executable, __file__, "--child", given], check=True, stdout=subprocess.PIPE
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_child(arguments: list[str]) -> None:
+def run_child(given: str) -> None:
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
 
-    task, source, words, batch, context, threads = arguments
-    setting = Path(source), words, int(batch), int(context)
-    found = measure(*setting, int(threads)) if task == "measure" else predict(*setting)
-    print(json.dumps(found))
+    task, source, words, *more = json.loads(given)
+    if task == "quantize":
+        more = [Path(more[0])]
+    print(json.dumps(TASKS[task](Path(source), words, *more)))
 
 
 def compare(
-    name: str, source: Path, words: str, setting: tuple[int, int], threads: int
+    name: str, source: Path, made: Path, words: str, setting: tuple[int, int], threads: int
 ) -> dict[str, Any]:
-    measured = child("measure", source, words, *setting, threads)
-    predicted = child("predict", source, words, *setting, threads)
+    measured = child("measure", made, words, *setting, threads)
+    predicted = child("predict", source, words, *setting)
     peak = max(measured["load"], measured["prefill"], measured["decode"])
     return {
         "model": name,
@@ -154,6 +167,12 @@ def compare(
         "peak": peak,
         "error": predicted["total"] / peak - 1,
     }
+
+
+def quantizes(words: str) -> bool:
+    from evalkit.backends import parse_variant, spec_of
+
+    return spec_of(parse_variant(words)).quantizes
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -179,7 +198,7 @@ def main() -> None:
     parser.add_argument("--variants", default="fp16;fp32;int8", help="separated by ;")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", default="memory-cpu", help="name of the results")
-    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         run_child(options.child)
@@ -190,8 +209,12 @@ def main() -> None:
             demo = ROOT / "data" / "demo" / "model"
             source = demo if name == "demo" else make_llama(Path(folder) / name)
             for words in options.variants.split(";"):
+                made = source
+                if quantizes(words):
+                    made = Path(folder) / f"{name}-{words}"
+                    child("quantize", source, words, made)
                 for setting in SETTINGS[name]:
-                    rows.append(compare(name, source, words, setting, options.threads))
+                    rows.append(compare(name, source, made, words, setting, options.threads))
                     show(rows[-1:])
     show(rows)
     print(f"  {write_results(options.save, {'threads': options.threads, 'rows': rows})}")

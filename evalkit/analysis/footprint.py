@@ -24,10 +24,9 @@ class Work:
     """Bytes that the kernel of a linear layer holds beside its input and output.
 
     For each input and each output of each token and, for more than one token, for each weight (an
-    unpacked copy); `fixed` is held whatever runs, as benchmarks/memory.py finds.
+    unpacked copy).
     """
 
-    fixed: float = 0.0
     input: float = 0.0
     output: float = 0.0
     weight: float = 0.0

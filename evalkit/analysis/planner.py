@@ -147,9 +147,8 @@ def memory(
     cache = kv_cache_bytes(shape, scheme.rest_bytes, batch, context)
     prefill = prefill_bytes(shape, scheme, rows, length, work)
     decode = decode_bytes(shape, scheme, batch, context, work)
-    around = runtime.fixed + work.fixed
-    loading = mapped + around
-    return Memory(weight_bytes(shape, scheme), cache, prefill, decode, around, loading)
+    loading = mapped + runtime.fixed
+    return Memory(weight_bytes(shape, scheme), cache, prefill, decode, runtime.fixed, loading)
 
 
 def check_numbers(context: int | None, batch: int, prefill_chunk: int = 0) -> None:

@@ -40,7 +40,7 @@ def llm_int8() -> Scheme:
         int8=True,
         cuda=Work(input=1, output=4),
         # Products, the scale of each and the scaled one, in 32 bit before the output is made.
-        cpu=Work(fixed=7e6, input=1, output=14),
+        cpu=Work(input=1, output=14),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -210,6 +211,11 @@ class EvalkitLM(TemplateLM):
                 found = self._generate(arguments, [seeds[index] for index in left]) if left else []
                 texts.update(zip(left, found, strict=True))
         return [texts[index] for index in range(len(requests))]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[Any, Any]:
+        """lm-eval's tokens as int32 arrays: as lists those of a large task are gigabytes."""
+        first, second = super()._encode_pair(context, continuation)
+        return np.asarray(first, dtype=np.int32), np.asarray(second, dtype=np.int32)
 
     def _loglikelihood_tokens(
         self, requests: list[EncodedRequest], disable_tqdm: bool = False, **kwargs: Any

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from evalkit.errors import DataError
 
-# Texts whose tokens are remembered: all choices of an item share one context.
-_REMEMBERED_TEXTS = 4096
+# Texts whose tokens are remembered: the choices of an item, asked in a row, share one context.
+_REMEMBERED_TEXTS = 64
 
 
 class TextEncoder:

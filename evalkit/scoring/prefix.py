@@ -26,7 +26,7 @@ from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.engine import is_out_of_memory
 from evalkit.scoring.head import Forward
 from evalkit.scoring.prefix_cache import KeyValues, extending, recording
-from evalkit.scoring.prefix_tree import Node, Tokens, build_tree
+from evalkit.scoring.prefix_tree import Node, TokenIds, Tokens, build_tree
 
 # Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
 # the batch has reached this part of the budget: padding costs less than many small batches.
@@ -97,7 +97,7 @@ class PrefixRunner:
 
     def run(
         self,
-        sequences: Sequence[Sequence[int]],
+        sequences: Sequence[TokenIds],
         *,
         done: Collection[int] = (),
         reserve: int | None = None,

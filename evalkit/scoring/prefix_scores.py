@@ -13,7 +13,7 @@ from torch import Tensor
 from evalkit.errors import DataError
 from evalkit.scoring.head import Forward
 from evalkit.scoring.prefix import PrefixRunner, Step
-from evalkit.scoring.prefix_tree import Node
+from evalkit.scoring.prefix_tree import Node, TokenIds, Tokens
 
 # Logits of one head call: below 32 MiB the C library reuses a block, larger ones are mapped and
 # zeroed anew. Fewer rows would leave the head bound by reading its weights.
@@ -36,25 +36,25 @@ class Score:
 class Request:
     """Tokens to score after a context, both non-empty."""
 
-    context: Sequence[int]
-    continuation: Sequence[int]
+    context: TokenIds
+    continuation: TokenIds
 
-    def fitted(self, max_length: int) -> tuple[list[int], list[int], bool]:
+    def fitted(self, max_length: int) -> tuple[Tokens, Tokens, bool]:
         """The tokens to run, the tokens to predict with the last of them, whether it was cut.
 
         A context that is too long loses tokens from the left (as in lm-eval's own backend).
         Raises DataError when the continuation alone is longer than `max_length`.
         """
-        if not self.context or not self.continuation:
+        if not len(self.context) or not len(self.continuation):
             raise DataError("a context or continuation has no tokens: it cannot be scored")
         if len(self.continuation) > max_length:
             raise DataError(
                 f"a continuation of {len(self.continuation)} tokens is longer than the model's "
                 f"context of {max_length}: take a model with a longer one"
             )
-        tokens = [*self.context, *self.continuation]
+        tokens = np.concatenate([self.context, self.continuation]).astype(np.int32)
         kept = tokens[-(max_length + 1) :]
-        return kept[:-1], list(self.continuation), len(kept) < len(tokens)
+        return kept[:-1], tokens[len(self.context) :], len(kept) < len(tokens)
 
 
 def score_requests(
@@ -104,7 +104,7 @@ class _Wanted:
 class _Sums:
     """What has been scored so far of every request."""
 
-    def __init__(self, targets: list[list[int]], lengths: list[int]) -> None:
+    def __init__(self, targets: list[Tokens], lengths: list[int]) -> None:
         self.targets = targets
         self.first = [n - len(t) for n, t in zip(lengths, targets, strict=True)]
         self.left = np.asarray([len(t) for t in targets])

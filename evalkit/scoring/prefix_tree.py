@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
+TokenIds = Sequence[int] | Tokens
 
 # A shared part is worth a forward pass of its own when it saves this many tokens, and this part of
 # the tokens that the sequences below it would cost apart.
@@ -58,7 +59,7 @@ class _Span:
     siblings: list[Node]
 
 
-def build_tree(sequences: Mapping[int, Sequence[int]], *, share: bool = True) -> list[Node]:
+def build_tree(sequences: Mapping[int, TokenIds], *, share: bool = True) -> list[Node]:
     """The roots of a prefix tree over `sequences`; equal sequences become one node.
 
     Args:

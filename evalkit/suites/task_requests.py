@@ -23,6 +23,7 @@ from evalkit.store.files import replacing
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 
 SCHEMA = "evalkit.task_requests/1"
+_ROWS_AT_ONCE = 256
 _ITEM = pa.schema(
     [
         ("doc_id", pa.int32()),
@@ -157,7 +158,8 @@ class TaskRequests:
             if head.pop("schema") != SCHEMA:
                 raise StoreError(f"{path} is not of the schema {SCHEMA}; run again with --fresh")
             kept = head.pop("id")
-            items = tuple(_item(row) for row in table.to_pylist())
+            parts = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+            items = tuple(_item(row) for part in parts for row in part.to_pylist())
             requests = cls(**{**head, "notes": tuple(head["notes"]), "items": items})
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             line = (str(error) or type(error).__name__).splitlines()[0]

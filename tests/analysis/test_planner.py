@@ -236,13 +236,6 @@ def test_an_untied_embedding_is_not_read_and_experts_in_part() -> None:
     assert read_bytes(mixture, FP16, 1000) == pytest.approx(whole)
 
 
-def test_around_the_tensors_are_the_runtime_and_the_library_of_the_kernels() -> None:
-    assert memory(PHI, FP16, 1, 512, runtime=CPU).runtime == CPU.fixed
-    bound = dataclasses.replace(FP16, cpu=Work(fixed=15e6))
-    assert memory(PHI, bound, 1, 512, runtime=CPU).runtime == CPU.fixed + 15e6
-    assert memory(PHI, bound, 1, 512).runtime == CUDA.fixed
-
-
 @pytest.mark.parametrize(
     ("context", "batch", "chunk", "words"),
     [
