@@ -17,7 +17,6 @@ from evalkit.errors import UsageError
 from evalkit.running import lm_eval_entry
 from evalkit.running.lm_eval_model import EvalkitModel
 
-ROOT = Path(__file__).resolve().parents[2]
 TASK = """
 task: colours
 dataset_path: json
@@ -103,13 +102,6 @@ def test_lm_evals_command_line_knows_evalkit(checkpoint: Path, tmp_path: Path) -
     data = tmp_path / "items.jsonl"
     data.write_text("".join(json.dumps(item) + "\n" for item in items))
     (tmp_path / "colours.yaml").write_text(TASK.replace("DATA", str(data)))
-    # What installing the package records, for test runs from a checkout alone.
-    entry = tmp_path / "entry" / "entry-0.dist-info"
-    entry.mkdir(parents=True)
-    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: entry\nVersion: 0\n")
-    (entry / "entry_points.txt").write_text(
-        "[torch.backends]\nevalkit = evalkit.running.lm_eval_entry:register\n"
-    )
     arguments = [
         "--model", "evalkit", "--device", "cpu", "--include_path", str(tmp_path),
         "--model_args", f"pretrained={checkpoint},variant=fp32,out={tmp_path / 'store'}",
@@ -119,7 +111,6 @@ def test_lm_evals_command_line_knows_evalkit(checkpoint: Path, tmp_path: Path) -
         [sys.executable, "-m", "lm_eval", *arguments],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(entry.parent), str(ROOT)]),
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(tmp_path / "cache"),
         },
