@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from lm_eval.api.instance import Instance
 
 from evalkit.backends import parse_variant, spec_of
 from evalkit.errors import unknown
@@ -32,10 +35,15 @@ _ENGINE_OPTIONS = {
     "chat_template_args",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 
 class EvalkitModel(EvalkitLM):
-    """`EvalkitLM` made from words; quantized checkpoints are kept in the store and reused."""
+    """`EvalkitLM` made from words; quantized checkpoints are kept in the store and reused.
+
+    lm-eval asks the requests of all tasks together. They are answered task by task, as in `evalkit
+    compare`: in LLM.int8() answers depend on what is batched together.
+    """
 
     def __init__(
         self,
@@ -103,6 +111,38 @@ class EvalkitModel(EvalkitLM):
         _log.info("%s of %s runs on %s", job.variant.text, pretrained, loaded.kernel)
         for note in loaded.notes:
             _log.info(note)
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """See EvalkitLM."""
+        ask = super().loglikelihood
+        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """See EvalkitLM."""
+        ask = super().loglikelihood_rolling
+        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """See EvalkitLM."""
+        ask = super().generate_until
+        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+
+
+def _by_task(
+    ask: Callable[[list[Instance]], list[Answer]], requests: list[Instance]
+) -> list[Answer]:
+    """The answers in the order of `requests`, asked task by task."""
+    tasks: dict[str | None, list[int]] = defaultdict(list)
+    for index, request in enumerate(requests):
+        tasks[request.task_name].append(index)
+    answers: dict[int, Answer] = {}
+    for members in tasks.values():
+        answers.update(zip(members, ask([requests[i] for i in members]), strict=True))
+    return [answers[index] for index in range(len(requests))]
 
 
 def _word(value: Any) -> str:

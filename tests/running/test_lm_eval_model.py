@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model, model_registry
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evalkit.errors import UsageError
 from evalkit.running import lm_eval_entry
 from evalkit.running.lm_eval_model import EvalkitModel
+from evalkit.scoring.lm_eval import EvalkitLM
 
 TASK = """
 task: colours
@@ -129,3 +132,26 @@ def test_lm_evals_command_line_knows_evalkit(checkpoint: Path, tmp_path: Path) -
         )
         logged = [float(answer[0][0]) for answer in sample["resps"]]
         assert logged == pytest.approx([value for value, _ in own], abs=1e-5)
+
+
+def test_requests_of_several_tasks_are_answered_task_by_task(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = EvalkitModel(str(checkpoint), "fp32", device="cpu", out=str(tmp_path))
+    pairs = [("the sky is", " blue"), ("the grass is", " green"), ("the sky is", " red")]
+    requests = [
+        Instance("loglikelihood", {}, pair, 0, metadata=(task, 0, 1))
+        for pair, task in zip(pairs, ("one", "two", "one"), strict=True)
+    ]
+    whole = [lm.loglikelihood([request])[0] for request in requests]
+    asked: list[list[str | None]] = []
+    own = EvalkitLM.loglikelihood
+
+    def noted(self: EvalkitLM, given: list[Instance], disable_tqdm: bool = False) -> Any:
+        asked.append([request.task_name for request in given])
+        return own(self, given, disable_tqdm)
+
+    monkeypatch.setattr(EvalkitLM, "loglikelihood", noted)
+    found = lm.loglikelihood(requests)
+    assert asked == [["one", "one"], ["two"]]
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in whole], abs=1e-5)
