@@ -131,6 +131,7 @@ def kill_repeatedly(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_forty_moments(case: Case, undisturbed: Any) -> None:
     kill_repeatedly(case, undisturbed, "many", 40)
 
@@ -142,6 +143,7 @@ def race(case: Case, values: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_races(case: Case, undisturbed: Any) -> None:
     for number in range(20):
         race(case, undisturbed[0], f"race-{number}")
