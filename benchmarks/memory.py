@@ -50,7 +50,7 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
     variant = parse_variant(words)
     backend = plugins.load("backends", variant.backend)
     backend.prepare()
-    before = level_before_loading()
+    before = level_before_loading("cpu")
     peaks = {}
 
     def phase(name: str) -> None:
@@ -77,14 +77,14 @@ def measure(source: Path, words: str, batch: int, context: int, threads: int) ->
     return peaks
 
 
-def quantize(source: Path, words: str, made: Path) -> None:
+def quantize(source: Path, words: str, made: str) -> None:
     """Write the quantized checkpoint that `evalkit compare` would load."""
     from evalkit import plugins
     from evalkit.backends import parse_variant
 
     variant = parse_variant(words)
-    made.mkdir()
-    plugins.load("backends", variant.backend).quantize(source, variant, made, "cpu")
+    Path(made).mkdir()
+    plugins.load("backends", variant.backend).quantize(source, variant, Path(made), "cpu")
 
 
 def predict(source: Path, words: str, batch: int, context: int) -> dict[str, float]:
@@ -146,8 +146,6 @@ def run_child(given: str) -> None:
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
 
     task, source, words, *more = json.loads(given)
-    if task == "quantize":
-        more = [Path(more[0])]
     print(json.dumps(TASKS[task](Path(source), words, *more)))
 
 

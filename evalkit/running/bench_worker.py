@@ -90,7 +90,7 @@ def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
     source, _ = prepare_source(Store(job.store), job, send)
     backend = plugins.load("backends", job.variant.backend)
     getattr(backend, "prepare", lambda: None)()
-    meter = PeakMeter(job.device, level_before_loading() if job.device == "cpu" else 0)
+    meter = PeakMeter(job.device, level_before_loading(job.device))
     send(Event(job.variant.label, "loading"))
     loaded = load_variant(job, source)
     weights = {name: float(size) for name, size in weight_bytes(loaded.model).items()}

@@ -103,9 +103,9 @@ def run_shards(
         waiting = set(todo)
         running: dict[Any, int] = {}
         while waiting or running:
-            open_ = waiting | set(running.values())
+            open_, slots = waiting | set(running.values()), _slots(ray, device)
             for index in sorted(waiting):
-                if len(running) < _slots(ray, device) and open_.isdisjoint(found[index].after):
+                if len(running) < slots and open_.isdisjoint(found[index].after):
                     waiting.remove(index)
                     running[task.remote(found[index].job, run, events)] = index
             ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)

@@ -35,7 +35,7 @@ _ENGINE_OPTIONS = {
     "chat_template_args",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 
 class EvalkitModel(EvalkitLM):
@@ -116,32 +116,31 @@ class EvalkitModel(EvalkitLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """See EvalkitLM."""
-        ask = super().loglikelihood
-        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+        return _by_task(super().loglikelihood, requests, disable_tqdm)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """See EvalkitLM."""
-        ask = super().loglikelihood_rolling
-        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+        return _by_task(super().loglikelihood_rolling, requests, disable_tqdm)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """See EvalkitLM."""
-        ask = super().generate_until
-        return _by_task(lambda own: ask(own, disable_tqdm), requests)
+        return _by_task(super().generate_until, requests, disable_tqdm)
 
 
 def _by_task(
-    ask: Callable[[list[Instance]], list[Answer]], requests: list[Instance]
-) -> list[Answer]:
+    ask: Callable[[list[Instance], bool], list[_Answer]],
+    requests: list[Instance],
+    disable_tqdm: bool,
+) -> list[_Answer]:
     """The answers in the order of `requests`, asked task by task."""
     tasks: dict[str | None, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
         tasks[request.task_name].append(index)
-    answers: dict[int, Answer] = {}
+    answers: dict[int, _Answer] = {}
     for members in tasks.values():
-        answers.update(zip(members, ask([requests[i] for i in members]), strict=True))
+        answers.update(zip(members, ask([requests[i] for i in members], disable_tqdm), strict=True))
     return [answers[index] for index in range(len(requests))]
 
 

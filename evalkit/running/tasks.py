@@ -53,10 +53,7 @@ def measure_task(
     measured: list[Measurement] = []
     for task in found.tasks:
         requests, prompts = _requests(store, job, chosen, task, tokenizer)
-        try:
-            measured += asking.scores(task, requests, prompts)
-        except DataError as error:
-            raise DataError(f"{task.name}: {error}") from error
+        measured += asking.scores(task, requests, prompts)
     return [*measured, _marker(found, asking.notes)]
 
 
@@ -103,7 +100,10 @@ class _Asking:
         """Ask, score and store one task."""
         folder = self.store.raw(self.run.id)
         lm = self._model(self.job.settings.batch_tokens)
-        answers = answer_requests(requests, lm, folder, advance=self._advance(task.name))
+        try:
+            answers = answer_requests(requests, lm, folder, advance=self._advance(task.name))
+        except DataError as error:
+            raise DataError(f"{task.name}: {error}") from error
         records = score_answers(task, requests, answers)
         table = folder / f"samples-{task.name.replace('/', '_')}.parquet"
         records.save(table)

@@ -59,7 +59,7 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     label = job.variant.label
     source, seconds = prepare_source(store, job, send)
     getattr(plugins.load("backends", job.variant.backend), "prepare", _nothing)()
-    before = level_before_loading() if job.device == "cpu" else 0
+    before = level_before_loading(job.device)
     send(Event(label, "loading"))
     start = time.perf_counter()
     loaded = load_variant(job, source)

@@ -34,7 +34,6 @@ from evalkit.scoring.prefix import Budget, PrefixRunner
 from evalkit.scoring.prefix_scores import Request, Score, score_requests
 
 _SAMPLE_TOKENS = 16
-_QUOTED = 40
 
 Answer = tuple[float, bool] | float | str
 EncodedRequest = tuple[tuple[str, str], list[int], list[int]]
@@ -226,9 +225,9 @@ class EvalkitLM(TemplateLM):
         def scored(index: int, score: Score) -> None:
             self._tell("loglikelihood", requests[index][0], (score.log_likelihood, score.greedy))
 
-        for (_, words), _, continuation in requests:
-            self._check_fits(words, continuation)
-        pairs = [Request(context, continuation) for _, context, continuation in requests]
+        pairs = [
+            Request(context, continuation, text) for (_, text), context, continuation in requests
+        ]
         with self._progress("loglikelihood", len(requests) - len(known), disable_tqdm):
             scores = self._score(pairs, known, scored)
         return [(score.log_likelihood, score.greedy) for score in scores]
@@ -249,14 +248,6 @@ class EvalkitLM(TemplateLM):
         )
         self.truncated += cut
         return scores
-
-    def _check_fits(self, words: str, continuation: Sequence[int]) -> None:
-        if len(continuation) > self._max_length:
-            raise DataError(
-                f"the continuation {words[:_QUOTED].strip()!r}… has {len(continuation)} tokens, the"
-                f" model's context is {self._max_length}: take a model with a longer one, or a"
-                " --limit that ends before this item"
-            )
 
     def _windows(self, text: str) -> list[Request]:
         tokens = self.tok_encode(text)

@@ -19,6 +19,7 @@ from evalkit.scoring.prefix_tree import Node, TokenIds, Tokens
 # zeroed anew. Fewer rows would leave the head bound by reading its weights.
 _LOGITS_AT_ONCE = 6 * 2**20
 _ROWS_AT_ONCE = 64
+_QUOTED = 40
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens to score after a context, both non-empty."""
+    """Tokens to score after a context, both non-empty; `text` is the continuation's."""
 
     context: TokenIds
     continuation: TokenIds
+    text: str = ""
 
     def fitted(self, max_length: int) -> tuple[Tokens, Tokens, bool]:
         """The tokens to run, the tokens to predict with the last of them, whether it was cut.
@@ -49,8 +51,9 @@ class Request:
             raise DataError("a context or continuation has no tokens: it cannot be scored")
         if len(self.continuation) > max_length:
             raise DataError(
-                f"a continuation of {len(self.continuation)} tokens is longer than the model's "
-                f"context of {max_length}: take a model with a longer one"
+                f"the continuation {self.text[:_QUOTED].strip()!r}… has {len(self.continuation)}"
+                f" tokens, the model's context is {max_length}: take a model with a longer one, or"
+                " a --limit that ends before this item"
             )
         tokens = np.concatenate([self.context, self.continuation]).astype(np.int32)
         kept = tokens[-(max_length + 1) :]

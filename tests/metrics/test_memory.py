@@ -16,7 +16,7 @@ from evalkit.metrics.memory import PeakMeter, level_before_loading, unfragmented
 MIB = 2**20
 torch.ones(MIB)
 with unfragmented():
-    meter = PeakMeter("cpu", level_before_loading())
+    meter = PeakMeter("cpu", level_before_loading("cpu"))
     meter.reset()
     {work}
 print(meter.main())
