@@ -66,6 +66,11 @@ CASES = [
     (["fp16", "--suite", "demi"], "unknown suite 'demi'", "did you mean 'demo'"),
     (["fp16", "--out", "{root}/good.txt"], "is a file", "--out"),
     (["fp16", "--limit", "many"], "--limit", ""),
+    (["fp16", "--convention", "gtpq", "--context", "64"], "'gtpq'", "did you mean 'gptq'"),
+    (["fp16", "--context", "0"], "--context 0", "at least 1"),
+    (["fp16", "--limit", "0"], "--limit 0", "at least 1"),
+    (["fp16", "--shots", "-1"], "--shots -1", "at least 0"),
+    (["fp16", "--batch-tokens", "0"], "--batch-tokens 0", "at least 1"),
     (["fp16", "--txet", "x"], "--txet", "--text"),
 ]  # fmt: skip
 

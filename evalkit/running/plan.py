@@ -98,6 +98,7 @@ def make_plan(request: Request) -> ComparePlan:
     """Resolve every word of `request`; raises UsageError, DataError or ModelError in one line."""
     if request.data is None and os.environ.get("EVALKIT_DATA"):
         request = dataclasses.replace(request, data=Path(os.environ["EVALKIT_DATA"]))
+    _check_numbers(request)
     variants = _baseline_first(request)
     margin = parse_margin(request.margin)
     device = resolve_device(request.device)
@@ -203,8 +204,10 @@ def choose_suite(
     )
     convention = request.convention or (preset.convention if preset else "lm-eval")
     limit = int(checkpoint.config.get("max_position_embeddings") or 0) or None
-    context = request.context or (preset.context if preset else None)
-    context = min(context or default_context(convention), limit or 10**9)
+    context = default_context(convention)
+    if preset and preset.context:
+        context = preset.context
+    context = min(request.context or context, limit or 10**9)
     if request.context and limit and request.context > limit:
         raise UsageError(
             f"--context {request.context} is beyond the model's {limit} positions: give at most"
@@ -221,6 +224,15 @@ def choose_suite(
         seed=request.seed,
     )
     return suite, tuple(sources), texts
+
+
+def _check_numbers(request: Request) -> None:
+    """Raise UsageError for a number that means nothing."""
+    for name, least in (("limit", 1), ("shots", 0), ("context", 1), ("batch_tokens", 1)):
+        value = getattr(request, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {value}: give at least {least}, or leave it out")
 
 
 def _baseline_first(request: Request) -> tuple[Variant, ...]:
