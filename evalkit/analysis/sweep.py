@@ -18,6 +18,8 @@ from scipy.special import stdtrit
 MORE, GAIN = 1.25, 1.05
 UNSTEADY = 0.1
 CONFIDENCE = 0.95
+# "Faster" and "slower" are said at this confidence, of differences larger than this.
+CERTAIN, CLEAR = 0.99, 1.05
 
 
 def gain(before: tuple[int, float], after: tuple[int, float]) -> float:
@@ -78,9 +80,24 @@ def ratio(rounds: Sequence[float], baseline: Sequence[float]) -> tuple[float, fl
     return math.exp(statistics.mean(pairs)), math.exp(low), math.exp(high)
 
 
-def _log_interval(values: Sequence[float]) -> tuple[float, float]:
+def verdict(rounds: Sequence[float], baseline: Sequence[float]) -> str:
+    """Whether a variant is "faster" or "slower" than the baseline; "" where that is not certain.
+
+    The 99 % interval of the ratio, paired by round, must lie wholly beyond 5 %: by less, two
+    processes of one variant differ too (placement in memory, clock).
+    """
+    pairs = [math.log(a / b) for a, b in zip(rounds, baseline, strict=False)]
+    if len(pairs) < 2:
+        return ""
+    low, high = _log_interval(pairs, CERTAIN)
+    if low > math.log(CLEAR):
+        return "faster"
+    return "slower" if high < -math.log(CLEAR) else ""
+
+
+def _log_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     count = len(values)
-    half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * statistics.stdev(values) / count**0.5
+    half = stdtrit(count - 1, (1 + confidence) / 2) * statistics.stdev(values) / count**0.5
     middle = statistics.mean(values)
     return middle - float(half), middle + float(half)
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from evalkit.analysis.sweep import ratio
+from evalkit.analysis.sweep import CERTAIN, CLEAR, ratio, verdict
 from evalkit.bench_records import Bench, BenchPoint, MachineRates, MemoryUse, Soak
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
@@ -139,7 +139,9 @@ def remarks(bench: Bench) -> list[str]:
     found += [f"note: {numbers.clean(note)}" for note in bench.notes]
     found.append(
         "speed: median of all repetitions' tokens/s, all sequences together, ± half of the 95 %"
-        " interval over rounds; × : over the first variant, paired by round, with its interval;"
+        " interval over rounds; × : over the first variant, paired by round, with its interval,"
+        f" called faster or slower where that is certain at {CERTAIN:.0%} and by more than"
+        f" {CLEAR - 1:.0%};"
         " bandwidth and arithmetic: bytes read and operations done over the machine's measured"
         " rates"
     )
@@ -205,7 +207,8 @@ def _speed(point: BenchPoint, baseline: BenchPoint | None) -> str:
     if found is None:
         return text
     middle, low, high = found
-    return f"{text}, {numbers.times(middle)} [{low:.2f}, {high:.2f}]"
+    text += f", {numbers.times(middle)} [{low:.2f}, {high:.2f}]"
+    return f"{text} {verdict(point.rounds, baseline.rounds)}".rstrip()
 
 
 def _milliseconds(value: float | None) -> str:

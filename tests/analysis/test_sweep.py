@@ -55,23 +55,32 @@ def test_the_knee_is_five_percent_for_a_quarter_more() -> None:
 
 def test_intervals_cover_and_a_variant_is_not_faster_than_itself() -> None:
     generator = random.Random(0)
-    covered = agree = faster = 0
+    covered = agree = called = faster = 0
     repeats = 1000
     for _ in range(repeats):
         runs = [[100 * math.exp(generator.gauss(0, 0.04)) for _ in range(5)] for _ in range(2)]
         bounds = [sweep.interval(run) for run in runs]
         covered += bounds[0][0] <= 100 <= bounds[0][1]
         agree += bounds[0][0] <= bounds[1][1] and bounds[1][0] <= bounds[0][1]
-        _, low, high = sweep.ratio(*runs)
-        faster += low > 1 or high < 1
+        called += sweep.verdict(*runs) != ""
+        faster += sweep.verdict([1.3 * value for value in runs[0]], runs[1]) == "faster"
     assert 0.93 <= covered / repeats <= 0.97
     assert agree / repeats >= 0.95
-    assert faster / repeats <= 0.07
+    assert called / repeats <= 0.002
+    assert faster / repeats >= 0.9
+
+
+def test_a_clear_difference_is_called_by_its_direction() -> None:
+    rounds, slower = [100.0, 101.0, 99.0, 100.0], [80.0, 81.0, 79.5, 80.0]
+    assert sweep.verdict(rounds, slower) == "faster"
+    assert sweep.verdict(slower, rounds) == "slower"
+    assert sweep.verdict([103.0, 104.0, 102.0, 103.0], rounds) == ""
 
 
 def test_one_round_has_no_interval() -> None:
     assert sweep.interval([3.0]) is None
     assert sweep.ratio([3.0], [3.0]) is None
+    assert sweep.verdict([6.0], [3.0]) == ""
 
 
 def test_percentiles_lie_between_neighbours() -> None:
