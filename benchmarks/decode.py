@@ -8,17 +8,19 @@ environment (`pip install llama-cpp-python gguf`), named by --llama-python.
 Goals: evalkit at least 2 times as fast as transformers' eager generate, at least 0.8 times as
 fast as llama.cpp at equal bit width.
 
-    python benchmarks/decode.py [--llama-python PATH] [--repetitions 5] [--tokens 64]
+    python benchmarks/decode.py [--llama-python PATH] [--repetitions 5] [--tokens 128]
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,16 +52,24 @@ def prompt_ids() -> torch.Tensor:
 
 
 def load(source: Path, words: str, folder: Path) -> Any:
-    """The variant's model; GPTQ quantizes with samples of random ids, as text has no meaning."""
+    """The variant's model; one that needs calibration is quantized in a process of its own."""
     variant = parse_variant(words)
-    backend = plugins.load("backends", variant.backend)
     if spec_of(variant).needs_calibration:
         made = folder / words.replace("@", "-")
-        samples = torch.randint(3, 32000, (16, 128), generator=torch.Generator().manual_seed(0))
         made.mkdir()
-        backend.quantize(source, variant, made, "cpu", samples.tolist())
+        # Threads that quantizing leaves behind would take turns with those that decode.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            pool.submit(quantize, source, words, made).result()
         source = made
-    return backend.load(source, variant, "cpu").model
+    return plugins.load("backends", variant.backend).load(source, variant, "cpu").model
+
+
+def quantize(source: Path, words: str, made: Path) -> None:
+    """Write the quantized checkpoint; samples are random ids, as text has no meaning here."""
+    variant = parse_variant(words)
+    samples = torch.randint(3, 32000, (16, 128), generator=torch.Generator().manual_seed(0))
+    backend = plugins.load("backends", variant.backend)
+    backend.quantize(source, variant, made, "cpu", samples.tolist())
 
 
 def engine_run(model: Any, name: str, tokens: int) -> Callable[[], Any]:
@@ -168,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-python", default="")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--variants", default=";".join(VARIANTS), help="separated by ;")
     parser.add_argument("--engines", default="eager,compile")
     options = parser.parse_args()

@@ -9,12 +9,14 @@ and replays it; `compile` lets torch.compile fuse the step. All three make the s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
 
 from evalkit.errors import VariantError
 
@@ -62,11 +64,21 @@ class Eager:
 
 
 class _Static:
-    """A cache of `length` positions that stays in place, for steps that are recorded once."""
+    """A cache of `length` positions that stays in place, for steps that are recorded once.
+
+    `repeats` is False where a step differs from the next in more than tensors: a layer with a
+    window smaller than `length` counts its tokens in Python.
+    """
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         self.model = model
         self.cache = StaticCache(config=model.config.get_text_config(), max_cache_len=length)
+        # A window as large as the cache bounds nothing.
+        self.cache.layers = [
+            StaticLayer(length) if layer.is_sliding and layer.max_cache_len == length else layer
+            for layer in self.cache.layers
+        ]
+        self.repeats = not any(layer.is_sliding for layer in self.cache.layers)
 
     def start(self, ids: Tensor) -> Tensor:
         """Read the prompts; see Engine."""
@@ -81,18 +93,27 @@ class _Static:
 
 
 class Compiled(_Static):
-    """One step compiled by torch.compile."""
+    """One step compiled by torch.compile; on a CPU the compiled step is recorded and replayed."""
 
     name = "compile"
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         super().__init__(model, length)
-        mode = "reduce-overhead" if model.device.type == "cuda" else None
-        self._step = torch.compile(self._forward, mode=mode, dynamic=False)
+        self._step: Callable[[Tensor], Tensor]
+        if model.device.type == "cpu" and self.repeats:
+            from evalkit.scoring.fused_step import FusedStep
+
+            self._step = FusedStep(self._whole_step)
+        else:
+            mode = "reduce-overhead" if model.device.type == "cuda" else None
+            self._step = torch.compile(self._whole_step, mode=mode, dynamic=False)
+
+    def _whole_step(self, tokens: Tensor) -> Tensor:
+        return _next(self._forward(tokens))
 
     def step(self, tokens: Tensor) -> Tensor:
         """One compiled step; see Engine."""
-        return _next(self._step(tokens)).clone()
+        return self._step(tokens).clone()
 
 
 class Graphed(_Static):
@@ -102,6 +123,8 @@ class Graphed(_Static):
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         super().__init__(model, length)
+        if not self.repeats:
+            raise VariantError("a layer's window is smaller than the context")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tokens = torch.empty(0)
         self._made = torch.empty(0)
