@@ -71,28 +71,27 @@ def interval(rounds: Sequence[float]) -> tuple[float, float] | None:
     return math.exp(low), math.exp(high)
 
 
-def ratio(rounds: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float] | None:
-    """Speed over the baseline's with its 95 % interval, paired by round; None for one round."""
+def ratio(
+    rounds: Sequence[float], baseline: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float] | None:
+    """Speed over the baseline's with its interval, paired by round; None for one round."""
     pairs = [math.log(a / b) for a, b in zip(rounds, baseline, strict=False)]
     if len(pairs) < 2:
         return None
-    low, high = _log_interval(pairs)
+    low, high = _log_interval(pairs, confidence)
     return math.exp(statistics.mean(pairs)), math.exp(low), math.exp(high)
 
 
 def verdict(rounds: Sequence[float], baseline: Sequence[float]) -> str:
     """Whether a variant is "faster" or "slower" than the baseline; "" where that is not certain.
 
-    The 99 % interval of the ratio, paired by round, must lie wholly beyond 5 %: by less, two
-    processes of one variant differ too (placement in memory, clock).
+    The 99 % interval of the ratio must lie wholly beyond 5 %: by less, two processes of one
+    variant differ too (placement in memory, clock).
     """
-    pairs = [math.log(a / b) for a, b in zip(rounds, baseline, strict=False)]
-    if len(pairs) < 2:
-        return ""
-    low, high = _log_interval(pairs, CERTAIN)
-    if low > math.log(CLEAR):
+    _, low, high = ratio(rounds, baseline, CERTAIN) or (1.0, 1.0, 1.0)
+    if low > CLEAR:
         return "faster"
-    return "slower" if high < -math.log(CLEAR) else ""
+    return "slower" if high < 1 / CLEAR else ""
 
 
 def _log_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""INT8 and INT4 by torchao: tensor subclasses whose products torch.compile fuses on CUDA.
+"""INT8 and INT4 by torchao: tensor subclasses whose products torch.compile fuses.
 
 INT8 has one scale a row; weight-only INT8 multiplies 16-bit activations, the dynamic form
 quantizes each token's activations too. INT4 has a scale and a zero point for a group of inputs and

@@ -181,7 +181,7 @@ class _Session:
         seconds = [[one.seconds for one in side] for side in (plain, drafted)]
         # Behind the prompt's own pass, whose token both have for nothing.
         made = sum(len(one.tokens) - 1 for one in drafted)
-        speedup = ratio(*seconds)
+        speedup = ratio(seconds[0], seconds[1])
         differing = [i for i, (a, b) in enumerate(pairs) if a.tokens != b.tokens]
         return Speculation(
             target=self.work.target.variant.label,

@@ -66,8 +66,8 @@ class Eager:
 class _Static:
     """A cache of `length` positions that stays in place, for steps that are recorded once.
 
-    `repeats` is False where a step differs from the next in more than tensors: a layer with a
-    window smaller than `length` counts its tokens in Python.
+    `repeats` is False where a step may differ from the next in more than tensors: a layer with a
+    window smaller than `length`, for one, counts its tokens in Python.
     """
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
@@ -75,10 +75,10 @@ class _Static:
         self.cache = StaticCache(config=model.config.get_text_config(), max_cache_len=length)
         # A window as large as the cache bounds nothing.
         self.cache.layers = [
-            StaticLayer(length) if layer.is_sliding and layer.max_cache_len == length else layer
-            for layer in self.cache.layers
+            StaticLayer(length) if slides and layer.max_cache_len == length else layer
+            for layer, slides in zip(self.cache.layers, self.cache.is_sliding, strict=True)
         ]
-        self.repeats = not any(layer.is_sliding for layer in self.cache.layers)
+        self.repeats = all(type(layer) is StaticLayer for layer in self.cache.layers)
 
     def start(self, ids: Tensor) -> Tensor:
         """Read the prompts; see Engine."""
@@ -124,7 +124,7 @@ class Graphed(_Static):
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         super().__init__(model, length)
         if not self.repeats:
-            raise VariantError("a layer's window is smaller than the context")
+            raise VariantError("a layer's cache is no plain one (a window below the context, say)")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tokens = torch.empty(0)
         self._made = torch.empty(0)

@@ -68,7 +68,7 @@ def test_a_step_that_torch_cannot_make_one_graph_of_is_not_replayed() -> None:
 
 def test_a_window_smaller_than_the_context_is_not_replayed() -> None:
     model = scoring_models.build("gemma-2")
-    with pytest.raises(VariantError, match="graph does not run this model: a layer's window is"):
+    with pytest.raises(VariantError, match="graph does not run this model: a layer's cache is no"):
         prepare_engine("graph", model, prompts(1), 20)
 
 
