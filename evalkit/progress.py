@@ -57,7 +57,7 @@ def live(show: bool | None = None) -> Iterator[Listener]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+        TextColumn("{task.fields[count]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not visible) as bars:
@@ -72,10 +72,14 @@ def live(show: bool | None = None) -> Iterator[Listener]:
                 for task in current.values():
                     bars.update(task, visible=False)
                 text = escape(clean(f"{event.variant} · {event.stage}"))
-                current[key] = bars.add_task(
-                    text, total=event.total or None, unit=escape(clean(event.unit))
-                )
-            bars.update(current[key], completed=event.done, total=event.total or None)
+                current[key] = bars.add_task(text, total=None, count="")
+            count = f"{event.done:,.0f}/{event.total:,.0f} {clean(event.unit)}"
+            bars.update(
+                current[key],
+                completed=event.done,
+                total=event.total or None,
+                count=escape(count) if event.total else "",
+            )
 
         yield listen
     sys.stderr.flush()

@@ -109,3 +109,11 @@ def test_in_a_notebook_one_bar_is_rewritten_and_taken_away(monkeypatch: pytest.M
     assert '<progress max="10" value="5">' in shown[0]
     assert "<progress" not in shown[-1]
     assert "note &lt;script&gt;" in shown[-1]
+
+
+def test_bars_show_stages_that_have_no_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with live(show=True) as listener:
+        listener(Event("bench", "measuring the machine"))
+        listener(Event("int4", "scoring", 500, 1000, "tokens"))
+        listener(Event("int4", "loading"))
+    assert "Traceback" not in capsys.readouterr().err
