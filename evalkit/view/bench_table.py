@@ -140,8 +140,8 @@ def remarks(bench: Bench) -> list[str]:
     found.append(
         "speed: median of all repetitions' tokens/s, all sequences together, ± half of the 95 %"
         " interval over rounds; × : over the first variant, paired by round, with its interval,"
-        f" called faster or slower where that is certain at {CERTAIN:.0%} and by more than"
-        f" {CLEAR - 1:.0%};"
+        f" called faster or slower where that is certain at {100 * CERTAIN:.0f} % and by more than"
+        f" {100 * (CLEAR - 1):.0f} %;"
         " bandwidth and arithmetic: bytes read and operations done over the machine's measured"
         " rates"
     )
