@@ -3,8 +3,9 @@
 One comparison of the demo model is measured part by part, each part in a process of its own as a
 Ray worker runs it. The same parts, with the same order between them (`evalkit.running.cluster`),
 are then scheduled for many models on many workers: a free worker takes the first part that may
-start. Assumed: workers are alike; a part takes as long on any of them; the store and the start of
-a process cost the same however many work at once; no worker is lost.
+start. Assumed: workers are alike; a part takes as long on any of them and loads its model for
+itself; the store and the start of a process cost the same however many work at once; no worker is
+lost.
 
     python benchmarks/scale.py [--models 100]
 """

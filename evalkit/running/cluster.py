@@ -8,9 +8,11 @@ started again and goes on with what the store holds.
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,9 +90,9 @@ def run_shards(
 ) -> None:
     """Run the shards `todo` of `found` on the cluster, as many at once as it has GPUs or CPUs.
 
-    `run` measures one shard where it is called; `failed` records a shard whose worker was lost
-    more often than it is started again. Raises UsageError where there is no such cluster, and
-    InterruptedWorkError after Ctrl-C.
+    `run` measures shards of one variant where it is called; `failed` records those whose worker
+    was lost more often than it is started again. Raises UsageError where there is no such cluster,
+    and InterruptedWorkError after Ctrl-C.
     """
     if not todo:
         return
@@ -99,25 +101,58 @@ def run_shards(
         from ray.util.queue import Queue
 
         events = Queue(actor_options={"num_cpus": 0})
-        task = ray.remote(**_resources(device))(_run_shard)
+        task = ray.remote(**_resources(device))(_run_shards)
         waiting = set(todo)
-        running: dict[Any, int] = {}
+        running: dict[Any, list[int]] = {}
         while waiting or running:
-            open_, slots = waiting | set(running.values()), _slots(ray, device)
-            for index in sorted(waiting):
-                if len(running) < slots and open_.isdisjoint(found[index].after):
-                    waiting.remove(index)
-                    running[task.remote(found[index].job, run, events)] = index
+            slots = _slots(ray, device)
+            while len(running) < slots:
+                next_ = group(found, waiting, set().union(*running.values()), slots)
+                if not next_:
+                    break
+                waiting.difference_update(next_)
+                running[task.remote(_joined(found, next_), run, events)] = next_
             ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for event in events.get_nowait_batch(events.qsize()):
                 listener(event)
             for reference in ended:
-                job = found[running.pop(reference)].job
+                job = _joined(found, running.pop(reference))
                 try:
                     ray.get(reference)
                 except ray.exceptions.RayError as error:
                     failed(job, VariantError(f"its Ray worker was lost: {_first_line(error)}"))
         events.shutdown()
+
+
+def group(
+    found: Sequence[Shard], waiting: AbstractSet[int], running: AbstractSet[int], slots: int
+) -> list[int]:
+    """The shards of one variant that the next task runs, its model loaded once; [] where none can.
+
+    Groups shrink with the work that waits, so that slots end together (guided self-scheduling,
+    Polychronopoulos and Kuck 1987, IEEE Trans. Comput. C-36:1425). Where more than one slot could
+    take them up, a shard that others wait for ends its group. Shares of texts run by themselves:
+    they are long, and the more of them run at once the better.
+    """
+    most = math.ceil(len(waiting) / (2 * slots))
+    chosen: list[int] = []
+    for index in sorted(waiting):
+        shard = found[index]
+        others = waiting | running
+        if not (others - set(chosen)).isdisjoint(shard.after):
+            continue
+        if chosen and (shard.part.share or shard.job.variant != found[chosen[0]].job.variant):
+            continue
+        chosen.append(index)
+        awaited = slots > 1 and any(index in found[other].after for other in waiting)
+        if shard.part.share or awaited or len(chosen) >= most:
+            break
+    return chosen
+
+
+def _joined(found: Sequence[Shard], indices: Sequence[int]) -> VariantJob:
+    parts = tuple(found[index].part for index in indices)
+    return dataclasses.replace(found[indices[0]].job, parts=parts)
 
 
 def run_each(
@@ -141,7 +176,7 @@ def run_each(
                     yield index, VariantError(f"its Ray worker was lost: {_first_line(error)}")
 
 
-def _run_shard(job: VariantJob, run: RunVariant, events: Any) -> None:
+def _run_shards(job: VariantJob, run: RunVariant, events: Any) -> None:
     sent: dict[str, float] = {}
 
     def send(event: Event) -> None:

@@ -14,7 +14,7 @@ from evalkit.records import Comparison, Run, content_hash
 from evalkit.running import environment
 from evalkit.running.children import run_child
 from evalkit.running.gather import gather
-from evalkit.running.jobs import Part, VariantJob
+from evalkit.running.jobs import Kind, Part, VariantJob
 from evalkit.running.plan import ComparePlan
 from evalkit.running.states import failed_run, unfinished
 from evalkit.store.mirror import Mirror, mirrored
@@ -43,7 +43,7 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> None:
     for job in plan.jobs:
         refusal = plan.refused.get(job.variant.text, "")
         if failed_baseline and not refusal:
-            job = _without_texts(store, job, failed_baseline)  # noqa: PLW2901
+            job = _without(store, job, "texts", failed_baseline)  # noqa: PLW2901
         _run_variant(store, job, refusal, listener)
         if job.is_baseline:
             failed_baseline = _failure(store, job)
@@ -60,38 +60,35 @@ def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
     todo = [i for i, shard in enumerate(found) if unfinished(store, shard.job, shard.part)]
 
     def failed(job: VariantJob, error: EvalkitError) -> None:
-        store.save(failed_run(store, job, job.parts[0], error))
+        for part in job.parts:
+            if unfinished(store, job, part):
+                store.save(failed_run(store, job, part, error))
 
     baseline = plan.jobs[0]
-    run_shards(found, todo, plan.ray, partial(_run_shard, baseline), failed, listener)
+    run_shards(found, todo, plan.ray, partial(_run_parts, baseline), failed, listener)
     if baseline.mirror:
         Mirror(baseline.mirror).fetch()
 
 
-def _run_shard(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
-    """One part of one variant, on the machine where this is called."""
+def _run_parts(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
+    """The parts of `job`, on the machine where this is called."""
     with mirrored(job.mirror or job.store) as folder:
         assert folder is not None
-        _run_shard_in(
-            dataclasses.replace(baseline, store=folder),
-            dataclasses.replace(job, store=folder),
-            listener,
-        )
-
-
-def _run_shard_in(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
-    store = Store(job.store)
-    failed = "" if job.is_baseline else _failure(store, baseline)
-    if failed:
-        job = _without_texts(store, job, failed)
-    here, there = environment.machine(job.device), job.environment.machine
-    refusal = ""
-    if here != there and any(part.kind == "probes" for part in job.parts):
-        refusal = (
-            f"a worker runs on {here}, the command on {there}: speed is compared on one kind of"
-            " machine; give the command on a machine like the workers'"
-        )
-    _run_variant(store, job, refusal, listener)
+        store = Store(folder)
+        job = dataclasses.replace(job, store=folder)
+        failed = "" if job.is_baseline else _failure(store, baseline)
+        if failed:
+            job = _without(store, job, "texts", failed)
+        here, there = environment.machine(job.device), job.environment.machine
+        if here != there:
+            why = (
+                f"a worker runs on {here}, the command on {there}: speed is compared on one kind"
+                " of machine; give the command on a machine like the workers'"
+            )
+            if any(part.kind == "probes" for part in job.parts):
+                listener(Event(job.variant.label, "", message=why))
+            job = _without(store, job, "probes", why)
+        _run_variant(store, job, "", listener)
 
 
 def comparison_id(comparison: Comparison) -> str:
@@ -138,12 +135,12 @@ def _failure(store: Store, job: VariantJob) -> str:
     return ""
 
 
-def _without_texts(store: Store, job: VariantJob, why: str) -> VariantJob:
-    """The job without its text part, which cannot be measured against a missing baseline."""
+def _without(store: Store, job: VariantJob, kind: Kind, why: str) -> VariantJob:
+    """The job without its parts of this kind, which are stored as failed."""
     for part in job.parts:
-        if part.kind == "texts":
+        if part.kind == kind:
             store.save(failed_run(store, job, part, VariantError(why)))
-    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind != "texts"))
+    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind != kind))
 
 
 def _forget(store: Store, plan: ComparePlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from timeless import timeless
 import evalkit
 from evalkit.progress import Event, ignore
 from evalkit.running import cluster
-from evalkit.running.cluster import shards, share_count
-from evalkit.running.compare import _run_shard, run_plan
+from evalkit.running.cluster import Shard, group, shards, share_count
+from evalkit.running.compare import _run_parts, run_plan
 from evalkit.running.describe import describe
+from evalkit.running.jobs import Part, VariantJob
 from evalkit.running.plan import ComparePlan, Request, make_plan
 from evalkit.store.store import Store
 from evalkit.view import export
@@ -58,7 +60,7 @@ def test_shares_put_together_equal_one_pass(words: dict[str, Any], tmp_path: Pat
 
     for shard in found:
         key = f"{shard.job.variant.label} {shard.part.kind} {shard.part.share}"
-        _run_shard(plan.jobs[0], shard.job, listen)
+        _run_parts(plan.jobs[0], shard.job, listen)
     for name in VARIANTS:
         pieces = [last[f"{name} texts {(i, 3)}"] for i in range(3)]
         assert min(pieces) > 0
@@ -75,7 +77,7 @@ def test_what_a_lost_share_did_not_score_is_scored_in_the_end(
     plan = plan_of(words, tmp_path / "shared")
     for shard in shards(plan.jobs, 3):
         if shard.part.share != (1, 3):
-            _run_shard(plan.jobs[0], shard.job, ignore)
+            _run_parts(plan.jobs[0], shard.job, ignore)
     assert values(run_plan(plan, ignore)) == values(local)
 
 
@@ -96,6 +98,42 @@ def test_small_texts_are_one_share() -> None:
     assert share_count(100_000) == 1
     assert share_count(3 * cluster.SHARE_BYTES) == 3
     assert share_count(10**12) == cluster.MOST_SHARES
+
+
+def with_tasks(jobs: Sequence[VariantJob], tasks: int) -> list[Shard]:
+    """The shards of `jobs`, each with as many tasks beside its probes and texts."""
+    more = [
+        dataclasses.replace(job, parts=(*job.parts, *(Part("task", job.parts[0].run, ()),) * tasks))
+        for job in jobs
+    ]
+    return shards(more)
+
+
+def test_one_worker_loads_a_variant_once_and_the_last_parts_are_alone(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    found = with_tasks(plan_of(words, tmp_path).jobs, 4)
+    waiting, groups = set(range(len(found))), []
+    while waiting:
+        groups.append(group(found, waiting, set(), 1))
+        waiting -= set(groups[-1])
+    assert groups == [[0, 1, 2, 3, 4, 5], [6, 7, 8], [9, 10], [11]]
+
+
+def test_what_others_wait_for_ends_a_group_of_several_workers(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    found = with_tasks(plan_of(words, tmp_path).jobs, 4)
+    waiting = set(range(12))
+    # Both variants' probes make a checkpoint, and the second's texts wait for the first's.
+    assert group(found, waiting, set(), 2) == [0]
+    assert group(found, waiting - {0}, {0}, 2) == [6]
+    assert group(found, waiting - {0, 6}, {0, 6}, 2) == []
+    assert group(found, waiting - {0, 6}, {6}, 2) == [1]
+    assert group(found, waiting - {0, 1, 6}, {1, 6}, 2) == [2, 3, 4]
+    assert group(found, {5, 7, 8, 9, 10, 11}, {1, 2, 3, 4}, 2) == [5]
+    assert group(found, {7, 8, 9, 10, 11}, {1, 5}, 2) == [8, 9]
+    assert group(found, {7, 8, 9, 10, 11}, {5}, 9) == [7]
 
 
 def test_the_plan_says_how_texts_are_shared(words: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from timeless import timeless
 import evalkit
 from evalkit.errors import StoreError, UsageError
 from evalkit.progress import Event, ignore
-from evalkit.running.compare import _run_shard
+from evalkit.running.compare import _run_parts
 from evalkit.running.plan import Request, make_plan
 from evalkit.store.mirror import Mirror, _inside, is_url, mirrored
 from evalkit.view import export
@@ -69,7 +69,7 @@ def test_a_worker_elsewhere_fetches_and_sends(
     jobs = [(plan.jobs[0], job, part) for job in plan.jobs for part in job.parts]
     for number, (baseline, job, part) in enumerate(jobs):
         machine(f"worker-{number}")
-        _run_shard(baseline, type(job)(**{**job.__dict__, "parts": (part,)}), ignore)
+        _run_parts(baseline, type(job)(**{**job.__dict__, "parts": (part,)}), ignore)
     machine("driver")
     events: list[Event] = []
     found = evalkit.compare("fp32", "fp16", out=url, progress=events.append, **words)
