@@ -80,11 +80,12 @@ class Scoring:
         only: frozenset[int] | None = None,
         batch_tokens: int | None = None,
         writer: str = "",
+        stage: str = "scoring",
     ) -> tuple[str, ...]:
         """Score the windows (of `only`) that `table` or its parts lack, batch by batch.
 
-        Processes that share the windows each have a name as `writer`. Returns what is worth
-        noting: halved batches, a reference of whole logits.
+        Processes that share the windows each have a name as `writer`; `stage` is what is shown.
+        Returns what is worth noting: halved batches, a reference of whole logits.
         """
         if table.exists():
             return ()
@@ -101,7 +102,7 @@ class Scoring:
         )
         scored = self.windows.scored.astype(np.float64)
         total = scored.sum() - scored[list(skipped)].sum()
-        event = Event(self.job.variant.label, "scoring", scored[list(done)].sum(), total, "tokens")
+        event = Event(self.job.variant.label, stage, scored[list(done)].sum(), total, "tokens")
         self.send(event)
         for batch in batches:
             parts.append(_columns(batch.columns, metrics))

@@ -140,6 +140,7 @@ def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
         reference=scoring.reference(),
         only=_noise_sample(scoring.windows),
         batch_tokens=max(1, scoring.job.settings.batch_tokens // 2),
+        stage="scoring again",
     )
     scoring.put_together(table)
     folds = {

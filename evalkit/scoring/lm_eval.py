@@ -42,6 +42,7 @@ EncodedRequest = tuple[tuple[str, str], list[int], list[int]]
 class EvalkitLM(TemplateLM):
     """A loaded model that answers lm-eval's requests; every answer goes to `cache_hook` at once.
 
+    A method `flush` of the hook is called after each batch, for hooks that write answers together.
     `notes` are lines for the run's record: contexts that were cut, batches that were halved, what
     could not be shared.
     """
@@ -185,12 +186,14 @@ class EvalkitLM(TemplateLM):
         earlier = self._known.pop("loglikelihood_rolling", {})
         known = {i: Score(0.0, False) for i, owner in enumerate(owners) if owner in earlier}
 
-        def scored(index: int, score: Score) -> None:
-            owner = owners[index]
-            totals[owner] += score.log_likelihood
-            left[owner] -= 1
-            if not left[owner]:
-                self._tell("loglikelihood_rolling", requests[owner].args, totals[owner])
+        def scored(new: Mapping[int, Score]) -> None:
+            for index, score in new.items():
+                owner = owners[index]
+                totals[owner] += score.log_likelihood
+                left[owner] -= 1
+                if not left[owner]:
+                    self._tell("loglikelihood_rolling", requests[owner].args, totals[owner])
+            self._end_batch()
 
         with self._progress("loglikelihood_rolling", len(requests) - len(earlier), disable_tqdm):
             self._score([one for own in windows for one in own], known, scored)
@@ -222,8 +225,11 @@ class EvalkitLM(TemplateLM):
         earlier = self._known.pop("loglikelihood", {})
         known = {index: Score(*answer) for index, answer in earlier.items()}
 
-        def scored(index: int, score: Score) -> None:
-            self._tell("loglikelihood", requests[index][0], (score.log_likelihood, score.greedy))
+        def scored(new: Mapping[int, Score]) -> None:
+            for index, score in new.items():
+                answer = (score.log_likelihood, score.greedy)
+                self._tell("loglikelihood", requests[index][0], answer)
+            self._end_batch()
 
         pairs = [
             Request(context, continuation, text) for (_, text), context, continuation in requests
@@ -236,7 +242,7 @@ class EvalkitLM(TemplateLM):
         self,
         requests: Sequence[Request],
         known: Mapping[int, Score],
-        on_scored: Callable[[int, Score], None],
+        on_scored: Callable[[Mapping[int, Score]], None],
     ) -> list[Score]:
         scores, cut = score_requests(
             self.runner,
@@ -280,6 +286,11 @@ class EvalkitLM(TemplateLM):
     def _tell(self, kind: str, arguments: Arguments, answer: Answer) -> None:
         self.cache_hook.add_partial(kind, arguments, answer)
         self._bar.update(1)
+
+    def _end_batch(self) -> None:
+        flush = getattr(self.cache_hook, "flush", None)
+        if flush is not None:
+            flush()
 
     @contextmanager
     def _progress(self, what: str, total: int, disable: bool) -> Iterator[None]:

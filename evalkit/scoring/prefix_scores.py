@@ -67,7 +67,7 @@ def score_requests(
     max_length: int,
     softmax_dtype: torch.dtype | None = torch.float32,
     known: Mapping[int, Score] | None = None,
-    on_scored: Callable[[int, Score], None] | None = None,
+    on_scored: Callable[[Mapping[int, Score]], None] | None = None,
 ) -> tuple[list[Score], int]:
     """Scores in the order of `requests`, and the number of contexts that were cut.
 
@@ -77,7 +77,7 @@ def score_requests(
         max_length: tokens the model can attend to.
         softmax_dtype: type the log-softmax is taken in; None keeps the type of the logits.
         known: scores of earlier, by index in `requests`; the batches are the same without them.
-        on_scored: called with each other request's index and score as soon as it is known.
+        on_scored: called after each batch with the other requests' new scores, by index.
     """
     known = known or {}
     fitted = [request.fitted(max_length) for request in requests]
@@ -87,9 +87,9 @@ def score_requests(
         if not len(wanted.rows):
             continue
         values, greedy = _score(step.rows, runner.forward, wanted, softmax_dtype)
-        for index in sums.add(wanted.owners, values, greedy):
-            if on_scored is not None and index not in known:
-                on_scored(index, sums.score(index))
+        ended = sums.add(wanted.owners, values, greedy)
+        if on_scored is not None:
+            on_scored({index: sums.score(index) for index in ended if index not in known})
     scores = [known.get(index) or sums.score(index) for index in range(len(requests))]
     return scores, sum(cut for _, _, cut in fitted)
 

@@ -32,6 +32,8 @@ class Parts:
         self.key = key
         for leftover in self._own.glob(".tmp-*"):
             leftover.unlink(missing_ok=True)
+        numbers = [int(file.stem.removeprefix("part-")) for file in self._own.glob("part-*")]
+        self._next = max(numbers, default=-1) + 1
 
     def files(self) -> list[Path]:
         """The parts written so far, in the order of writing."""
@@ -39,9 +41,8 @@ class Parts:
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Write one batch of equally long columns; on return it survives a power loss."""
-        files = sorted(self._own.glob("part-*.parquet"))
-        number = int(files[-1].stem.removeprefix("part-")) + 1 if files else 0
-        write_parquet(self._own / f"part-{number:06d}.parquet", columns)
+        write_parquet(self._own / f"part-{self._next:06d}.parquet", columns)
+        self._next += 1
 
     def done(self) -> frozenset[int]:
         """Units that stand in a readable part; an unreadable part is removed and measured again."""

@@ -18,8 +18,8 @@ from evalkit.store.files import read_parquet, write_parquet
 from evalkit.store.parts import Parts
 from evalkit.suites.task_requests import Kind, TaskRequests
 
-FLUSH_ANSWERS = 1024
-FLUSH_SECONDS = 10.0
+# How long answers wait to be written where the model does not say that a batch has ended.
+FLUSH_SECONDS = 1.0
 
 # What lm-eval gets as the answer of one request: (log-likelihood, greedy), log-likelihood, text.
 Answer = tuple[float, bool] | float | str
@@ -62,9 +62,10 @@ def answer_requests(
 ) -> Answers:
     """All answers of `lm` to `requests`; those that already lie in `folder` are not asked again.
 
-    `lm` is any lm-eval model. Answers it reports through its cache hook are written as they come,
-    all others when it returns. `advance(done, total)` is called for each; an exception raised by
-    it or by `lm` loses no answer. A model with a method `remember` (EvalkitLM) is given earlier
+    `lm` is any lm-eval model. Answers it reports through its cache hook are written after each
+    batch (EvalkitLM calls the hook's `flush`) or about a second, all others when it returns.
+    `advance(done, total)` is called each time; an exception raised by it or by `lm` loses no
+    answer. A model with a method `remember` (EvalkitLM) is given earlier
     answers with all requests, so that its batches are those of a run without interruption. The
     finished table is `folder`/TASK-ID.parquet.
     """
@@ -76,7 +77,7 @@ def answer_requests(
             recorder.ask(lm)
         finally:
             lm.set_cache_hook(_Deaf())
-            recorder.flush()
+            recorder.write()
         recorder.merge(table)
     return load_answers(requests, folder)
 
@@ -157,6 +158,7 @@ class _Recorder:
         answers = getattr(lm, kind)([self._instance(position) for position in asked])
         for position, answer in zip(asked, answers, strict=True):
             self._keep(position, answer)
+        self.flush()
 
     def _earlier(self) -> dict[int, Answer]:
         """Answers of an interrupted pass, by position."""
@@ -175,9 +177,16 @@ class _Recorder:
             position = waiting.popleft()
             if position not in self._done:
                 self._keep(position, answer)
+                if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                    self.flush()
                 return
 
     def flush(self) -> None:
+        """Write what came since the last time, and tell how far it is."""
+        self.write()
+        self._tell()
+
+    def write(self) -> None:
         """Write what came since the last time; on return it survives a power loss."""
         if self._new:
             self._parts.append(_columns(self._new))
@@ -192,14 +201,9 @@ class _Recorder:
             write_parquet(table, _columns({}))
 
     def _keep(self, position: int, answer: Answer) -> None:
-        if position in self._done:
-            return
-        self._done.add(position)
-        self._new[position] = answer
-        late = time.monotonic() - self._flushed > FLUSH_SECONDS
-        if late or len(self._new) >= FLUSH_ANSWERS:
-            self.flush()
-        self._tell()
+        if position not in self._done:
+            self._done.add(position)
+            self._new[position] = answer
 
     def _tell(self) -> None:
         if self._advance is not None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import json, os, sys
 import evalkit
 from evalkit.view.export import dumps
 
-model, text, out, log = sys.argv[1:]
+variants, words, out, log = sys.argv[1:]
 file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def listen(event):
@@ -31,26 +31,23 @@ def listen(event):
         line = json.dumps([event.variant, event.stage, event.done])
         os.write(file, (line + "\\n").encode())
 
-comparison = evalkit.compare(
-    "fp32", "fp16", "int8", model=model, text=text, out=out, batch_tokens=256, progress=listen
-)
+comparison = evalkit.compare(*variants.split(), out=out, progress=listen, **json.loads(words))
 print(dumps(comparison))
 """
 
 
 class Case:
-    """One model and text, and the command on stores of their own."""
+    """One comparison, as a command on stores of their own; `words` are those of evalkit.compare."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variants: str, **words: Any) -> None:
         self.folder = folder
-        self.model = tiny.make_llama(folder / "model")
-        self.text = folder / "text.txt"
-        self.text.write_text(tiny.documents(1, 30), encoding="utf-8")
+        self.variants = variants
+        self.words = words
         (folder / "run.py").write_text(SCRIPT, encoding="utf-8")
 
     def start(self, out: Path) -> subprocess.Popen[str]:
         command = [
-            sys.executable, str(self.folder / "run.py"), str(self.model), str(self.text),
+            sys.executable, str(self.folder / "run.py"), self.variants, json.dumps(self.words),
             str(out), f"{out}.log",
         ]  # fmt: skip
         return subprocess.Popen(
@@ -69,20 +66,29 @@ class Case:
         assert process.returncode == 0, stderr
         return timeless(json.loads(stdout))
 
-    def steps(self, out: Path) -> Counter[str]:
-        return Counter(Path(f"{out}.log").read_text(encoding="utf-8").splitlines())
+    def went_on(self, out: Path) -> bool:
+        """Whether no stage ever began before what it had told as done."""
+        done: dict[tuple[str, str], float] = defaultdict(float)
+        for line in Path(f"{out}.log").read_text(encoding="utf-8").splitlines():
+            variant, stage, now = json.loads(line)
+            if now < done[variant, stage]:
+                return False
+            done[variant, stage] = now
+        return True
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("kills"))
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "text.txt").write_text(tiny.documents(1, 30), encoding="utf-8")
+    model = tiny.make_llama(folder / "model")
+    words = {"model": str(model), "text": str(folder / "text.txt"), "batch_tokens": 256}
+    return Case(folder, "fp32 fp16 int8", **words)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(case: Case) -> tuple[dict[str, Any], Counter[str], float]:
-    begun = time.monotonic()
-    values = case.finish(case.folder / "undisturbed")
-    return values, case.steps(case.folder / "undisturbed"), time.monotonic() - begun
+def undisturbed(case: Case) -> dict[str, Any]:
+    return case.finish(case.folder / "undisturbed")
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -92,18 +98,17 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def kill_repeatedly(
-    case: Case, undisturbed: tuple[dict[str, Any], Counter[str], float], name: str, kills: int
-) -> None:
-    values, expected, seconds = undisturbed
+def kill_repeatedly(case: Case, kills: int) -> None:
+    begun = time.monotonic()
+    values = case.finish(case.folder / "whole")
+    seconds = time.monotonic() - begun
     random_moments = random.Random(kills)
     killed = 0
-    begun = 0
+    stores = 0
     while killed < kills:
         # Each store takes some kills until it is finished; then another one begins.
-        out = case.folder / f"{name}-{begun}"
-        begun += 1
-        here = 0
+        out = case.folder / f"store-{stores}"
+        stores += 1
         while True:
             process = case.start(out)
             try:
@@ -118,22 +123,20 @@ def kill_repeatedly(
                 _, alive = psutil.wait_procs(children, timeout=20)
                 assert not alive
                 killed += 1
-                here += 1
                 if killed < kills:
                     continue
             else:
                 process.communicate()
             break
         assert case.finish(out) == values
-        extra = case.steps(out) - expected
-        repeated = sum(count for step, count in extra.items() if '"scoring"' in step)
-        assert repeated <= here, extra
+        # Only the batch in flight, which was not told yet, is done again.
+        assert case.went_on(out)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_at_forty_moments(case: Case, undisturbed: Any) -> None:
-    kill_repeatedly(case, undisturbed, "many", 40)
+@pytest.mark.timeout(7200)
+def test_the_demo_killed_at_forty_moments(tmp_path: Path) -> None:
+    kill_repeatedly(Case(tmp_path, "fp16 int8 int4", model="demo", limit=30), 40)
 
 
 def race(case: Case, values: dict[str, Any], name: str) -> None:
@@ -146,18 +149,17 @@ def race(case: Case, values: dict[str, Any], name: str) -> None:
 @pytest.mark.timeout(3600)
 def test_twenty_races(case: Case, undisturbed: Any) -> None:
     for number in range(20):
-        race(case, undisturbed[0], f"race-{number}")
+        race(case, undisturbed, f"race-{number}")
 
 
 def test_ctrl_c_ends_after_the_batch_and_leaves_nothing_running(
     case: Case, undisturbed: Any
 ) -> None:
-    values, _, _ = undisturbed
     out = case.folder / "interrupted"
     command = [
-        sys.executable, "-m", "evalkit", "compare", "fp32", "fp16", "int8", "--model",
-        str(case.model), "--text", str(case.text), "--out", str(out), "--batch-tokens", "256",
-        "--format", "json",
+        sys.executable, "-m", "evalkit", "compare", *case.variants.split(), "--model",
+        case.words["model"], "--text", case.words["text"], "--out", str(out), "--batch-tokens",
+        str(case.words["batch_tokens"]), "--format", "json",
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
@@ -181,4 +183,4 @@ def test_ctrl_c_ends_after_the_batch_and_leaves_nothing_running(
     assert not alive
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert timeless(json.loads(done.stdout)) == values
+    assert timeless(json.loads(done.stdout)) == undisturbed

@@ -157,6 +157,10 @@ class Told:
 
     def __init__(self) -> None:
         self.answers: list[tuple[str, tuple[Any, ...], Any]] = []
+        self.batches: list[int] = []
+
+    def flush(self) -> None:
+        self.batches.append(len(self.answers))
 
     def add_partial(self, kind: str, arguments: Any, answer: Any) -> None:
         self.answers.append((kind, tuple(arguments), answer))
@@ -205,6 +209,17 @@ def test_every_answer_is_told_and_what_is_remembered_is_not_asked_again(kind: st
     getattr(lm, kind)(requests)
     assert passes
     handle.remove()
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling"])
+def test_a_hook_is_told_of_the_end_of_each_batch(kind: str) -> None:
+    lm, _ = pair(batch_tokens=64)
+    hook = Told()
+    lm.set_cache_hook(hook)
+    getattr(lm, kind)(REQUESTS[kind])
+    assert len(hook.batches) > 2
+    assert hook.batches == sorted(hook.batches)
+    assert hook.batches[-1] == len(hook.answers)
 
 
 def test_equal_requests_are_drawn_differently_and_repeatably() -> None:

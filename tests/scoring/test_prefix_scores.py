@@ -115,16 +115,14 @@ def test_scores_are_told_as_they_come_and_known_ones_not_run_again() -> None:
     model, requests = model_of("phi-3"), questions()
     told: dict[int, Score] = {}
     runner = runner_of(model, Budget(64, 400))
-    scores, _ = score_requests(
-        runner, requests, max_length=100, on_scored=lambda i, score: told.update({i: score})
-    )
+    scores, _ = score_requests(runner, requests, max_length=100, on_scored=told.update)
     assert [told[i] for i in range(len(requests))] == scores
 
     known = {i: score for i, score in told.items() if i % 5}
     again: dict[int, Score] = {}
     second, _ = score_requests(
         runner, requests, max_length=100, known=known,
-        on_scored=lambda i, score: again.update({i: score}),
+        on_scored=again.update,
     )  # fmt: skip
     # The batches that are left are the same ones, so the scores are equal to the last bit.
     assert second == scores

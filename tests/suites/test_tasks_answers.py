@@ -70,8 +70,10 @@ def test_finished_task_is_not_asked_again(
 
 
 def test_stop_from_the_listener_loses_no_answer(
-    requests_of: dict[str, TaskRequests], tmp_path: Path
+    requests_of: dict[str, TaskRequests], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(task_answers, "FLUSH_SECONDS", -1.0)
+
     def stop(done: int, total: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
@@ -86,7 +88,7 @@ def test_stop_from_the_listener_loses_no_answer(
 def test_answers_reach_the_disk_while_the_model_works(
     requests_of: dict[str, TaskRequests], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_answers, "FLUSH_ANSWERS", 4)
+    monkeypatch.setattr(task_answers, "FLUSH_SECONDS", -1.0)
     requests = requests_of["choices"]
     seen = []
 
@@ -94,8 +96,8 @@ def test_answers_reach_the_disk_while_the_model_works(
         seen.append((done, len(list(tmp_path.rglob("part-*.parquet")))))
 
     answer_requests(requests, HashLM(), tmp_path, advance=look)
-    assert (4, 1) in seen
-    assert (12, 3) in seen
+    assert (1, 1) in seen
+    assert (12, 12) in seen
     assert not list(tmp_path.rglob("part-*"))
 
 
