@@ -134,7 +134,7 @@ def group(
     take them up, a shard that others wait for ends its group. Shares of texts run by themselves:
     they are long, and the more of them run at once the better.
     """
-    most = math.ceil(len(waiting) / (2 * slots))
+    most = math.ceil(len(waiting) / (2 * slots - 1))
     chosen: list[int] = []
     for index in sorted(waiting):
         shard = found[index]

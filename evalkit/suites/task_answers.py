@@ -158,7 +158,8 @@ class _Recorder:
         answers = getattr(lm, kind)([self._instance(position) for position in asked])
         for position, answer in zip(asked, answers, strict=True):
             self._keep(position, answer)
-        self.flush()
+        if self._new:
+            self.flush()
 
     def _earlier(self) -> dict[int, Answer]:
         """Answers of an interrupted pass, by position."""

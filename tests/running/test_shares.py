@@ -109,15 +109,13 @@ def with_tasks(jobs: Sequence[VariantJob], tasks: int) -> list[Shard]:
     return shards(more)
 
 
-def test_one_worker_loads_a_variant_once_and_the_last_parts_are_alone(
-    words: dict[str, Any], tmp_path: Path
-) -> None:
+def test_one_worker_loads_a_variant_once(words: dict[str, Any], tmp_path: Path) -> None:
     found = with_tasks(plan_of(words, tmp_path).jobs, 4)
     waiting, groups = set(range(len(found))), []
     while waiting:
         groups.append(group(found, waiting, set(), 1))
         waiting -= set(groups[-1])
-    assert groups == [[0, 1, 2, 3, 4, 5], [6, 7, 8], [9, 10], [11]]
+    assert groups == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
 
 def test_what_others_wait_for_ends_a_group_of_several_workers(
