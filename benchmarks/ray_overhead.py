@@ -7,7 +7,7 @@ are cut into more than one task, which is loaded more than once.
 
 Goal: at most 10 % longer for parts of 10 seconds, that is one second a part.
 
-    python benchmarks/ray_overhead.py [--repetitions 3] [--limit 400]
+    python benchmarks/ray_overhead.py [--repetitions 7] [--limit 400]
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def command(limit: int, *more: str) -> Callable[[], Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--limit", type=int, default=400)
     options = parser.parse_args()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": threads()})

@@ -26,7 +26,7 @@ INSTALL = "pip install 'evalkit[ray]'"
 LOCAL = "local"
 # How often a task that was lost with its worker is started again.
 RETRIES = 3
-POLL_SECONDS, SEND_SECONDS = 0.2, 1.0
+POLL_SECONDS, SEND_SECONDS = 0.5, 1.0
 CONNECT_SECONDS = 5.0
 # A share of the texts should take much longer than loading a model: about a million tokens.
 SHARE_BYTES, MOST_SHARES = 4 * 2**20, 64
@@ -113,8 +113,9 @@ def run_shards(
                 waiting.difference_update(next_)
                 running[task.remote(_joined(found, next_), run, events)] = next_
             ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
-            for event in events.get_nowait_batch(events.qsize()):
-                listener(event)
+            if count := events.qsize():
+                for event in events.get_nowait_batch(count):
+                    listener(event)
             for reference in ended:
                 job = _joined(found, running.pop(reference))
                 try:
