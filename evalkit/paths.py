@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def expanded(text: str) -> Path:
+def expanded(text: str | Path) -> Path:
     """`text` as a path, `~` replaced where there is such a home."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return Path(text)
 
 

@@ -57,6 +57,7 @@ CASES = [
     (["fp16", "--text", "{root}/empty.txt"], "empty", ""),
     (["fp16", "--text", "{root}/latin1.txt"], "not UTF-8", "iconv"),
     (["fp16", "--text", "{root}/god.txt"], "does not exist", "did you mean 'good.txt'"),
+    (["fp16", "--text", "~nobody-of-this-name/a.txt"], "does not exist", "check the path"),
     (["fp16", "--convention", "gtpq"], "unknown convention 'gtpq'", "did you mean 'gptq'"),
     (["fp16", "--context", "4096"], "--context 4096", "128"),
     (["fp16", "--margin", "lots"], "margin 'lots'", "1pp"),

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from evalkit.bench_records import Bench, Speculation
 from evalkit.errors import StoreError
+from evalkit.paths import expanded
 from evalkit.records import Comparison, Run, from_json, to_json
 from evalkit.store.files import make_directory, read_json, write_json
 
@@ -43,7 +44,7 @@ class Store:
     """A run directory. Opening one for reading creates nothing."""
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root).expanduser() if root is not None else default_root()
+        self.root = expanded(root) if root is not None else default_root()
         # A path has lost one of the slashes.
         if re.match(r"[a-z0-9]+:/", str(self.root)):
             raise StoreError(

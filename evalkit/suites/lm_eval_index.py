@@ -18,6 +18,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evalkit.errors import DataError, EvalkitError, did_you_mean
+from evalkit.paths import expanded
 from evalkit.suites.lm_eval_entries import (
     Entries,
     Entry,
@@ -121,7 +122,7 @@ class Registry:
     def _from_file(self, asked: str) -> Entry | None:
         if not asked.endswith((".yaml", ".yml")):
             return None
-        path = Path(asked).expanduser()
+        path = expanded(asked)
         if not path.is_file():
             raise DataError(f"task file {asked} does not exist")
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
+from evalkit.paths import expanded
 from evalkit.suites.manifest import check_against_manifest
 from evalkit.suites.task_rows import SUFFIXES, Row, read_rows, subset_rows
 
@@ -61,7 +62,7 @@ def data_folder(data: Path | None) -> Path | None:
     named = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if named is None:
         return None
-    folder = named.expanduser()
+    folder = expanded(named)
     if not folder.is_dir():
         raise DataError(
             f"data folder {folder} does not exist: give --data a folder laid out "
@@ -206,7 +207,7 @@ def _local_file(value: Any, beside: Path | None) -> Path:
     names = value if isinstance(value, (list, tuple)) else [value]
     if len(names) != 1:
         raise DataError(f"data_files names {len(names)} files for one split; join them into one")
-    path = Path(str(names[0])).expanduser()
+    path = expanded(str(names[0]))
     places = [path] if path.is_absolute() or beside is None else [beside / path, path]
     found = next((place for place in places if place.is_file()), None)
     if found is None:

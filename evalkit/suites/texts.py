@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evalkit.errors import DataError, did_you_mean
+from evalkit.paths import expanded
 from evalkit.suites.hub import HUB_PREFIX, hub_documents, hub_name
 
 TEXT_FIELDS = ("text", "page")
@@ -82,7 +83,7 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _existing_file(source: str) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         raise DataError(f"text {source} is a directory: name one file in it")
     if not path.exists():

@@ -57,6 +57,7 @@ def test_mutations_of_valid_inputs(name: str) -> None:
 CRASHES = {
     "a number of 300 digits": ("variant", b"int4@gptq,group_size=" + b"9" * 300),
     "a name too long for the disk": ("variant", b"x" * 2000),
+    "a zero byte in a home": ("variant", b"~a\0b/c"),
     "a notebook too long for the disk": ("grid", b"notebook: " + b"x" * 2000),
     "a notebook with a zero byte": ("grid", b'notebook: "a\\0b"'),
     "lists in lists": ("grid", b"[" * 1200),
