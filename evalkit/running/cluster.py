@@ -137,14 +137,16 @@ def group(
     """
     most = math.ceil(len(waiting) / (2 * slots - 1))
     chosen: list[int] = []
+    unfinished = set(waiting | running)
     for index in sorted(waiting):
         shard = found[index]
-        others = waiting | running
-        if not (others - set(chosen)).isdisjoint(shard.after):
+        if not unfinished.isdisjoint(shard.after):
             continue
         if chosen and (shard.part.share or shard.job.variant != found[chosen[0]].job.variant):
             continue
         chosen.append(index)
+        # Parts of a task run one after the other.
+        unfinished.remove(index)
         awaited = slots > 1 and any(index in found[other].after for other in waiting)
         if shard.part.share or awaited or len(chosen) >= most:
             break

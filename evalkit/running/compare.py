@@ -59,13 +59,9 @@ def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
     found = shards(jobs, share_count(plan.text_bytes))
     todo = [i for i, shard in enumerate(found) if unfinished(store, shard.job, shard.part)]
 
-    def failed(job: VariantJob, error: EvalkitError) -> None:
-        for part in job.parts:
-            if unfinished(store, job, part):
-                store.save(failed_run(store, job, part, error))
-
     baseline = plan.jobs[0]
-    run_shards(found, todo, plan.ray, partial(_run_parts, baseline), failed, listener)
+    run = partial(_run_parts, baseline)
+    run_shards(found, todo, plan.ray, run, partial(_fail, store), listener)
     if baseline.mirror:
         Mirror(baseline.mirror).fetch()
 
@@ -106,12 +102,17 @@ def _run_variant(store: Store, job: VariantJob, refusal: str, listener: Listener
             run_child(_quantize, job, listener)
         run_child(_measure, job, listener)
     except EvalkitError as error:
-        for part in job.parts:
-            if unfinished(store, job, part):
-                store.save(failed_run(store, job, part, error))
+        _fail(store, job, error)
         if isinstance(error, InterruptedWorkError):
             raise
         listener(Event(job.variant.label, "", message=str(error)))
+
+
+def _fail(store: Store, job: VariantJob, error: EvalkitError) -> None:
+    """Record what `job` left unfinished as failed."""
+    for part in job.parts:
+        if unfinished(store, job, part):
+            store.save(failed_run(store, job, part, error))
 
 
 def _measure(job: VariantJob, send: Listener) -> None:
