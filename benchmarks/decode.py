@@ -35,10 +35,10 @@ import evalkit.running.preload  # noqa: F401  imports torch without its librarie
 from evalkit import plugins
 from evalkit.backends import parse_variant, spec_of
 from evalkit.errors import EvalkitError
+from evalkit.inference.engines import generate, prepare_engine
 from evalkit.models.storage import weight_bytes
+from evalkit.running.bench.machine_rates import measure_rates
 from evalkit.running.environment import machine, threads
-from evalkit.running.machine_rates import measure_rates
-from evalkit.scoring.engines import generate, prepare_engine
 
 PROMPT = 8
 VARIANTS = ("fp32", "fp16", "int8@torchao", "int4@gptq")

@@ -27,8 +27,8 @@ from _common import machine, table, write_results
 
 import evalkit
 from evalkit.analysis.cards import card_of_driver, find_card
-from evalkit.bench_records import Bench, BenchPoint
-from evalkit.running.bench_plan import ENGINES
+from evalkit.records.bench import Bench, BenchPoint
+from evalkit.running.bench.plan import ENGINES
 from evalkit.running.environment import gpu_names
 from evalkit.view.bench_table import bench_json, print_bench
 

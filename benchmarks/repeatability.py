@@ -21,8 +21,8 @@ from _common import table, write_results
 
 import evalkit
 from evalkit.analysis.sweep import ratio, verdict
-from evalkit.bench_records import Bench, BenchPoint
 from evalkit.progress import ignore
+from evalkit.records.bench import Bench, BenchPoint
 
 PHASES = ("prefill", "decode")
 GOAL = 0.9

@@ -24,11 +24,11 @@ from evalkit.analysis.compare import compare
 from evalkit.analysis.verdicts import parse_margin
 from evalkit.backends import parse_variant
 from evalkit.records import Measurement, Model, Run, Suite, TaskSlice, Variant
+from evalkit.results.load_measured import load_measured
 from evalkit.running.environment import environment
-from evalkit.running.gather import gather
+from evalkit.store.samples import SampleHead, SampleRecords, TaskScore
 from evalkit.store.store import Store
-from evalkit.suites.task_records import SampleHead, SampleRecords, TaskScore
-from evalkit.suites.task_requests import Request, TaskItem, TaskRequests
+from evalkit.store.task_requests import Request, TaskItem, TaskRequests
 
 CHOICES = ("in the mill", "by the river", "at the market", "under the bridge")
 REPETITIONS = 3
@@ -113,7 +113,7 @@ def fill(store: Store, variants: list[Variant], tasks: int, items: int) -> None:
             run = Run(**{**run.__dict__, "measurements": (measurement,)})
             store.save(run)
             runs[variant.text].append(run)
-    measured = [gather(store, v, tuple(runs[v.text]), None, "") for v in variants]
+    measured = [load_measured(store, v, tuple(runs[v.text]), None, "") for v in variants]
     suite = Suite("made-up", convention="", context=0, bos="", tasks=slices)
     comparison = compare(
         model, suite, measured, parse_margin("1pp"), notes=(), store=str(store.root)

@@ -24,8 +24,8 @@ from _common import table, write_results
 
 from evalkit.progress import ignore
 from evalkit.running.cluster import Shard, shards
-from evalkit.running.compare import run_plan
-from evalkit.running.plan import Request, make_plan
+from evalkit.running.compare.plan import Request, make_plan
+from evalkit.running.compare.run import run_plan
 
 WORKERS = (1, 10, 100, 300, 1000)
 VARIANTS = ("fp16", "int8", "int4")

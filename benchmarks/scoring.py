@@ -50,9 +50,9 @@ from evalkit.scoring.batching import padded_inputs, plan_batches
 from evalkit.scoring.engine import score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.scoring.statistics import STATISTICS
-from evalkit.suites.encoding import text_encoder
-from evalkit.suites.texts import Text
-from evalkit.suites.windows import Windows, make_windows
+from evalkit.texts.documents import Text
+from evalkit.texts.encoding import text_encoder
+from evalkit.texts.windows import Windows, make_windows
 
 CONTEXT = 512
 BATCH_TOKENS = 1024

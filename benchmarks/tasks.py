@@ -31,9 +31,9 @@ from evalkit.demo_data import demo_directory
 from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
-from evalkit.running.choices import BATCH_TOKENS
-from evalkit.scoring.lm_eval import EvalkitLM
-from evalkit.suites.tasks import load_tasks
+from evalkit.running.defaults import BATCH_TOKENS
+from evalkit.tasks.language_model import EvalkitLM
+from evalkit.tasks.loading import load_tasks
 
 NAMES = ("phi-3-80m", "demo")
 # lm-eval's batch size: 8 is what its own help recommends to try; 1 is its default.

@@ -64,7 +64,7 @@ occur. The goal is at most 0.7 of the best of them; it is {ratio:.2f}.
 
 ## Worlds
 
-`evalkit/suites/world/` makes towns from a seed: people, belongings, streets, shops, prices. Names
+`scripts/world/` makes towns from a seed: people, belongings, streets, shops, prices. Names
 are pairs of words (Anna Harper, the green lamp, Oak Row), and a hash of the pair gives it to
 training, calibration or test. So no person, belonging, street or town of the test worlds occurs in
 the training text, though each single word does. Calibration text shares no 13 words in a row with

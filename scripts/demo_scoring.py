@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from evalkit.suites.world.corpus import SEPARATOR
-from evalkit.suites.world.ngram import KneserNeyTrigram
+from world.corpus import SEPARATOR
+from world.ngram import KneserNeyTrigram
 
 END_OF_TEXT_ID = 0
 STOPS = r" coins| hours|\.|\n|<\|endoftext\|>"

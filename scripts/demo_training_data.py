@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
-
-from evalkit.suites.world.corpus import head
+from world.corpus import head
 
 END_OF_TEXT_ID = 0
 

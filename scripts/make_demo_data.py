@@ -14,9 +14,8 @@ from pathlib import Path
 
 from demo_tokenizer import save_tokenizer, train_tokenizer
 from tokenizers import Tokenizer
-
-from evalkit.suites.world.corpus import documents, head, join_documents, without_overlap
-from evalkit.suites.world.tasks import YAML, task_rows
+from world.corpus import documents, head, join_documents, without_overlap
+from world.tasks import YAML, task_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER_DOCUMENTS = 60_000

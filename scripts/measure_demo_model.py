@@ -25,11 +25,11 @@ from demo_scoring import (
 )
 from demo_training_data import tokenize_documents
 from transformers import AutoTokenizer
+from world.corpus import documents, head, sentences
+from world.ngram import KneserNeyTrigram
+from world.tasks import YAML
 
 from evalkit.models.phi3_small import Phi3SmallForCausalLM
-from evalkit.suites.world.corpus import documents, head, sentences
-from evalkit.suites.world.ngram import KneserNeyTrigram
-from evalkit.suites.world.tasks import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "data" / "demo"

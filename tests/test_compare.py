@@ -14,7 +14,7 @@ from tiny import documents, make_llama
 import evalkit
 from evalkit import cli
 from evalkit.progress import ignore
-from evalkit.running import compare as running
+from evalkit.running.compare import run as running
 from evalkit.view.export import to_json
 
 

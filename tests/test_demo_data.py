@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from evalkit.suites.world import corpus
-from evalkit.suites.world.tasks import YAML, task_rows
+from world import corpus
+from world.tasks import YAML, task_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "data" / "demo"

@@ -20,8 +20,8 @@ from evalkit.analysis.footprint import (
     weight_bytes,
 )
 from evalkit.analysis.roofline import decode_expected, decode_roofline, prefill_roofline
+from evalkit.displayable import Displayable
 from evalkit.errors import UsageError
-from evalkit.shown import Shown
 
 SCHEMA = "evalkit.plan/1"
 # Beyond it no card of today is asked for; it ends the search for the largest batch.
@@ -79,7 +79,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan(Shown):
+class Plan(Displayable):
     """Rows of one model on one card at one context and batch.
 
     `prefill_chunk` is tokens of a prompt pass at most, 0 for all prompts in one pass. `refused`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from evalkit.bench_records import Soak, SoakSample
+from evalkit.records.bench import Soak, SoakSample
 
 # A speed within this share of its first counts as held, and of its last as steady.
 HELD, STEADY = 0.05, 0.03

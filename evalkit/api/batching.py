@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalkit.batch_records import Batch
 from evalkit.progress import Listener, live
+from evalkit.records.batch import Batch
 
 
 def batch(
@@ -26,7 +26,7 @@ def batch(
 
     Raises UsageError in one line, before anything runs, for what is wrong with the grid.
     """
-    from evalkit.running.batch import run_batch
+    from evalkit.running.batch.run import run_batch
     from evalkit.store.files import replacing
     from evalkit.view.batch_page import batch_html
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.bench_records import Bench
 from evalkit.errors import UsageError, unknown
 from evalkit.progress import Listener, live
+from evalkit.records.bench import Bench
 
 
 def bench(*variants: str, progress: Listener | None = None, **words: Any) -> Bench:
@@ -23,8 +23,8 @@ def bench(*variants: str, progress: Listener | None = None, **words: Any) -> Ben
     Raises UsageError or ModelError before anything starts; a variant that fails later is a row
     that says so.
     """
-    from evalkit.running.bench import run_bench
-    from evalkit.running.bench_plan import BenchRequest
+    from evalkit.running.bench.plan import BenchRequest
+    from evalkit.running.bench.run import run_bench
 
     known = {field.name for field in dataclasses.fields(BenchRequest)} - {"variants"}
     for word in words:

@@ -30,7 +30,7 @@ def compare(
     Raises UsageError, DataError, ModelError before anything starts; a variant that fails later is
     a row that says so.
     """
-    from evalkit.running.compare import run_plan
+    from evalkit.running.compare.run import run_plan
 
     with _placed(words):
         if progress is None:
@@ -41,7 +41,7 @@ def compare(
 
 def dry_run(*variants: str, progress: Listener | None = None, **words: Any) -> str:
     """What `compare` with the same words would do, in lines; loads no model."""
-    from evalkit.running.describe import describe
+    from evalkit.running.compare.describe import describe
 
     words.pop("fresh", None)
     with _placed(words):
@@ -60,7 +60,7 @@ def _placed(words: dict[str, Any]) -> Iterator[None]:
 
 
 def _plan(variants: Sequence[str], words: dict[str, Any], progress: Listener | None) -> Any:
-    from evalkit.running.plan import Request, make_plan
+    from evalkit.running.compare.plan import Request, make_plan
 
     known = {field.name for field in dataclasses.fields(Request)} - {"variants"}
     for word in words:

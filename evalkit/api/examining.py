@@ -9,9 +9,9 @@ from typing import Any
 from evalkit.analysis.gate import Judgement, judge, parse_limits
 from evalkit.api.opening import load_comparison
 from evalkit.errors import UsageError, unknown
-from evalkit.findings import Diagnosis
 from evalkit.progress import Listener, live
 from evalkit.records import Comparison
+from evalkit.records.findings import Diagnosis
 from evalkit.yaml_file import read_yaml
 
 
@@ -21,7 +21,7 @@ def doctor(variant: str, *, progress: Listener | None = None, **words: Any) -> D
     `words` are those of the command line: model, text, device, seed, out, offline, allow_pickle,
     trust_remote_code. Raises EvalkitError where the variant cannot be made or loaded at all.
     """
-    from evalkit.running.doctor import DoctorRequest, diagnose
+    from evalkit.running.doctor.run import DoctorRequest, diagnose
 
     known = {field.name for field in dataclasses.fields(DoctorRequest)} - {"variant"}
     for word in words:

@@ -67,7 +67,7 @@ def pull(
 
     Raises DataError naming the tasks that could not be had, after storing the others.
     """
-    from evalkit.suites.pull import pull_tasks
+    from evalkit.tasks.pull import pull_tasks
 
     folders = (include_path,) if include_path else ()
     pulled = pull_tasks(tasks, Path(out), include_path=folders, allow_code=allow_code)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
-from evalkit.bench_records import Bench
 from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.records import Comparison, Flip, Run
+from evalkit.records.bench import Bench
 from evalkit.store.store import Store, read_bench, read_comparison, read_run
 
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs")
@@ -55,7 +55,7 @@ def flips(
 
     `comparison` is a Comparison, the id or file of a stored one, or None for the newest.
     """
-    from evalkit.running.flips import flips as ledger
+    from evalkit.results.flips import flips as ledger
 
     comparison = _comparison(comparison, store)
     return ledger(comparison, Store(comparison.store or store), task)
@@ -96,7 +96,7 @@ def report(
 ) -> str:
     """A comparison as a self-contained HTML page, Markdown, JSON, CSV or a model card's YAML."""
     from evalkit.metrics import definitions
-    from evalkit.running.flips import ledger
+    from evalkit.results.flips import ledger
     from evalkit.view import export, report_card
     from evalkit.view.report import render_html
     from evalkit.view.report_flips import MOST_FLIPS
@@ -136,7 +136,7 @@ def _opened(
     comparison: Comparison | str | Path | None, store: str | Path | None
 ) -> tuple[Comparison, Any]:
     """A comparison and the raw values behind it."""
-    from evalkit.running.gather import reopen
+    from evalkit.results.load_measured import reopen
 
     found = _comparison(comparison, store)
     return found, reopen(found, Store(found.store or store))
@@ -151,7 +151,7 @@ def listing(what: str, out: Path | None = None) -> list[str]:
 
         return [f"{DEMO}: the embedded demo model", *(f"{k}: {v}" for k, v in ALIASES.items())]
     if what == "suites":
-        from evalkit.suites.presets import load_preset, preset_names
+        from evalkit.texts.presets import load_preset, preset_names
 
         return [f"{name}: {load_preset(name).summary}" for name in preset_names()]
     if what == "gpus":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evalkit.progress import Listener, live
 
 if TYPE_CHECKING:
-    from evalkit.bench_records import Speculation
+    from evalkit.records.bench import Speculation
 
 
 def speculate(
@@ -40,7 +40,7 @@ def speculate(
     A draft that fails is told to `progress` and left out. Raises UsageError, DataError or
     ModelError before anything starts, VariantError where nothing could be measured.
     """
-    from evalkit.running.plan import Request
+    from evalkit.running.compare.plan import Request
     from evalkit.running.speculate import SpeculateRequest
     from evalkit.running.speculate import speculate as run
 

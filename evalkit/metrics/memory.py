@@ -32,7 +32,7 @@ _MADV_POPULATE_READ = 22
 
 def measure(probe: Probe) -> list[Measurement]:
     """Run one prefill and a short decode, then read the high-water mark."""
-    from evalkit.scoring.speed import time_generation
+    from evalkit.inference.timing import time_generation
 
     meter = PeakMeter(probe.device, probe.resident_before)
     with unfragmented():

@@ -31,7 +31,7 @@ _WARM_UP = 8
 
 def measure(probe: Probe) -> list[Measurement]:
     """Warm up, then time `protocol.repetitions` generations; raw samples are kept."""
-    from evalkit.scoring.speed import generation_lengths, time_generation
+    from evalkit.inference.timing import generation_lengths, time_generation
 
     protocol = probe.protocol
     prompt, generate = generation_lengths(probe.model, protocol.prompt, protocol.generate)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evalkit.backends import resolved_options, spec_of
+from evalkit.demo_data import demo_directory
 from evalkit.errors import DataError
-from evalkit.models.demo import demo_directory
 from evalkit.models.resolve import DEMO, Checkpoint
 from evalkit.records import Variant, content_hash
-from evalkit.suites.calibration import require_disjoint
-from evalkit.suites.texts import Text, load_text
+from evalkit.texts.calibration import require_disjoint
+from evalkit.texts.documents import Text, load_text
 
 # The training split of the text most papers on quantization calibrate and evaluate on.
 DEFAULT_SOURCE = "hf:Salesforce/wikitext:wikitext-2-raw-v1:train"

@@ -20,7 +20,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.running import environment
-from evalkit.running.jobs import Part, VariantJob
+from evalkit.running.job import Part, VariantJob
 
 INSTALL = "pip install 'evalkit[ray]'"
 LOCAL = "local"

@@ -7,10 +7,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lm_eval.api.instance import Instance
 
 from evalkit.backends import parse_variant, spec_of
 from evalkit.errors import unknown
@@ -20,14 +19,17 @@ from evalkit.models.loading import Loaded, load_tokenizer
 from evalkit.models.resolve import resolve_model
 from evalkit.progress import live
 from evalkit.records import Model
-from evalkit.running.children import run_child
-from evalkit.running.choices import BATCH_TOKENS, calibration_of
+from evalkit.running.compare.worker import load_variant, prepare_source
+from evalkit.running.defaults import BATCH_TOKENS, calibration_of
 from evalkit.running.environment import environment, gpu_names, resolve_device
-from evalkit.running.jobs import Settings, VariantJob
+from evalkit.running.job import Settings, VariantJob
+from evalkit.running.process import run_child
 from evalkit.running.quantize import quantize_variant
-from evalkit.running.worker import load_variant, prepare_source
-from evalkit.scoring.lm_eval import EvalkitLM
 from evalkit.store.store import Store
+from evalkit.tasks.language_model import EvalkitLM
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 _SOFTMAX_TYPES = {"float32": torch.float32, "logits": None}
 _ENGINE_OPTIONS = {

@@ -6,5 +6,5 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 import evalkit.models.phi3_small  # noqa: E402
-import evalkit.running.tasks  # noqa: E402
-import evalkit.running.worker  # noqa: E402, F401
+import evalkit.running.compare.tasks  # noqa: E402
+import evalkit.running.compare.worker  # noqa: E402, F401

@@ -15,9 +15,9 @@ from evalkit.running.calibration import (
     calibration_source,
     load_calibration,
 )
-from evalkit.running.children import run_child
 from evalkit.running.environment import resolve_device
-from evalkit.running.jobs import VariantJob
+from evalkit.running.job import VariantJob
+from evalkit.running.process import run_child
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
 
@@ -101,8 +101,8 @@ def _samples(checkpoint: Checkpoint, variant: Variant, seed: int, offline: bool)
     """The calibration samples, or None for a method that needs none."""
     from evalkit.backends._artifacts import Calibration
     from evalkit.models.loading import load_tokenizer
-    from evalkit.suites.calibration import calibration_samples
-    from evalkit.suites.encoding import text_encoder
+    from evalkit.texts.calibration import calibration_samples
+    from evalkit.texts.encoding import text_encoder
 
     source = calibration_source(variant, checkpoint)
     if not source:

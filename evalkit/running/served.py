@@ -10,13 +10,13 @@ from evalkit.backends.endpoint import SPEC, address_of
 from evalkit.models.loading import load_tokenizer
 from evalkit.progress import Event, Listener
 from evalkit.records import content_hash
-from evalkit.running.children import stop_if_asked
-from evalkit.running.jobs import VariantJob
-from evalkit.scoring.endpoint_lm import ServedModel
+from evalkit.running.job import VariantJob
+from evalkit.running.process import stop_if_asked
 from evalkit.serving.client import Client
 from evalkit.serving.http import ServerError
 from evalkit.serving.process import served
 from evalkit.store.store import Store
+from evalkit.tasks.served_model import ServedModel
 
 _NO_POSITIONS = 2048
 # Text that every tokenizer takes apart, to see how the server reads prompts.

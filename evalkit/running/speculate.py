@@ -13,15 +13,15 @@ import numpy as np
 from evalkit.analysis.speculation import expected_speedup, expected_tokens_per_pass
 from evalkit.analysis.sweep import ratio
 from evalkit.backends import spec_of
-from evalkit.bench_records import Speculation
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
 from evalkit.models.loading import Loaded
 from evalkit.progress import Event, Listener
 from evalkit.records import Run, content_hash
-from evalkit.running.children import run_child, stop_if_asked
-from evalkit.running.gather import windows_table
-from evalkit.running.jobs import Part, VariantJob
-from evalkit.running.plan import ComparePlan, Request, make_plan
+from evalkit.records.bench import Speculation
+from evalkit.results.load_measured import windows_table
+from evalkit.running.compare.plan import ComparePlan, Request, make_plan
+from evalkit.running.job import Part, VariantJob
+from evalkit.running.process import run_child, stop_if_asked
 from evalkit.store.files import read_parquet
 from evalkit.store.store import Store
 
@@ -113,9 +113,9 @@ def _quantize(job: VariantJob, send: Listener) -> None:
 
 
 def _measure(work: _Work, send: Listener) -> list[Speculation]:
-    from evalkit.running.texts import load_windows
-    from evalkit.scoring.speculative import PromptLookup
-    from evalkit.scoring.speed import generation_lengths
+    from evalkit.inference.speculative import PromptLookup
+    from evalkit.inference.timing import generation_lengths
+    from evalkit.running.compare.texts import load_windows
 
     store, request = Store(work.target.store), work.request
     target = _load(store, work.target, send)
@@ -139,7 +139,7 @@ def _measure(work: _Work, send: Listener) -> list[Speculation]:
 
 
 def _by_model(session: _Session, store: Store, job: VariantJob, send: Listener) -> Speculation:
-    from evalkit.scoring.speculative import ModelDraft
+    from evalkit.inference.speculative import ModelDraft
 
     draft = _load(store, job, send)
     measured = session.measure(job.variant.label, ModelDraft(draft.model), draft.model)
@@ -148,7 +148,7 @@ def _by_model(session: _Session, store: Store, job: VariantJob, send: Listener) 
 
 def _load(store: Store, job: VariantJob, send: Listener) -> Loaded:
     from evalkit import plugins
-    from evalkit.running.worker import load_variant, prepare_source
+    from evalkit.running.compare.worker import load_variant, prepare_source
 
     source, _ = prepare_source(store, job, send)
     getattr(plugins.load("backends", job.variant.backend), "prepare", lambda: None)()
@@ -206,7 +206,7 @@ class _Session:
     def _decode(
         self, prompt: Sequence[int], draft: Any = None, model: Any = None, **more: Any
     ) -> Any:
-        from evalkit.scoring.speculative import decode
+        from evalkit.inference.speculative import decode
 
         return decode(
             model or self.target.model,
@@ -224,7 +224,7 @@ class _Session:
         where both chose the same token: the change of its lead over the second best. A token that
         changed with a smaller change than the largest of these was a tie.
         """
-        from evalkit.scoring.speculative import first_difference
+        from evalkit.inference.speculative import first_difference
 
         gaps, noise = [], 0.0
         for index in differing:
@@ -239,7 +239,7 @@ class _Session:
     def _sampled(self, model: Any) -> float:
         import torch
 
-        from evalkit.scoring.speculative import sampled_acceptance
+        from evalkit.inference.speculative import sampled_acceptance
 
         generator = torch.Generator().manual_seed(self.work.target.seed)
         results = [

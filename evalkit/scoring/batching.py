@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 Indexes = NDArray[np.int64]
 

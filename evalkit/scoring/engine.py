@@ -23,7 +23,7 @@ from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short
 from evalkit.scoring.head import Forward, open_forward
 from evalkit.scoring.reference import Reference, ReferenceWriter, window_sample
 from evalkit.scoring.statistics import NEEDS_REFERENCE, STATISTICS, TokenStatistics
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 # Float32 logits of one head call. On the CPU below the C library's largest threshold for separate
 # mappings (32 MiB): such blocks are reused, larger ones are mapped and zeroed each time.

@@ -33,7 +33,7 @@ from evalkit.scoring.head import (
 )
 from evalkit.scoring.row_file import SCHEMA, Layout, RowFile, read_layout, windows_hash
 from evalkit.store.files import make_directory, replacing, write_json
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 _CHECKED_ROWS = 4
 # Enough to tell two architectures apart, few enough to cost nothing beside a batch.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evalkit.errors import StoreError
 from evalkit.store.files import explained, read_json
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 SCHEMA = "evalkit.reference/1"
 

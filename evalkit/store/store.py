@@ -18,10 +18,10 @@ import shutil
 from pathlib import Path
 from typing import TypeVar
 
-from evalkit.bench_records import Bench, Speculation
 from evalkit.errors import StoreError
 from evalkit.paths import expanded
 from evalkit.records import Comparison, Run, from_json, to_json
+from evalkit.records.bench import Bench, Speculation
 from evalkit.store.files import make_directory, read_json, write_json
 
 T = TypeVar("T")

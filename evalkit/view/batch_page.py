@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evalkit.batch_records import Batch
+from evalkit.records.batch import Batch
 from evalkit.view.numbers import clean
 
 

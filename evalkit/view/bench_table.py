@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from evalkit.analysis.sweep import CERTAIN, CLEAR, ratio, verdict
-from evalkit.bench_records import Bench, BenchPoint, MachineRates, MemoryUse, Soak
+from evalkit.records.bench import Bench, BenchPoint, MachineRates, MemoryUse, Soak
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import markdown, markdown_table

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from evalkit.findings import Diagnosis
 from evalkit.records import to_json
+from evalkit.records.findings import Diagnosis
 from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.diagnosis/1"

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from evalkit.bench_records import Speculation
+from evalkit.records.bench import Speculation
 
 SCHEMA = "evalkit.speculation/1"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evalkit.analysis.soak import judge
-from evalkit.bench_records import SoakSample
+from evalkit.records.bench import SoakSample
 
 
 def samples(speeds: list[float], throttled_from: int | None = None) -> list[SoakSample]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from browser.conftest import Watched
 
-from evalkit.running.grid import shipped_notebooks
+from evalkit.running.batch.grid import shipped_notebooks
 
 NOTEBOOK = "01_quickstart.ipynb"
 TOKEN = "for-this-test-only"

@@ -54,7 +54,7 @@ def variant(data: bytes) -> None:
 
 def grid(data: bytes) -> None:
     """GRID.yaml of evalkit batch."""
-    from evalkit.running.grid import read_grid
+    from evalkit.running.batch.grid import read_grid
 
     read_grid(_file("grid.yaml", data))
 
@@ -75,14 +75,14 @@ def _comparison() -> object:
 
 def jsonl(data: bytes) -> None:
     """An evaluation text in JSONL."""
-    from evalkit.suites.texts import load_text
+    from evalkit.texts.documents import load_text
 
     load_text(str(_file("text.jsonl", data)))
 
 
 def plain_text(data: bytes) -> None:
     """A plain evaluation text."""
-    from evalkit.suites.texts import load_text
+    from evalkit.texts.documents import load_text
 
     load_text(str(_file("text.txt", data)))
 
@@ -148,14 +148,14 @@ def comparison_file(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     """The manifest of a data folder."""
-    from evalkit.suites.manifest import read_manifest
+    from evalkit.tasks.manifest import read_manifest
 
     read_manifest(_file("manifest.json", data).parent)
 
 
 def task_yaml(data: bytes) -> None:
     """The look at a user's task YAML that decides whether it would run code."""
-    from evalkit.suites.task_code import refuse_code
+    from evalkit.tasks.code import refuse_code
 
     refuse_code("task", _file("task.yaml", data))
 

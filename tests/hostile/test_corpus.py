@@ -241,7 +241,7 @@ def tasks(tmp_path: Path, fired: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("way", RUNNING)
 def test_a_task_of_ones_own_runs_no_code(tasks: Path, way: str) -> None:
     from evalkit.records import TaskSlice
-    from evalkit.suites.tasks import load_tasks
+    from evalkit.tasks.loading import load_tasks
 
     (tasks / "evil.yaml").write_text(HEAD + RUNNING[way])
     for name in ("evil", str(tasks / "evil.yaml")):
@@ -253,8 +253,8 @@ def test_a_task_of_ones_own_runs_no_code(tasks: Path, way: str) -> None:
 def test_a_template_does_not_reach_python(tasks: Path) -> None:
     from evalkit.errors import EvalkitError
     from evalkit.records import TaskSlice
-    from evalkit.suites.task_prompts import build_requests
-    from evalkit.suites.tasks import load_tasks
+    from evalkit.tasks.loading import load_tasks
+    from evalkit.tasks.prompts import build_requests
 
     (tasks / "evil.yaml").write_text(
         HEAD + "dataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\n"
@@ -272,7 +272,7 @@ def test_a_template_does_not_reach_python(tasks: Path) -> None:
 def test_a_task_folder_of_bombs(tasks: Path) -> None:
     from evalkit.errors import EvalkitError
     from evalkit.records import TaskSlice
-    from evalkit.suites.tasks import load_tasks
+    from evalkit.tasks.loading import load_tasks
 
     (tasks / "evil.yaml").write_text("[" * 100_000)
     with pytest.raises(EvalkitError, match="nested more than"):
@@ -282,7 +282,7 @@ def test_a_task_folder_of_bombs(tasks: Path) -> None:
 @pytest.mark.parametrize("name", ["../../text.txt", "/etc/passwd", "a\u0000b", ".."])
 def test_a_manifest_stays_in_its_folder(tmp_path: Path, name: str) -> None:
     from evalkit.errors import DataError
-    from evalkit.suites.manifest import MANIFEST, SCHEMA, read_manifest
+    from evalkit.tasks.manifest import MANIFEST, SCHEMA, read_manifest
 
     split = {"split": "test", "file": name, "sha256": "0", "rows": 1}
     content = {"schema": SCHEMA, "task": "t", "source": "s", "subset": "", "revision": "r"}

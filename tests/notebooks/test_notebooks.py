@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from evalkit.running.grid import notebook_parameters, shipped_notebooks
+from evalkit.running.batch.grid import notebook_parameters, shipped_notebooks
 
 SMALL = {"limit": 12}
 BENCH = {

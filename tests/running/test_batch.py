@@ -15,7 +15,7 @@ from notebooks_made import write_notebook
 
 import evalkit
 from evalkit.progress import ignore
-from evalkit.running.batch import notebook_html
+from evalkit.running.batch.run import notebook_html
 
 CODE = """
 from pathlib import Path

@@ -9,10 +9,10 @@ import pytest
 import tiny
 
 import evalkit
-from evalkit.bench_records import Bench
 from evalkit.errors import UsageError
 from evalkit.progress import ignore
-from evalkit.running.bench_plan import BenchRequest, engine_names, make_bench_plan
+from evalkit.records.bench import Bench
+from evalkit.running.bench.plan import BenchRequest, engine_names, make_bench_plan
 from evalkit.view import bench_table
 
 WORDS = {"prompt": 16, "generate": 8, "rounds": 2, "repetitions": 2, "progress": ignore}

@@ -17,8 +17,8 @@ from evalkit.backends import parse_variant
 from evalkit.demo_data import demo_directory
 from evalkit.models.kernels import kernel_names
 from evalkit.models.loading import load_causal_lm, load_tokenizer
-from evalkit.running.checks import CHEAP, THOROUGH, Patient, examine, mean_loss
-from evalkit.suites.texts import load_text
+from evalkit.running.doctor.checks import CHEAP, THOROUGH, Patient, examine, mean_loss
+from evalkit.texts.documents import load_text
 
 
 @pytest.fixture(scope="module")

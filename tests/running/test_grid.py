@@ -9,7 +9,7 @@ import pytest
 from notebooks_made import write_notebook
 
 from evalkit.errors import UsageError
-from evalkit.running.grid import notebook_parameters, read_grid, shipped_notebooks
+from evalkit.running.batch.grid import notebook_parameters, read_grid, shipped_notebooks
 
 
 def write_grid(folder: Path, text: str) -> Path:

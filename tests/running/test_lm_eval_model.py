@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evalkit.errors import UsageError
 from evalkit.running import lm_eval_entry
 from evalkit.running.lm_eval_model import EvalkitModel
-from evalkit.scoring.lm_eval import EvalkitLM
+from evalkit.tasks.language_model import EvalkitLM
 
 TASK = """
 task: colours

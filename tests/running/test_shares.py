@@ -16,10 +16,10 @@ import evalkit
 from evalkit.progress import Event, ignore
 from evalkit.running import cluster
 from evalkit.running.cluster import Shard, group, shards, share_count
-from evalkit.running.compare import _run_parts, run_plan
-from evalkit.running.describe import describe
-from evalkit.running.jobs import Part, VariantJob
-from evalkit.running.plan import ComparePlan, Request, make_plan
+from evalkit.running.compare.describe import describe
+from evalkit.running.compare.plan import ComparePlan, Request, make_plan
+from evalkit.running.compare.run import _run_parts, run_plan
+from evalkit.running.job import Part, VariantJob
 from evalkit.store.store import Store
 from evalkit.view import export
 

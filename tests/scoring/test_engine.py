@@ -17,7 +17,7 @@ from evalkit.errors import OutOfMemoryError, UsageError, VariantError
 from evalkit.scoring.engine import ScoredBatch, is_out_of_memory, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.scoring.statistics import STATISTICS
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 
 def record(model: PreTrainedModel, windows: Windows, path: Path, batch_tokens: int = 64) -> Any:

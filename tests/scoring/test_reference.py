@@ -15,7 +15,7 @@ from scoring_models import build, disturbed, ragged_windows, windows_of
 from evalkit.errors import StoreError, VariantError
 from evalkit.scoring.engine import score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
-from evalkit.suites.windows import Windows
+from evalkit.texts.windows import Windows
 
 WINDOWS = ragged_windows()
 

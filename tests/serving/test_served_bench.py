@@ -8,7 +8,7 @@ import pytest
 import servers
 
 import evalkit
-from evalkit.running.served_bench import _decode_rate, _gaps, _prefill_rate, _Timed
+from evalkit.running.bench.served_round import _decode_rate, _gaps, _prefill_rate, _Timed
 from evalkit.serving.client import Streamed
 
 

@@ -13,8 +13,8 @@ from timeless import timeless
 import evalkit
 from evalkit.errors import StoreError, UsageError
 from evalkit.progress import Event, ignore
-from evalkit.running.compare import _run_parts
-from evalkit.running.plan import Request, make_plan
+from evalkit.running.compare.plan import Request, make_plan
+from evalkit.running.compare.run import _run_parts
 from evalkit.store.mirror import Mirror, _inside, is_url, mirrored
 from evalkit.view import export
 

@@ -7,8 +7,8 @@ import math
 import random
 
 from evalkit.analysis.soak import judge
-from evalkit.bench_records import Bench, BenchPoint, MachineRates, MemoryUse, Phase, SoakSample
 from evalkit.records import Environment, Model
+from evalkit.records.bench import Bench, BenchPoint, MachineRates, MemoryUse, Phase, SoakSample
 
 NAMES = ("fp16", "int8@torchao", "int4")
 BATCHES = (1, 2, 4, 8, 16, 32, 24)

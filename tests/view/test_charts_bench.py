@@ -8,8 +8,8 @@ import itertools
 import pytest
 from view.benched import bench, with_failures
 
-from evalkit.bench_records import Bench
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.records.bench import Bench
 from evalkit.view.charts.bench import CHARTS, draw
 from evalkit.view.charts.canvas import Chart, image
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from evalkit.analysis.sweep import percentile
-from evalkit.bench_records import Bench, BenchPoint, Soak
 from evalkit.errors import unknown
+from evalkit.records.bench import Bench, BenchPoint, Soak
 from evalkit.view.bench_table import heading, limits
 from evalkit.view.charts.bench_memory import bench_memory
 from evalkit.view.charts.canvas import (

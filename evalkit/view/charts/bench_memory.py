@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from evalkit.bench_records import Bench, MemoryUse
+from evalkit.records.bench import Bench, MemoryUse
 from evalkit.view import numbers
 from evalkit.view.bench_table import heading
 from evalkit.view.charts.canvas import (

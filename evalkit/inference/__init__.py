@@ -1,0 +1,1 @@
+"""Running a model: shared prefixes, decoding, engines, timing, speculation."""

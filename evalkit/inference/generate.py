@@ -1,0 +1,159 @@
+"""Text generation in batches that stay full: prompts share prefixes, finished rows make room.
+
+Prefill runs all prompt tokens in a few large passes; decode then runs one token a row and reads
+every weight for it, so what counts is that no row of the batch is idle. A row leaves as soon as it
+has stopped, and waiting prompts join. Keys and values lie in buffers with room for all tokens to
+come: a step writes one slot instead of copying everything before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evalkit.inference.decode_batch import DecodeBatch, Row
+from evalkit.inference.decoding import Chooser, Decoding, Stopping
+from evalkit.inference.prefix import Budget, PrefixRunner, Step
+from evalkit.scoring.batching import short_rope_length
+
+
+def generate_texts(
+    runner: PrefixRunner,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    seeds: Sequence[int],
+    on_generated: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """The text generated after each prompt, in the order of `prompts`, stop strings cut off.
+
+    Args:
+        runner: the model and its budget; `cache_tokens` bounds prompts and generated tokens.
+        tokenizer: makes text of tokens.
+        prompts: token ids; each with room for `max_new_tokens` in the model's context.
+        decoding: how to choose tokens and when to stop.
+        seeds: one a prompt; a sampled text depends on its own seed, not on its neighbours.
+        on_generated: called with each prompt's index and text as soon as it is known.
+
+    Raises DataError for options the model's generation does not know or that need a search.
+    """
+    chooser = Chooser(runner.model, decoding)
+    stopping = Stopping(tokenizer, decoding, chooser.end_tokens)
+    rows = [
+        Row(index, list(prompt), [], torch.Generator().manual_seed(seed))
+        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    texts: dict[int, str] = {}
+
+    def finish(row: Row) -> None:
+        texts[row.index] = stopping.text(row.tokens)
+        if on_generated is not None:
+            on_generated(row.index, texts[row.index])
+
+    if runner.shares:
+        _Generation(runner, chooser, stopping, finish).run(rows)
+    else:
+        for row in rows:
+            row.tokens += _alone(runner.model, tokenizer, row, decoding)
+            finish(row)
+    return [texts[index] for index in range(len(rows))]
+
+
+class _Generation:
+    """Rows on their way through prefill and decode."""
+
+    def __init__(
+        self,
+        runner: PrefixRunner,
+        chooser: Chooser,
+        stopping: Stopping,
+        finish: Callable[[Row], None],
+    ) -> None:
+        # New rows join when the active ones have left half of the cache.
+        half = Budget(runner.budget.batch_tokens, runner.budget.cache_tokens // 2)
+        self.runner = PrefixRunner(runner.forward, half, runner.on_halved)
+        self.chooser = chooser
+        self.stopping = stopping
+        self.finish = finish
+
+    def run(self, rows: list[Row]) -> None:
+        # Under longrope, tokens beyond the original length change the cached ones too: a row that
+        # gets there is computed anew, together with the rows that begin there.
+        limit = short_rope_length(self.runner.model.config)
+        longer = [row for row in rows if limit is not None and row.length > limit]
+        shorter = [row for row in rows if limit is None or row.length <= limit]
+        longer += self._round(shorter, limit)
+        self._round(longer, None)
+
+    def _round(self, rows: list[Row], limit: int | None) -> list[Row]:
+        """Generate `rows` to their end or beyond `limit` tokens; return the latter."""
+        most = self.stopping.max_new_tokens
+        batch = DecodeBatch(self.runner, most)
+        waiting = self.runner.run([[*row.prompt, *row.tokens] for row in rows], reserve=most)
+        crossed: list[Row] = []
+        more = True
+        while more or batch.rows:
+            if more and batch.slots <= self.runner.budget.cache_tokens:
+                more = self._admit(batch, waiting, rows)
+            else:
+                self._extend(batch.rows, batch.step())
+            leaving = [row for row in batch.rows if self.stopping.stops(row.tokens)]
+            for row in leaving:
+                self.finish(row)
+            beyond = [row for row in batch.rows if limit is not None and row.length > limit]
+            crossed += [row for row in beyond if row not in leaving]
+            if leaving or beyond:
+                batch.drop({row.index for row in leaving + beyond})
+        return crossed
+
+    def _admit(self, batch: DecodeBatch, waiting: Iterator[Step], rows: list[Row]) -> bool:
+        """Take prefilled rows into the batch; whether there may be more of them."""
+        taken, slots = [], batch.slots
+        while slots <= self.runner.budget.cache_tokens:
+            step = next(waiting, None)
+            if step is None:
+                break
+            members = [
+                (place, rows[index]) for place, node in enumerate(step.nodes) for index in node.ends
+            ]
+            if not members or step.key_values is None:
+                continue
+            places = [place for place, _ in members]
+            last = [len(step.nodes[place].tokens) - 1 for place in places]
+            self._extend([row for _, row in members], step.rows[places, last])
+            taken.append((step.key_values, members))
+            longest = max(len(row.prompt) for _, row in members)
+            slots += len(members) * (longest + self.stopping.max_new_tokens)
+        batch.join(taken)
+        return step is not None
+
+    def _extend(self, rows: list[Row], states: Tensor) -> None:
+        """Choose the next token of each of `rows` from `states` (rows, width)."""
+        with torch.no_grad():
+            logits = self.runner.forward.next_logits(states)
+        for row, token in zip(rows, self.chooser.choose(rows, logits), strict=True):
+            row.tokens.append(token)
+
+
+def _alone(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: Row, decoding: Decoding
+) -> list[int]:
+    """Tokens after one prompt by the model's own loop: padding would enter a recurrent state."""
+    ids = torch.tensor([row.prompt], device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(row.random.initial_seed())
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=decoding.max_new_tokens,
+            stop_strings=list(decoding.stop) or None,
+            tokenizer=tokenizer,
+            **decoding.options,
+        )
+    tokens: list[int] = output[0, len(row.prompt) :].tolist()
+    return tokens

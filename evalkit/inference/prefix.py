@@ -1,0 +1,243 @@
+"""Run a prefix tree through a causal language model: shared tokens once, the rest in batches.
+
+A batch extends rows of the batch before it. Its rows are padded on the right, where causal
+attention never looks, so no padding disturbs a real token. When a batch is extended, the keys and
+values of each chosen row are moved to end at the same slot, so that every row is a contiguous run
+of real tokens with padding on its left only. Distances between slots are then distances between
+positions, which keeps sliding-window and block-sparse attention exact.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from evalkit.errors import OutOfMemoryError
+from evalkit.inference.prefix_cache import KeyValues, extending, recording
+from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
+from evalkit.scoring.batching import short_rope_length
+from evalkit.scoring.engine import is_out_of_memory
+from evalkit.scoring.head import Forward
+
+# Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
+# the batch has reached this part of the budget: padding costs less than many small batches.
+_SHORTEST_ROW = 0.6
+_SMALL_BATCH = 1 / 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bounds of one batch: tokens run, and tokens whose keys and values are held.
+
+    Batches are a function of the sequences and of these two numbers only.
+    """
+
+    batch_tokens: int = 4096
+    cache_tokens: int = 32768
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass: `rows` (nodes, length, width) of `Forward`, padded on the right.
+
+    `key_values` of all tokens up to these, if another pass or the caller needs them.
+    """
+
+    nodes: list[Node]
+    rows: Tensor
+    key_values: KeyValues | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    node: Node
+    parent: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    longest: int
+    done: frozenset[int]
+    reserve: int | None
+
+
+class PrefixRunner:
+    """Runs prefix trees on one model.
+
+    `on_halved` is told the new number of rows each time a batch did not fit and was halved.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        budget: Budget,
+        on_halved: Callable[[int], None] | None = None,
+    ) -> None:
+        self.forward = forward
+        self.model = forward.model
+        self.budget = budget
+        self.on_halved = on_halved
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether all layers keep keys and values a token: a recurrent state cannot be shared."""
+        if getattr(self.model, "_is_stateful", False):
+            return False
+        layers = DynamicCache(config=self.model.config).layers
+        return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+    def run(
+        self,
+        sequences: Sequence[TokenIds],
+        *,
+        done: Collection[int] = (),
+        reserve: int | None = None,
+    ) -> Iterator[Step]:
+        """Run all `sequences`, each shared part once; nodes name them by their index.
+
+        Args:
+            sequences: non-empty token ids.
+            done: batches that only these need are left out; all others are the same without it.
+            reserve: keep the keys and values of every step, in batches that leave room for this
+                many more tokens a row.
+
+        Raises evalkit's OutOfMemoryError when a single row does not fit.
+        """
+        limit = short_rope_length(self.model.config)
+        longer = {i: t for i, t in enumerate(sequences) if limit and len(t) > limit}
+        others = {i: t for i, t in enumerate(sequences) if i not in longer}
+        # Beyond that length every token is rotated differently: nothing before it can be shared.
+        for group, share in ((longer, False), (others, self.shares)):
+            rows = [_Row(node, 0) for node in build_tree(group, share=share)]
+            longest = max((len(tokens) for tokens in group.values()), default=0)
+            yield from self._run_rows(rows, None, _Plan(longest, frozenset(done), reserve))
+
+    def _run_rows(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> Iterator[Step]:
+        waiting = self._batches(rows, parent, plan)[::-1]
+        while waiting:
+            batch = waiting.pop()
+            if all(plan.done.issuperset(row.node.sequences) for row in batch):
+                continue
+            step = self._try_step(batch, parent, plan)
+            if step is None:
+                waiting.extend(self._halves(batch))
+                continue
+            yield step
+            below = [_Row(child, i) for i, row in enumerate(batch) for child in row.node.children]
+            key_values = step.key_values
+            # The hidden states are not kept while the batches below run.
+            del step
+            if below:
+                yield from self._run_rows(below, key_values, plan)
+
+    def _try_step(self, batch: list[_Row], parent: KeyValues | None, plan: _Plan) -> Step | None:
+        """One forward pass; None when it did not fit in memory and can be halved."""
+        keep = plan.reserve is not None or any(row.node.children for row in batch)
+        try:
+            return self._step(batch, parent, keep)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise OutOfMemoryError(
+                    f"one sequence of {batch[0].node.end} tokens does not fit in memory: "
+                    "lower the context length or take a smaller variant"
+                ) from error
+        # Only here, outside the handler, are the tensors of the failed batch gone.
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _halves(self, batch: list[_Row]) -> list[list[_Row]]:
+        middle = (len(batch) + 1) // 2
+        if self.on_halved is not None:
+            self.on_halved(middle)
+        return [batch[middle:], batch[:middle]]
+
+    def _batches(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> list[list[_Row]]:
+        """Rows by falling length, as many a batch as the budget admits.
+
+        No batch spans more slots than the longest sequence has tokens: models that look at the
+        number of slots (longrope, the context check of Phi-3 Small) then see nothing unusual.
+        """
+
+        def past(row: _Row) -> int:
+            return parent.lengths[row.parent] if parent else 0
+
+        def admits(batch: list[_Row], row: _Row) -> bool:
+            length = len(batch[0].node.tokens)
+            slots = length + max(past(member) for member in [*batch, row])
+            tokens = (len(batch) + 1) * length
+            alike = len(row.node.tokens) >= _SHORTEST_ROW * length
+            return (
+                (alike or tokens <= _SMALL_BATCH * self.budget.batch_tokens)
+                and tokens <= self.budget.batch_tokens
+                and (len(batch) + 1) * (slots + (plan.reserve or 0)) <= self.budget.cache_tokens
+                and slots <= plan.longest
+            )
+
+        batches: list[list[_Row]] = []
+        for row in sorted(rows, key=lambda row: (-len(row.node.tokens), -past(row))):
+            if batches and admits(batches[-1], row):
+                batches[-1].append(row)
+            else:
+                batches.append([row])
+        return batches
+
+    def _step(self, rows: list[_Row], parent: KeyValues | None, keep: bool) -> Step:
+        nodes = [row.node for row in rows]
+        lengths = [len(node.tokens) for node in nodes]
+        past = [parent.lengths[row.parent] if parent else 0 for row in rows]
+        cache = None
+        if parent is not None:
+            cache = extending(parent, [row.parent for row in rows], past, keep)
+        elif keep:
+            cache = recording()
+        states = self.states(cache, self._inputs([node.tokens for node in nodes], past))
+        if cache is None or not keep:
+            return Step(nodes, states, None)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        ends = [max(past) + length for length in lengths]
+        return Step(nodes, states, KeyValues(layers, ends, [node.end for node in nodes]))
+
+    def states(self, cache: DynamicCache | None, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Rows (batch, length, width) of `Forward` for `inputs` after what `cache` holds."""
+        with torch.no_grad():
+            output = self.forward.body(**inputs, past_key_values=cache, use_cache=cache is not None)
+        hidden = self.forward.kind == "hidden"
+        states: Tensor = output.last_hidden_state if hidden else output.logits
+        return states
+
+    def _inputs(self, tokens: list[Tokens], past: list[int]) -> dict[str, Tensor]:
+        """Right-padded ids; with a past also positions, and a mask where rows differ in it."""
+        lengths, before = np.asarray([len(row) for row in tokens]), np.asarray(past)
+        ids = np.zeros((len(tokens), lengths.max()), dtype=np.int64)
+        for target, row in zip(ids, tokens, strict=True):
+            target[: len(row)] = row
+        inputs = {"input_ids": ids}
+        if before.any() and self.takes_positions:
+            steps = np.minimum(np.arange(ids.shape[1]), lengths[:, None] - 1)
+            inputs["position_ids"] = before[:, None] + steps
+        slots = np.arange(before.max() + ids.shape[1])
+        real = slots >= (before.max() - before)[:, None]
+        if self.forward.masked:
+            real &= slots < (before.max() + lengths)[:, None]
+        if not real.all() or (before.any() and not self.takes_positions):
+            inputs["attention_mask"] = real.astype(np.int64)
+        device = self.model.device
+        return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+
+    @cached_property
+    def takes_positions(self) -> bool:
+        """Whether the model can be told positions; others count them from the mask."""
+        return "position_ids" in inspect.signature(self.forward.body.forward).parameters

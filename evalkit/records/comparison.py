@@ -1,0 +1,100 @@
+"""A comparison: a baseline and its variants, with values, differences and verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evalkit.displayable import Displayable, display
+from evalkit.records.run import Environment, Model, Status
+from evalkit.records.suite import Suite
+from evalkit.records.variant import Variant
+
+
+@dataclass(frozen=True)
+class Value:
+    """A summarised metric of one row: value with interval, and its difference to the baseline.
+
+    `low` and `high` bound the value; `delta`, `delta_low`, `delta_high` bound variant − baseline
+    (paired); None means not measured or not available, never zero.
+    """
+
+    value: float | None
+    unit: str
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+    verdict: str = "not measured"
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of a comparison.
+
+    `verdict` is the row's overall finding at the margin, in words fit for a table ("no loss",
+    "inconclusive: 900 more items"): over the tasks where there are any, else of perplexity.
+    """
+
+    variant: Variant
+    status: Status
+    message: str = ""
+    kernel: str = ""
+    verdict: str = ""
+    metrics: dict[str, Value] = field(default_factory=dict)
+    slices: dict[str, dict[str, Value]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A task item that is right under one variant and wrong under the other.
+
+    Margins are in nats: by how much the right choice beats the best wrong one (None for generated
+    answers). `is_coin_flip` marks an item whose margins are within the noise of rounding, which is
+    no damage.
+    """
+
+    task: str
+    item: int
+    variant: str
+    direction: Literal["right→wrong", "wrong→right"]
+    prompt: str
+    choices: tuple[str, ...]
+    target: str
+    baseline_loglikelihoods: tuple[float, ...] = ()
+    variant_loglikelihoods: tuple[float, ...] = ()
+    baseline_margin: float | None = None
+    variant_margin: float | None = None
+    baseline_answer: str = ""
+    variant_answer: str = ""
+    is_coin_flip: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison(Displayable):
+    """A baseline run and its variants: values, paired differences, verdicts, noise floor."""
+
+    model: Model
+    suite: Suite
+    baseline: str
+    margin: str
+    rows: tuple[Row, ...]
+    noise_floor: dict[str, float] = field(default_factory=dict)
+    environment: Environment | None = None
+    sentence: str = ""
+    notes: tuple[str, ...] = ()
+    store: str = ""
+    command: str = ""
+
+    def flips(self, task: str | None = None) -> Any:
+        """The items that changed between right and wrong, to browse in a notebook."""
+        return display().flip_browser(self, task)
+
+    def worst_tokens(self, variant: str | None = None, count: int = 20) -> Any:
+        """The tokens that `variant` (default the last) makes least likely against the baseline."""
+        return display().worst_tokens(self, variant, count)

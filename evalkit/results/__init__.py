@@ -1,0 +1,1 @@
+"""Reading what is stored: raw values, flips, worst tokens. Imports no torch."""

@@ -1,0 +1,1 @@
+"""`evalkit batch`: a notebook over a grid of parameters."""

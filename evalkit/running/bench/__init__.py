@@ -1,0 +1,1 @@
+"""`evalkit bench`: its plan, its rounds, and their summary."""

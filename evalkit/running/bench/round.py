@@ -1,0 +1,323 @@
+"""One round of one variant, in a process of its own: load, sweep batches and contexts, measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit import plugins
+from evalkit.analysis.sweep import next_batch
+from evalkit.errors import VariantError
+from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, level_before_loading, unfragmented
+from evalkit.progress import Event, Listener
+from evalkit.records.bench import SoakSample
+from evalkit.running.compare.worker import load_variant, prepare_source
+from evalkit.running.environment import Load
+from evalkit.running.job import VariantJob
+from evalkit.running.process import stop_if_asked
+from evalkit.running.sensors import Sensors, open_sensors
+from evalkit.store.store import Store
+
+# A point is repeated at least twice, and no further once it has taken this long.
+POINT_SECONDS = 20.0
+KEPT_LATENCIES = 2000
+SOAK_INTERVAL = 1.0
+# A CPU has no out-of-memory error: a sweep ends before the kernel ends the process.
+SPARE = 1.25
+
+
+@dataclass(frozen=True)
+class RoundJob:
+    """What one process measures: batches at the prompt's length (None: sweep), and contexts.
+
+    `engine` is a word of the command line; `soak` is seconds of sustained load at `soak_batch`.
+    """
+
+    job: VariantJob
+    engines: tuple[str, ...]
+    prompt: int
+    generate: int
+    repetitions: int
+    batches: tuple[int, ...] | None
+    contexts: tuple[int, ...]
+    most: int
+    soak: float = 0.0
+    soak_batch: int = 1
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """Raw values of one phase of one point in one round."""
+
+    phase: str
+    batch: int
+    context: int
+    status: str = "ok"
+    message: str = ""
+    engine: str = ""
+    samples: tuple[float, ...] = ()
+    latencies: tuple[float, ...] = ()
+    peak: float | None = None
+    joules_per_token: float | None = None
+    preparation: float = 0.0
+    differs_at: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """Everything one process found; plain values that are stored as JSON."""
+
+    kernel: str
+    notes: tuple[str, ...]
+    weights: dict[str, float]
+    load_peaks: dict[str, float]
+    phases: tuple[PhaseResult, ...]
+    kv_cache: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
+    soak: tuple[SoakSample, ...] = ()
+
+
+def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
+    """Load the variant and measure every point; raises EvalkitError where it cannot be loaded."""
+    from evalkit.models.storage import weight_bytes
+
+    job = round_.job
+    source, _ = prepare_source(Store(job.store), job, send)
+    backend = plugins.load("backends", job.variant.backend)
+    getattr(backend, "prepare", lambda: None)()
+    meter = PeakMeter(job.device, level_before_loading(job.device))
+    send(Event(job.variant.label, "loading"))
+    loaded = load_variant(job, source)
+    weights = {name: float(size) for name, size in weight_bytes(loaded.model).items()}
+    bench = _Bench(round_, loaded.model, meter, open_sensors(job.device), send)
+    result = RoundResult(loaded.kernel, loaded.notes, weights, meter.peaks(), ())
+    if round_.soak:
+        return dataclasses.replace(result, soak=tuple(bench.soak()))
+    load = Load()
+    phases = tuple(bench.run())
+    return dataclasses.replace(
+        result,
+        phases=phases,
+        notes=(*loaded.notes, *load.notes()),
+        kv_cache=bench.kv_cache,
+        peaks=bench.peaks,
+    )
+
+
+class _Bench:
+    """The loaded model and what its points left behind."""
+
+    def __init__(
+        self, round_: RoundJob, model: Any, meter: PeakMeter, sensors: Sensors, send: Listener
+    ) -> None:
+        self.round, self.model, self.meter, self.sensors = round_, model, meter, sensors
+        self.send = send
+        self.engines = round_.engines
+        self.kv_cache: dict[str, float] = {}
+        self.peaks: dict[str, dict[str, float]] = {}
+
+    def run(self) -> Iterator[PhaseResult]:
+        """All points: batches first, then contexts at batch 1."""
+        yield from self._sweep()
+        for context in self.round.contexts:
+            yield from self._point(1, context)
+
+    def _sweep(self) -> Iterator[PhaseResult]:
+        measured: dict[int, float] = {}
+        failed: int | None = None
+        given = list(self.round.batches or ())
+        while True:
+            if self.round.batches is not None:
+                batch = given.pop(0) if given else None
+            else:
+                batch = next_batch(measured, most=self.round.most, failed=failed)
+            if batch is None:
+                return
+            for result in self._point(batch, self.round.prompt):
+                yield result
+                if result.status != "ok":
+                    failed = batch
+                elif result.phase == "decode":
+                    measured[batch] = sorted(result.samples)[len(result.samples) // 2]
+
+    def _point(self, batch: int, context: int) -> Iterator[PhaseResult]:
+        """Prefill and decode at one batch and context; out of memory is a result."""
+        import torch
+
+        stop_if_asked()
+        label = self.round.job.variant.label
+        self.send(Event(label, f"batch {batch}, context {context}"))
+        try:
+            self._check_room(batch)
+            yield from self._measure(batch, context)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            message = (str(error).strip().splitlines() or ["out of memory"])[0]
+            for phase in ("prefill", "decode"):
+                yield PhaseResult(phase, batch, context, "out_of_memory", message)
+        except VariantError as error:
+            for phase in ("prefill", "decode"):
+                yield PhaseResult(phase, batch, context, "failed", str(error))
+        finally:
+            gc.collect()
+            if self.round.job.device != "cpu":
+                torch.cuda.empty_cache()
+
+    def _check_room(self, batch: int) -> None:
+        """On a CPU, end a sweep before memory does: the next point takes what the last took, and
+        as much more as the batch is larger."""
+        before = max((int(key.split()[0]) for key in self.peaks), default=0)
+        if self.round.job.device != "cpu" or not before or batch <= before:
+            return
+        import psutil
+
+        last = max(peak for key, peaks in self.peaks.items() for peak in peaks.values())
+        needed = SPARE * last * (batch / before - 1)
+        available = psutil.virtual_memory().available
+        if needed > available:
+            raise MemoryError(
+                f"batch {batch} needs about {needed / 1e9:.1f} GB more and {available / 1e9:.1f} GB"
+                " are available"
+            )
+
+    def _measure(self, batch: int, context: int) -> Iterator[PhaseResult]:
+        from evalkit.inference.timing import random_prompts, time_prefill, time_steps
+
+        round_, key = self.round, f"{batch} {context}"
+        ids = random_prompts(self.model, batch, context)
+        prepared = self._prepare(ids, context + round_.generate)
+        engine = prepared.engine
+        shared = {
+            "batch": batch, "context": context, "engine": engine.name,
+            "preparation": prepared.seconds, "differs_at": prepared.differs_at,
+        }  # fmt: skip
+        peaks = self._peaks(engine, ids)
+        self.peaks[key] = {f"{phase} {name}": peak for (phase, name), peak in peaks.items()}
+        before = self.sensors()
+        speeds, latencies = [], []
+        for _ in _repeated(round_.repetitions):
+            seconds, tokens = time_prefill(engine, ids)
+            speeds.append(batch * context / seconds)
+            latencies.append(1000 * seconds)
+        energy = _energy(before, self.sensors(), batch * context * len(speeds))
+        counter = next(name for _, name in peaks)
+        yield PhaseResult(
+            "prefill", samples=tuple(speeds), latencies=tuple(latencies),
+            peak=peaks["prefill", counter], joules_per_token=energy, **shared,
+        )  # fmt: skip
+
+        speeds, latencies, joules, spent = [], [], 0.0, True
+        for _ in _repeated(round_.repetitions):
+            _, tokens = time_prefill(engine, ids)
+            before = self.sensors()
+            steps = time_steps(engine, tokens, round_.generate)
+            after = self.sensors()
+            speeds.append(batch * len(steps) / sum(steps))
+            latencies += [1000 * step for step in steps]
+            used = _energy(before, after, 1)
+            joules, spent = joules + (used or 0.0), spent and used is not None
+        self.kv_cache[key] = _cache_bytes(engine)
+        tokens_made = batch * round_.generate * len(speeds)
+        yield PhaseResult(
+            "decode", samples=tuple(speeds), latencies=tuple(latencies[:KEPT_LATENCIES]),
+            peak=peaks["decode", counter],
+            joules_per_token=joules / tokens_made if spent else None, **shared,
+        )  # fmt: skip
+
+    def _peaks(self, engine: Any, ids: Any) -> dict[tuple[str, str], float]:
+        """Peaks of a prefill and a few steps behind it, untimed, by phase and counter."""
+        from evalkit.inference.timing import time_prefill, time_steps
+
+        found: dict[tuple[str, str], float] = {}
+        with unfragmented():
+            self.meter.reset()
+            _, tokens = time_prefill(engine, ids)
+            found |= {("prefill", name): peak for name, peak in self.meter.peaks().items()}
+            self.meter.reset()
+            time_steps(engine, tokens, min(DECODE_TOKENS, self.round.generate))
+            found |= {("decode", name): peak for name, peak in self.meter.peaks().items()}
+        return found
+
+    def _prepare(self, ids: Any, length: int) -> Any:
+        """The engine to use: of several, the one that decodes fastest here, for all points."""
+        from evalkit.inference.engines import prepare_engine
+        from evalkit.inference.timing import time_prefill, time_steps
+
+        if len(self.engines) == 1:
+            return prepare_engine(self.engines[0], self.model, ids, length)
+        tried = []
+        for name in self.engines:
+            try:
+                prepared = prepare_engine(name, self.model, ids, length)
+            except VariantError as error:
+                self.send(Event(self.round.job.variant.label, "", message=str(error)))
+                continue
+            _, tokens = time_prefill(prepared.engine, ids)
+            steps = time_steps(prepared.engine, tokens, min(32, self.round.generate))
+            tried.append((sorted(steps)[len(steps) // 2], name, prepared))
+        _, name, prepared = min(tried, key=lambda one: one[0])
+        self.engines = (name,)
+        return prepared
+
+    def soak(self) -> Iterator[SoakSample]:
+        """Decode without a pause for the round's seconds; a sample each second."""
+        from evalkit.inference.timing import random_prompts, time_prefill
+
+        round_ = self.round
+        ids = random_prompts(self.model, round_.soak_batch, round_.prompt)
+        engine = self._prepare(ids, round_.prompt + round_.generate).engine
+        begun = mark = time.perf_counter()
+        made, since = round_.generate, 0
+        while (now := time.perf_counter()) - begun < round_.soak:
+            stop_if_asked()
+            if made >= round_.generate:
+                _, tokens = time_prefill(engine, ids)
+                made = 0
+            tokens = _advance(engine, tokens)
+            made, since = made + 1, since + round_.soak_batch
+            if (passed := now - mark) >= SOAK_INTERVAL:
+                one = self.sensors()
+                yield SoakSample(
+                    now - begun, since / passed, one.watts, one.celsius, one.clock_mhz, one.throttle
+                )
+                self.send(
+                    Event(round_.job.variant.label, "soak", now - begun, round_.soak, "seconds")
+                )
+                mark, since = now, 0
+
+
+def _advance(engine: Any, tokens: Any) -> Any:
+    """One decode step that has finished when it returns."""
+    import torch
+
+    with torch.inference_mode():
+        tokens = engine.step(tokens)
+    if tokens.device.type == "cuda":
+        torch.cuda.synchronize()
+    return tokens
+
+
+def _repeated(count: int) -> Iterator[int]:
+    """Repetition numbers: all, or at least two within POINT_SECONDS."""
+    begun = time.perf_counter()
+    for number in range(count):
+        if number >= 2 and time.perf_counter() - begun > POINT_SECONDS:
+            return
+        yield number
+
+
+def _energy(before: Any, after: Any, tokens: int) -> float | None:
+    if before.joules is None or after.joules is None:
+        return None
+    return float(after.joules - before.joules) / tokens
+
+
+def _cache_bytes(engine: Any) -> float:
+    """Bytes of keys and values that the engine's cache holds."""
+    layers = getattr(engine.cache, "layers", ())
+    held = (t for layer in layers for t in (layer.keys, layer.values) if t is not None)
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in held))

@@ -1,0 +1,174 @@
+"""`evalkit bench`: rounds of all variants in turn, each in a process of its own, then one record.
+
+Every round that finished is stored at once; a bench that was stopped goes on with the next round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.backends import spec_of
+from evalkit.errors import (
+    EvalkitError,
+    InterruptedWorkError,
+    VariantError,
+)
+from evalkit.progress import Event, Listener
+from evalkit.records import content_hash, from_json, to_json
+from evalkit.records.bench import Bench, MachineRates
+from evalkit.running.bench.machine_rates import measure_rates, store_rates, stored_rates
+from evalkit.running.bench.plan import BenchPlan, BenchRequest, engine_names, make_bench_plan
+from evalkit.running.bench.round import RoundJob, RoundResult
+from evalkit.running.job import VariantJob
+from evalkit.running.process import run_child
+from evalkit.store.claims import claim
+from evalkit.store.files import read_json, write_json
+from evalkit.store.store import Store
+
+MOST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A variant's rounds, or why there are none, and its soak."""
+
+    job: VariantJob
+    rounds: tuple[RoundResult, ...]
+    failure: EvalkitError | None = None
+    soak: RoundResult | None = None
+
+
+def run_bench(request: BenchRequest, listener: Listener) -> Bench:
+    """Measure what the store lacks and summarise; a variant that fails is a row that says so.
+
+    Raises UsageError or ModelError before anything starts, InterruptedWorkError after Ctrl-C with
+    every finished round stored.
+    """
+    from evalkit.running.bench.summary import summarise
+
+    plan = make_bench_plan(request)
+    for note in plan.notes:
+        listener(Event("evalkit", "", message=note))
+    store = Store(plan.jobs[0].store)
+    folder = store.root / "benches" / plan.id
+    with claim(store.claim_file(f"bench-{plan.id}"), lambda who: listener(_waiting(who))):
+        if request.fresh:
+            for file in folder.glob("*.json"):
+                file.unlink()
+        rates = _rates(store, plan, listener)
+        measured = _measure(plan, folder, listener)
+    bench = summarise(plan, measured, rates)
+    store.save_bench(bench, plan.id)
+    return bench
+
+
+def _waiting(who: str) -> Event:
+    return Event("bench", "", message=f"waiting for {who}, which runs this bench now")
+
+
+def _rates(store: Store, plan: BenchPlan, listener: Listener) -> MachineRates:
+    job = plan.jobs[0]
+    file = store.root / "machines" / f"{content_hash(job.environment.machine)}.json"
+    found = stored_rates(file, job.environment)
+    if found is None:
+        listener(Event("bench", "measuring the machine"))
+        found = run_child(_machine, (job.device, job.environment.machine), listener)
+        store_rates(file, found)
+    return found
+
+
+def _machine(job: tuple[str, str], send: Listener) -> MachineRates:
+    return measure_rates(*job)
+
+
+def _measure(plan: BenchPlan, folder: Path, listener: Listener) -> tuple[Measured, ...]:
+    """All rounds in turn; the first of each variant decides its batch sizes and engine."""
+    request = plan.request
+    first = RoundJob(
+        plan.jobs[0], engine_names(request.engine, plan.jobs[0].device), request.prompt,
+        request.generate, request.repetitions, plan.batches, request.contexts, MOST_BATCH,
+    )  # fmt: skip
+    found = {job.variant.text: Measured(job, ()) for job in plan.jobs}
+    for name, why in plan.refused.items():
+        found[name] = dataclasses.replace(found[name], failure=VariantError(why))
+    for number in range(request.rounds):
+        for name, one in found.items():
+            if one.failure is not None:
+                continue
+            round_ = _like(dataclasses.replace(first, job=one.job), one.rounds)
+            file = folder / f"{content_hash(name, 8)}-{number}.json"
+            found[name] = _one_round(one, round_, file, number, listener)
+    if request.soak:
+        for name, one in found.items():
+            if one.failure is None:
+                found[name] = _soak(one, dataclasses.replace(first, job=one.job), request, listener)
+    return tuple(found.values())
+
+
+def _like(round_: RoundJob, before: Sequence[RoundResult]) -> RoundJob:
+    """A later round repeats the batches of the first that fitted, with the engine it chose."""
+    if not before:
+        return round_
+    phases = [p for p in before[0].phases if p.phase == "decode" and p.status == "ok"]
+    batches = dict.fromkeys(p.batch for p in phases if p.context == round_.prompt)
+    engines = tuple(dict.fromkeys(p.engine for p in phases)) or round_.engines
+    return dataclasses.replace(round_, batches=tuple(batches), engines=engines[:1])
+
+
+def _one_round(
+    one: Measured, round_: RoundJob, file: Path, number: int, listener: Listener
+) -> Measured:
+    if file.exists():
+        return dataclasses.replace(one, rounds=(*one.rounds, _stored(file)))
+    listener(Event(one.job.variant.label, f"round {number + 1}"))
+    try:
+        if spec_of(one.job.variant).quantizes and one.job.model.weights == "checkpoint":
+            run_child(_quantize, one.job, listener)
+        result = run_child(_round, round_, listener)
+    except InterruptedWorkError:
+        raise
+    except EvalkitError as error:
+        listener(Event(one.job.variant.label, "", message=str(error)))
+        return dataclasses.replace(one, failure=error)
+    write_json(file, to_json(result))
+    return dataclasses.replace(one, rounds=(*one.rounds, result))
+
+
+def _soak(one: Measured, round_: RoundJob, request: BenchRequest, listener: Listener) -> Measured:
+    from evalkit.running.bench.summary import knee_of
+
+    round_ = dataclasses.replace(
+        _like(round_, one.rounds), soak=request.soak, soak_batch=knee_of(one, request.prompt) or 1
+    )
+    try:
+        return dataclasses.replace(one, soak=run_child(_round, round_, listener))
+    except InterruptedWorkError:
+        raise
+    except EvalkitError as error:
+        listener(Event(one.job.variant.label, "", message=f"soak: {error}"))
+        return one
+
+
+def _stored(file: Path) -> RoundResult:
+    content: Any = read_json(file)
+    return from_json(RoundResult, content)
+
+
+def _round(round_: RoundJob, send: Listener) -> RoundResult:
+    if spec_of(round_.job.variant).served:
+        from evalkit.running.bench.served_round import measure_served_round
+
+        return measure_served_round(round_, send)
+    from evalkit.running.bench.round import measure_round
+
+    return measure_round(round_, send)
+
+
+def _quantize(job: VariantJob, send: Listener) -> None:
+    from evalkit.running.quantize import quantize_variant
+
+    quantize_variant(job, send)

@@ -1,0 +1,1 @@
+"""`evalkit compare`: its plan, its parts, and carrying them out."""

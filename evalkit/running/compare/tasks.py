@@ -1,0 +1,174 @@
+"""One task of a suite: prompts built once, asked of the loaded variant, scored by lm-eval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from evalkit.errors import DataError
+from evalkit.models.compute import for_scoring
+from evalkit.models.loading import Loaded, load_tokenizer
+from evalkit.progress import Event, Listener
+from evalkit.records import Measurement, Run, TaskSlice, content_hash
+from evalkit.running.job import TASK_VERSION, Part, VariantJob
+from evalkit.running.process import stop_if_asked
+from evalkit.store.samples import SampleRecords
+from evalkit.store.store import Store
+from evalkit.store.task_requests import TaskRequests
+from evalkit.tasks.answers import answer_requests
+from evalkit.tasks.language_model import EvalkitLM
+from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
+from evalkit.tasks.prompts import ChatFormatter, build_requests
+from evalkit.tasks.scores import score_answers
+from evalkit.tasks.served_model import EndpointLM, ServedModel
+
+# Items the baseline answers twice, the second time with half the batch, for the noise floor.
+NOISE_ITEMS = 50
+
+
+def measure_task(
+    store: Store,
+    job: VariantJob,
+    part: Part,
+    run: Run,
+    loaded: Loaded | ServedModel,
+    send: Listener,
+) -> list[Measurement]:
+    """Scores of the part's task (or of every task of its group), with their sample records.
+
+    Raises DataError where the task is unknown, cannot be had or its code fails; answers given
+    before an interruption are kept.
+    """
+    if isinstance(loaded, Loaded):
+        loaded = for_scoring(loaded, job.device)
+    chosen = part.run.suite.tasks[0]
+    found = _load(job, chosen)
+    if found.failures:
+        raise DataError("; ".join(failure.message for failure in found.failures))
+    tokenizer = load_tokenizer(job.checkpoint.path)
+    asking = _Asking(store, job, run, loaded, tokenizer, send)
+    measured: list[Measurement] = []
+    for task in found.tasks:
+        requests, prompts = _requests(store, job, chosen, task, tokenizer)
+        measured += asking.scores(task, requests, prompts)
+    return [*measured, _marker(found, asking.notes)]
+
+
+def _load(job: VariantJob, chosen: TaskSlice) -> LoadedTasks:
+    include = (job.settings.include_path,) if job.settings.include_path else ()
+    return load_tasks(
+        [chosen],
+        data=job.settings.data,
+        include_path=include,
+        offline=job.settings.offline,
+        seed=job.seed,
+        allow_code=job.settings.allow_code,
+    )
+
+
+def _requests(
+    store: Store, job: VariantJob, chosen: TaskSlice, task: LoadedTask, tokenizer: Any
+) -> tuple[TaskRequests, str]:
+    """The prompts of `task`, built by the first variant and read by the others; their file."""
+    chat = ChatFormatter(tokenizer) if chosen.chat else None
+    identity = job.checkpoint.identity if chosen.chat else ""
+    key = content_hash([dataclasses.astuple(chosen), task.name, identity, job.seed])
+    name = f"prompts/{key}.parquet"
+    if (store.root / name).exists():
+        return TaskRequests.load(store.root / name), name
+    requests = build_requests(task, chat_template=chat, system=chosen.system or None)
+    requests.save(store.root / name)
+    return requests, name
+
+
+@dataclasses.dataclass
+class _Asking:
+    """A loaded variant that answers tasks; `notes` collect what was recorded on the way."""
+
+    store: Store
+    job: VariantJob
+    run: Run
+    loaded: Loaded | ServedModel
+    tokenizer: Any
+    send: Listener
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def scores(self, task: LoadedTask, requests: TaskRequests, prompts: str) -> list[Measurement]:
+        """Ask, score and store one task."""
+        folder = self.store.raw(self.run.id)
+        lm = self._model(self.job.settings.batch_tokens)
+        try:
+            answers = answer_requests(requests, lm, folder, advance=self._advance(task.name))
+        except DataError as error:
+            raise DataError(f"{task.name}: {error}") from error
+        records = score_answers(task, requests, answers)
+        table = folder / f"samples-{task.name.replace('/', '_')}.parquet"
+        records.save(table)
+        self.notes += [f"{task.name}: {note}" for note in (*records.head.notes, *lm.notes)]
+        noise = self._noise(task, requests, answers) if self.job.is_baseline else None
+        return [
+            Measurement(
+                metric=records.key(score),
+                version=TASK_VERSION,
+                unit="",
+                direction="lower" if score.higher_is_better is False else "higher",
+                values=(score.value,),
+                table=str(table.relative_to(self.store.root)),
+                convention=f"{requests.shots} shots, {requests.split} split",
+                details=_details(task, records, score, noise) | {"prompts": prompts},
+            )
+            for score in records.head.scores
+        ]
+
+    def _model(self, batch_tokens: int) -> EvalkitLM | EndpointLM:
+        if isinstance(self.loaded, ServedModel):
+            return self.loaded.language_model()
+        return EvalkitLM(self.loaded.model, self.tokenizer, batch_tokens=batch_tokens)
+
+    def _advance(self, name: str) -> Callable[[int, int], None]:
+        def advance(done: int, total: int) -> None:
+            self.send(Event(self.job.variant.label, name, done, total, "requests"))
+            stop_if_asked()
+
+        return advance
+
+    def _noise(self, task: LoadedTask, requests: TaskRequests, answers: Any) -> float | None:
+        """Largest change of a log-likelihood, in nats, when half the batch is used."""
+        if requests.output_type == "generate_until":
+            return None
+        sample = dataclasses.replace(requests, items=requests.items[:NOISE_ITEMS])
+        folder = self.store.raw(self.run.id) / "noise"
+        lm = self._model(max(1, self.job.settings.batch_tokens // 2))
+        again = answer_requests(sample, lm, folder, advance=self._advance(f"{task.name} again"))
+        first = answers.loglikelihood[: len(again.loglikelihood)]
+        return float(np.max(np.abs(again.loglikelihood - first), initial=0.0))
+
+
+def _details(
+    task: LoadedTask, records: SampleRecords, score: Any, noise: float | None
+) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "score": score.metric,
+        "filter": score.filter,
+        "aggregation": score.aggregation,
+        "primary": score == records.primary,
+        "higher_is_better": score.higher_is_better is not False,
+        "n": score.n,
+        "noise_nats": noise,
+    }
+
+
+def _marker(found: LoadedTasks, notes: list[str]) -> Measurement:
+    """Says that the part is whole, and what was recorded while it was made."""
+    groups = {group.name: list(group.tasks) for group in found.groups}
+    return Measurement(
+        metric="task",
+        version=TASK_VERSION,
+        unit="",
+        direction="none",
+        details={"groups": groups, "notes": list(dict.fromkeys(notes))},
+    )

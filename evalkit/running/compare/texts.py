@@ -1,0 +1,175 @@
+"""The quality pass over texts: windows, scoring batch by batch, folding into measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from evalkit.errors import DataError
+from evalkit.metrics import TokenMetric, token_metrics
+from evalkit.models.loading import Loaded, load_tokenizer
+from evalkit.progress import Listener
+from evalkit.records import Measurement, Run
+from evalkit.running.compare.text_pass import Scoring
+from evalkit.running.compare.worst_tokens import save_worst_tokens
+from evalkit.running.job import NOISE_VERSION, Part, VariantJob
+from evalkit.scoring.batching import plan_batches, short_rope_length
+from evalkit.store.store import Store
+from evalkit.tasks.served_model import ServedModel
+from evalkit.texts.documents import load_texts
+from evalkit.texts.encoding import text_encoder
+from evalkit.texts.windows import Windows, make_windows
+
+NOISE_TOKENS = 20_000
+
+
+def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
+    """The suite's windows: tokenised once, stored, and reused by every variant."""
+    file = store.windows_file(job.windows)
+    if file.exists():
+        return Windows.load(file)
+    texts = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
+    expected = [text.sha256 for text in part.run.suite.texts]
+    if [text.sha256 for text in texts] != expected:
+        raise DataError(f"{', '.join(job.sources)} changed while evalkit ran: run again")
+    suite = part.run.suite
+    tokenizer = load_tokenizer(job.checkpoint.path)
+    windows = make_windows(
+        text_encoder(tokenizer), texts, suite.convention, suite.context, bos=suite.bos
+    )
+    windows.save(file)
+    return windows
+
+
+def measure_texts(
+    store: Store,
+    job: VariantJob,
+    part: Part,
+    run: Run,
+    loaded: Loaded | ServedModel,
+    send: Listener,
+) -> Run:
+    """Score all windows, and for the baseline record its reference and the noise floor.
+
+    Where there are no distributions to compare (`job.divergence`), only the likelihood of the
+    text itself is measured.
+    """
+    from evalkit.models.compute import for_scoring
+    from evalkit.running.compare.worker import add
+
+    windows = load_windows(store, job, part)
+    if isinstance(loaded, Loaded):
+        loaded = for_scoring(loaded, job.device)
+    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *loaded.notes))))
+    scoring = Scoring(store, job, run, windows, loaded, send)
+    convention = part.run.suite.convention
+    metrics = token_metrics(convention, is_baseline=job.is_baseline or not job.divergence)
+    table = scoring.table(part.baseline or "self")
+    record = scoring.record(table)
+    reference = scoring.reference() if record is None else None
+    noted = scoring.score(table, metrics, reference=reference, record=record)
+    scoring.put_together(table)
+    if record is not None:
+        record.complete()
+    elif not job.is_baseline:
+        _save_worst_tokens(scoring, table)
+    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
+    measured = [_measurement(store, metric, table, part) for metric in metrics]
+    if job.is_baseline:
+        noisy = token_metrics(convention, is_baseline=not job.divergence)
+        measured.append(_noise(scoring, noisy))
+    return add(store, run, measured)
+
+
+def _save_worst_tokens(scoring: Scoring, table: Path) -> None:
+    """Write the worst tokens beside `table`, where the baseline's values are at hand."""
+    baseline = scoring.store.raw(scoring.job.reference) / "tokens-self.parquet"
+    if baseline.exists():
+        tokenizer = load_tokenizer(scoring.job.checkpoint.path)
+        save_worst_tokens(table, baseline, scoring.windows, tokenizer)
+
+
+def measure_share(
+    store: Store, job: VariantJob, part: Part, loaded: Loaded, send: Listener
+) -> None:
+    """Score the windows of `part.share`, and write their raw values only.
+
+    Share i of n has every nth batch of the plan of all windows, from the ith on: batches are those
+    of one process, and so are the values.
+    """
+    from evalkit.models.compute import for_scoring
+
+    assert part.share is not None
+    number, count = part.share
+    loaded = for_scoring(loaded, job.device)
+    windows = load_windows(store, job, part)
+    scoring = Scoring(store, job, part.run, windows, loaded, send)
+    batches = plan_batches(
+        windows.lengths - 1,
+        job.settings.batch_tokens,
+        boundary=short_rope_length(loaded.model.config),
+    )[number::count]
+    if not batches:
+        return
+    metrics = token_metrics(
+        part.run.suite.convention, is_baseline=job.is_baseline or not job.divergence
+    )
+    table = scoring.table(part.baseline or "self")
+    record = scoring.record(table)
+    scoring.score(
+        table,
+        metrics,
+        reference=scoring.reference() if record is None else None,
+        record=record,
+        only=frozenset(map(int, np.concatenate(batches))),
+        writer=f"share-{number:04d}",
+    )
+
+
+def _measurement(store: Store, metric: TokenMetric, table: Path, part: Part) -> Measurement:
+    suite = part.run.suite
+    return Measurement(
+        metric=metric.name,
+        version=metric.version,
+        unit=metric.unit,
+        direction=metric.direction,
+        table=str(table.relative_to(store.root)),
+        convention=f"{suite.convention}, context {suite.context}, BOS {suite.bos}",
+        baseline=part.baseline,
+        details={"column": metric.column, "summary": metric.summary},
+    )
+
+
+def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
+    """Score the baseline again, with half the batch, against its own reference."""
+    table = scoring.table("noise")
+    scoring.score(
+        table,
+        metrics,
+        reference=scoring.reference(),
+        only=_noise_sample(scoring.windows),
+        batch_tokens=max(1, scoring.job.settings.batch_tokens // 2),
+        stage="scoring again",
+    )
+    scoring.put_together(table)
+    folds = {
+        m.name: {"column": m.column, "summary": m.summary, "direction": m.direction}
+        for m in metrics
+    }
+    return Measurement(
+        metric="noise",
+        version=NOISE_VERSION,
+        unit="",
+        direction="none",
+        table=str(table.relative_to(scoring.store.root)),
+        convention="the baseline scored again with half the batch",
+        details={"metrics": folds},
+    )
+
+
+def _noise_sample(windows: Windows) -> frozenset[int]:
+    """Evenly spread windows of about NOISE_TOKENS scored tokens."""
+    step = max(1, int(windows.scored.sum()) // NOISE_TOKENS)
+    return frozenset(range(0, len(windows), step))

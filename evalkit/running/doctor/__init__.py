@@ -1,0 +1,1 @@
+"""`evalkit doctor`: the checks of a variant, and carrying them out."""

@@ -1,0 +1,347 @@
+"""Checks of a loaded model, each a function from the patient to findings.
+
+`CHEAP` look at weights and configuration only and run before every measurement; `THOROUGH` run
+the model on a short text. A check that finds nothing returns nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit.backends._spec import BackendSpec
+from evalkit.models.layers import linear_modules, unquantized_layers
+from evalkit.models.storage import named_tensors
+from evalkit.plugins import load
+from evalkit.records import Variant
+from evalkit.records.findings import Finding, Level
+
+# A perplexity this much above the baseline's on 200 tokens is more than rounding does.
+MUCH_WORSE, WORSE = 1.5, 1.1
+# Differences of logits that the order of additions explains, relative to their spread.
+SAME = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+MASKED = -1e4
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A loaded variant and what it is compared with.
+
+    `ids` are about 200 tokens of real text, empty for the cheap checks; `baseline` is the mean
+    negative log-likelihood of the unquantized model on them.
+    """
+
+    model: Any
+    variant: Variant
+    device: str
+    kernel: str
+    tokenizer: Any = None
+    ids: tuple[int, ...] = ()
+    baseline: float | None = None
+
+    def logits(self, rows: Sequence[Sequence[int]], **more: Any) -> Tensor:
+        """Float32 logits (rows, length, vocabulary) of one pass over rows of one length."""
+        device = self.model.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            output = self.model(input_ids=torch.tensor(rows, device=device), **more)
+        found: Tensor = output.logits.float()
+        return found
+
+
+Check = Callable[[Patient], Iterator[Finding]]
+
+
+def weights_are_finite(patient: Patient) -> Iterator[Finding]:
+    """No NaN, no infinity, no scale of zero in what is stored."""
+    bad, zero = [], []
+    for name, tensor in named_tensors(patient.model):
+        if tensor.device.type == "meta" or not tensor.is_floating_point():
+            continue
+        if not bool(torch.isfinite(tensor.float()).all()):
+            bad.append(name)
+        elif "scale" in name.lower() and tensor.numel() and not bool(tensor.float().any()):
+            zero.append(name)
+    if bad:
+        yield _problem(
+            "weights", f"NaN or infinite values in {_listed(bad)}",
+            "every output that depends on them is meaningless",
+            "make the checkpoint again; in float16 a value above 65504 overflows: try bf16",
+        )  # fmt: skip
+    if zero:
+        yield _problem(
+            "scales", f"all scales are zero in {_listed(zero)}",
+            "the layers output nothing but their bias",
+            "quantize again with other calibration text or a smaller group_size",
+        )  # fmt: skip
+
+
+def layers_are_as_promised(patient: Patient) -> Iterator[Finding]:
+    """A quantized variant has no full layer in its decoder, a full one no quantized layer."""
+    full = unquantized_layers(patient.model)
+    linears = [name for name, _ in linear_modules(patient.model)]
+    spec: BackendSpec = load("backends", patient.variant.backend).SPEC
+    promised = patient.variant.precision.startswith(("int", "nf", "fp4")) and not spec.simulates
+    if promised and full:
+        yield _problem(
+            "layers", f"left unquantized: {_listed(full)}",
+            f"the variant is called {patient.variant.label} and is larger and better than that",
+            "choose a group_size or backend that takes these layers",
+        )  # fmt: skip
+    if patient.variant.backend == "transformers" and len(full) < len(linears):
+        packed = [name for name in linears if f"{name}.weight" not in full]
+        yield _problem(
+            "layers", f"quantized although {patient.variant.precision} was asked for:"
+            f" {_listed(packed)}", "the baseline would not be the unquantized model",
+            "give the unquantized checkpoint, or name this directory as the variant",
+        )  # fmt: skip
+
+
+def head_is_tied_as_configured(patient: Patient) -> Iterator[Finding]:
+    """Where the configuration ties head and embedding, they hold the same values."""
+    head, embedding = patient.model.get_output_embeddings(), patient.model.get_input_embeddings()
+    if not getattr(patient.model.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
+    if one is None or other is None or one.data_ptr() == other.data_ptr():
+        return
+    if one.shape != other.shape or not torch.equal(one.float(), other.float()):
+        yield _problem(
+            "tied head", "head and embedding differ although the configuration ties them",
+            "a head that was not loaded is random: every prediction is noise",
+            "load with evalkit's own classes, or set tie_word_embeddings to false in config.json",
+        )  # fmt: skip
+
+
+def everything_is_on_the_device(patient: Patient) -> Iterator[Finding]:
+    """No module was put on another device or left without memory."""
+    if patient.variant.option("offload", False):
+        return
+    placed = getattr(patient.model, "hf_device_map", None) or {}
+    kind = patient.device.partition(":")[0]
+    away = [
+        f"{name or 'model'} on {place}"
+        for name, place in placed.items()
+        if str(place) == "disk" or (str(place) == "cpu" and kind != "cpu")
+    ]
+    if away:
+        yield _problem(
+            "devices", f"offloaded: {_listed(away)}",
+            "speed is that of the bus, not of the card",
+            "use a smaller variant, or --offload if that is what you want to measure",
+        )  # fmt: skip
+    empty = [name for name, t in patient.model.named_parameters() if t.device.type == "meta"]
+    if empty:
+        yield _problem(
+            "devices", f"without memory: {_listed(empty)}", "these weights were never loaded",
+            "check that the checkpoint has all its shards",
+        )  # fmt: skip
+
+
+def tokenizer_fits_the_embedding(patient: Patient) -> Iterator[Finding]:
+    """Every id of the tokenizer has a row in the embedding."""
+    if patient.tokenizer is None:
+        return
+    rows = patient.model.get_input_embeddings().weight.shape[0]
+    highest = max(patient.tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        yield _problem(
+            "tokenizer", f"the tokenizer's ids go up to {highest}, the embedding has {rows} rows",
+            "such an id ends in an error, or in another token's vector",
+            "give the tokenizer that was saved with the model",
+        )  # fmt: skip
+
+
+def bos_is_added_once(patient: Patient) -> Iterator[Finding]:
+    """The tokenizer adds BOS never or once, and the id the model expects."""
+    tokenizer = patient.tokenizer
+    if tokenizer is None or tokenizer.bos_token_id is None:
+        return
+    ids = tokenizer("a")["input_ids"]
+    if ids[:2] == [tokenizer.bos_token_id] * 2:
+        yield _problem(
+            "BOS", "the tokenizer begins a text with two BOS tokens",
+            "models see one in training; perplexity rises",
+            "remove one from the post-processor of tokenizer.json",
+        )  # fmt: skip
+    expected = getattr(patient.model.config.get_text_config(), "bos_token_id", None)
+    if isinstance(expected, int) and expected != tokenizer.bos_token_id:
+        yield _warning(
+            "BOS", f"the tokenizer's BOS is id {tokenizer.bos_token_id}, config.json says"
+            f" {expected}", "texts begin with a token the model does not know as a beginning",
+            "check that tokenizer and model belong together",
+        )  # fmt: skip
+
+
+def chat_template_renders(patient: Patient) -> Iterator[Finding]:
+    """A chat template that is there can be used."""
+    if patient.tokenizer is None or not getattr(patient.tokenizer, "chat_template", None):
+        return
+    try:
+        patient.tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except Exception as error:  # whatever a template of a checkpoint may raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        yield _warning(
+            "chat template", f"it does not render: {first}",
+            "--apply-chat-template would fail", "replace chat_template.jinja of the checkpoint",
+        )  # fmt: skip
+
+
+def logits_are_finite(patient: Patient) -> Iterator[Finding]:
+    """No NaN in the logits of a real text, and ids the model masks stay masked."""
+    logits = patient.logits([patient.ids])
+    if bool(torch.isnan(logits).any()) or bool((logits == math.inf).any()):
+        yield _problem(
+            "logits", "NaN or infinite logits on an ordinary text", "no score of it is a number",
+            "try bf16, or another kernel; activations may overflow float16",
+        )  # fmt: skip
+    dummies = getattr(patient.model.config, "dummy_token_indices", None) or ()
+    if dummies and float(logits[..., list(dummies)].max()) > MASKED:
+        yield _problem(
+            "masked ids", f"{len(dummies)} ids that are never text are not masked",
+            "probability is lost to them, and generation may produce them",
+            "load the model through evalkit or transformers' Auto classes",
+        )  # fmt: skip
+
+
+def perplexity_is_plausible(patient: Patient) -> Iterator[Finding]:
+    """On 200 tokens the model beats guessing and is not far from the baseline."""
+    loss = mean_loss(patient)
+    rows = patient.model.get_input_embeddings().weight.shape[0]
+    if not math.isfinite(loss) or loss > math.log(rows) - 0.5:
+        yield _problem(
+            "perplexity", f"perplexity {_exp(loss)} on {len(patient.ids)} tokens, guessing among"
+            f" {rows} ids has {rows}", "the model knows nothing of this text",
+            "weights may not belong to this architecture, or the tokenizer to this model",
+        )  # fmt: skip
+        return
+    if patient.baseline is None:
+        return
+    ratio = math.exp(min(50.0, loss - patient.baseline))
+    if ratio > WORSE:
+        level: Level = "problem" if ratio > MUCH_WORSE else "warning"
+        yield Finding(
+            "perplexity", level, f"perplexity is {ratio:.2f} times the unquantized model's"
+            f" ({_exp(loss)} for {_exp(patient.baseline)})",
+            "that is more than this precision usually costs",
+            "quantize with a smaller group_size, more calibration text, or more bits",
+        )  # fmt: skip
+
+
+def neighbours_do_not_matter(patient: Patient) -> Iterator[Finding]:
+    """A text scores the same alone and in a batch with another."""
+    half = len(patient.ids) // 2
+    mine, other = patient.ids[:half], patient.ids[half : 2 * half]
+    alone, together = patient.logits([mine])[0], patient.logits([mine, other])[0]
+    if (difference := _difference(alone, together)) <= _tolerance(patient):
+        return
+    by_design = patient.variant.backend == "bitsandbytes" and patient.variant.precision == "int8"
+    level: Level = "information" if by_design else "warning"
+    why = (
+        "LLM.int8() chooses its 16-bit columns from all tokens of a batch"
+        if by_design
+        else "scores then depend on what else is in the batch"
+    )
+    yield Finding(
+        "batch neighbours", level,
+        f"logits change by {difference:.2g} of their spread with another text in the batch", why,
+        "evalkit keeps batches the same for all variants" if by_design
+        else "score with batch size 1 (--batch-tokens), and look at the kernel",
+    )  # fmt: skip
+
+
+def passes_repeat(patient: Patient) -> Iterator[Finding]:
+    """The same pass twice gives the same logits."""
+    once, again = patient.logits([patient.ids])[0], patient.logits([patient.ids])[0]
+    if (difference := _difference(once, again)) > _tolerance(patient):
+        yield _warning(
+            "determinism", f"two equal passes differ by {difference:.2g} of the logits' spread",
+            "no measured difference below that means anything",
+            "check that dropout is off (model.eval()) and which kernel runs",
+        )  # fmt: skip
+
+
+def cache_agrees(patient: Patient) -> Iterator[Finding]:
+    """A pass in two pieces through the cache gives the logits of one pass."""
+    half = len(patient.ids) // 2
+    whole = patient.logits([patient.ids])[0]
+    device = patient.model.get_input_embeddings().weight.device
+    with torch.inference_mode():
+        first = patient.model(
+            input_ids=torch.tensor([patient.ids[:half]], device=device), use_cache=True
+        )
+    second = patient.logits([patient.ids[half:]], past_key_values=first.past_key_values)[0]
+    if (difference := _difference(whole[half:], second)) > _tolerance(patient):
+        yield _problem(
+            "cache", f"logits through the cache differ by {difference:.2g} of their spread",
+            "what is generated is not what is scored",
+            "check attention, positions and the cache of this architecture",
+        )  # fmt: skip
+
+
+CHEAP: tuple[Check, ...] = (
+    weights_are_finite,
+    layers_are_as_promised,
+    head_is_tied_as_configured,
+    everything_is_on_the_device,
+)
+THOROUGH: tuple[Check, ...] = (
+    *CHEAP,
+    tokenizer_fits_the_embedding,
+    bos_is_added_once,
+    chat_template_renders,
+    logits_are_finite,
+    perplexity_is_plausible,
+    neighbours_do_not_matter,
+    passes_repeat,
+    cache_agrees,
+)
+
+
+def examine(patient: Patient, checks: Sequence[Check]) -> list[Finding]:
+    """Findings of all `checks`, in their order."""
+    return [finding for check in checks for finding in check(patient)]
+
+
+def mean_loss(patient: Patient) -> float:
+    """Mean negative log-likelihood of `patient.ids` after the first, in nats."""
+    logits = patient.logits([patient.ids])[0, :-1]
+    targets = torch.tensor(patient.ids[1:], device=logits.device)
+    return float(torch.nn.functional.cross_entropy(logits, targets))
+
+
+def _tolerance(patient: Patient) -> float:
+    dtype = patient.model.get_input_embeddings().weight.dtype
+    quantized = patient.variant.precision.startswith("int")
+    return SAME.get(dtype, 0.05) * (2 if quantized else 1)
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference of logits over their spread; masked ids and NaN are left out."""
+    kept = (one > MASKED) & (other > MASKED)
+    if not bool(kept.any()):
+        return 0.0
+    spread = float(one[kept].std()) or 1.0
+    return float((one - other)[kept].abs().max()) / spread
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _exp(loss: float) -> str:
+    return f"{math.exp(min(loss, 50.0)):.3g}" if math.isfinite(loss) else "NaN"
+
+
+def _problem(check: str, what: str, why: str, fix: str) -> Finding:
+    return Finding(check, "problem", what, why, fix)
+
+
+def _warning(check: str, what: str, why: str, fix: str) -> Finding:
+    return Finding(check, "warning", what, why, fix)

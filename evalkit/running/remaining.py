@@ -1,0 +1,35 @@
+"""What of a job is done, and what a failed part looks like. No torch import."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError
+from evalkit.records import Run, Status
+from evalkit.running.job import Part, VariantJob
+from evalkit.store.store import Store
+
+
+def unfinished(store: Store, job: VariantJob, part: Part) -> bool:
+    """Whether the store lacks a metric of `part`, or (for the baseline) its reference."""
+    stored = store.load(part.run.id)
+    if stored is None or stored.status != "ok":
+        return True
+    if part.missing(stored, job.environment.machine):
+        return True
+    reference = store.reference(job.reference) / "complete.json"
+    makes_reference = part.kind == "texts" and job.is_baseline and job.divergence
+    return makes_reference and not reference.exists()
+
+
+def failed_run(store: Store, job: VariantJob, part: Part, error: EvalkitError) -> Run:
+    """The run of `part`, with what was measured before `error` ended it."""
+    status: Status = "failed"
+    if isinstance(error, OutOfMemoryError):
+        status = "out_of_memory"
+    elif isinstance(error, InterruptedWorkError):
+        status = "interrupted"
+    stored = store.load(part.run.id) or part.run
+    return dataclasses.replace(
+        stored, status=status, message=str(error), environment=job.environment
+    )

@@ -1,1 +1,0 @@
-"""On what variants are measured: texts, windows, tasks, calibration, presets."""

@@ -1,0 +1,1 @@
+"""The texts a model is evaluated on: documents, windows, encoding, calibration, presets."""
