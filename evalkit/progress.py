@@ -36,6 +36,16 @@ def ignore(event: Event) -> None:
 
 
 @contextmanager
+def listening(progress: Listener | None) -> Iterator[Listener]:
+    """The caller's own listener, or a live bar where there is none."""
+    if progress is not None:
+        yield progress
+        return
+    with live() as listener:
+        yield listener
+
+
+@contextmanager
 def live(show: bool | None = None) -> Iterator[Listener]:
     """Show progress bars with time left on stderr, or one bar in the notebook cell.
 

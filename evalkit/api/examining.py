@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from evalkit.analysis.gate import Judgement, judge, parse_limits
 from evalkit.api.opening import load_comparison
-from evalkit.errors import UsageError, unknown
-from evalkit.progress import Listener, live
+from evalkit.declaration import documented, resolved
+from evalkit.errors import UsageError
+from evalkit.options import DoctorOptions
+from evalkit.progress import Listener, listening
 from evalkit.records import Comparison
 from evalkit.records.findings import Diagnosis
 from evalkit.yaml_file import read_yaml
 
 
-def doctor(variant: str, *, progress: Listener | None = None, **words: Any) -> Diagnosis:
+@documented(DoctorOptions)
+def doctor(
+    variant: str, *, progress: Listener | None = None, **options: Unpack[DoctorOptions]
+) -> Diagnosis:
     """Make, load and examine `variant` beside the unquantized model; takes seconds.
 
-    `words` are those of the command line: model, text, device, seed, out, offline, allow_pickle,
-    trust_remote_code. Raises EvalkitError where the variant cannot be made or loaded at all.
+    Raises EvalkitError where the variant cannot be made or loaded at all.
     """
-    from evalkit.running.doctor.run import DoctorRequest, diagnose
+    from evalkit.running.doctor.run import diagnose
 
-    known = {field.name for field in dataclasses.fields(DoctorRequest)} - {"variant"}
-    for word in words:
-        if word not in known:
-            raise unknown("argument", word, known)
-    request = DoctorRequest(variant, **words)
-    if progress is not None:
-        return diagnose(request, progress)
-    with live() as listener:
-        return diagnose(request, listener)
+    given = resolved(DoctorOptions, options)
+    with listening(progress) as listener:
+        return diagnose(variant, given, listener)
 
 
 def check(

@@ -142,7 +142,7 @@ def _opened(
     return found, reopen(found, Store(found.store or store))
 
 
-def listing(what: str, out: Path | None = None) -> list[str]:
+def listing(what: str, out: str | Path | None = None) -> list[str]:
     """Lines of `evalkit list`: models, backends, metrics, suites, gpus or runs."""
     if what not in LISTS:
         raise unknown("list", what, LISTS)

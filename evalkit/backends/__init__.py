@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evalkit import plugins
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
@@ -12,6 +13,7 @@ from evalkit.backends._spec import (
     check_installed,
     resolved_options,
 )
+from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from evalkit.models.loading import Loaded
@@ -25,6 +27,7 @@ __all__ = [
     "for_scoring",
     "parse_variant",
     "resolved_options",
+    "run_settings",
     "spec_of",
 ]
 
@@ -34,3 +37,10 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
     from evalkit.models import compute
 
     return compute.for_scoring(loaded, device)
+
+
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """Names of the settings of a run that change the numbers of `variant`, as its backend says."""
+    backend = plugins.load("backends", variant.backend)
+    found: tuple[str, ...] = getattr(backend, "run_settings", lambda _: ())(variant)
+    return found

@@ -138,7 +138,13 @@ def artifact_name(checkpoint: Checkpoint, variant: Variant, calibration: str = "
     spec = spec_of(variant)
     unidentified = {option.name for option in spec.options if not option.identifies}
     options = {k: v for k, v in resolved_options(spec, variant).items() if k not in unidentified}
-    content = [checkpoint.identity, variant.precision, spec.name, options, _versions(variant)]
+    content = [
+        checkpoint.identity.weights,
+        variant.precision,
+        spec.name,
+        options,
+        _versions(variant),
+    ]
     return f"{variant.precision}-{spec.name}-{content_hash([*content, calibration])}"
 
 
@@ -170,7 +176,7 @@ def _write_metadata(
         "schema": SCHEMA,
         "variant": variant.text,
         "options": resolved_options(spec_of(variant), variant),
-        "model": {"name": checkpoint.name, "identity": checkpoint.identity},
+        "model": {"name": checkpoint.name, "identity": checkpoint.identity.weights},
         "calibration": None
         if calibration is None
         else {

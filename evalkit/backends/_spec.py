@@ -9,6 +9,8 @@ A backend is one file in this folder with
   original checkpoint, or what `quantize` wrote
 - `load_random(checkpoint, variant, device, *, seed) -> Loaded`, where random weights make sense
 - `scheme(variant) -> Scheme`: how a linear layer is stored and read, for the planner
+- `content(variant, *, offline, allow_pickle, trust_remote_code, hash_cache) -> str`, where the
+  weights are not made from the model's: what identifies them, taken from their content
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,

@@ -69,6 +69,12 @@ def scheme(variant: Variant) -> Scheme:
     return _schemes.four_bit(str(options["quant_type"]), bool(options["double_quant"]))
 
 
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """LLM.int8() chooses its 16-bit columns from all tokens of a batch."""
+    mixed = variant.precision == "int8" and resolved_options(SPEC, variant)["threshold"] != 0
+    return ("batch_tokens",) if mixed else ()
+
+
 def prepare() -> None:
     """Import bitsandbytes and transformers."""
     # It looks for a package that would download kernels from the hub; its absence is no news.

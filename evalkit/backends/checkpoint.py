@@ -138,6 +138,25 @@ def resolve(
         raise VariantError(str(error)) from error
 
 
+def content(
+    variant: Variant,
+    *,
+    offline: bool,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    hash_cache: Path | None,
+) -> str:
+    """What identifies the variant's own weights: their content, wherever they lie."""
+    own = resolve(
+        variant,
+        offline=offline,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        hash_cache=hash_cache,
+    )
+    return own.identity.weights
+
+
 def _reference(variant: Variant) -> str:
     if variant.checkpoint is None:
         raise VariantError(f"{variant.text} names no checkpoint: give a directory or hub id")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from evalkit.cli.options import takes
+from evalkit.options import BatchOptions
 
+
+@takes(BatchOptions)
 def batch(
     grid: Annotated[
         Path,
@@ -16,21 +20,12 @@ def batch(
             help="notebook, grid (lists of values), parameters, include, exclude.",
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: beside the grid, with its name.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Cells at once, as far as memory allows.")] = 1,
-    ray: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
-    ] = "",
+    **options: Any,
 ) -> None:
     """Run a notebook through papermill for each combination of a grid's parameters."""
     from evalkit import api
-    from evalkit.progress import live
     from evalkit.view.batch_page import batch_text
 
-    with live() as listener:
-        done = api.batch(grid, out=out, jobs=jobs, ray=ray, progress=listener)
+    done = api.batch(grid, **options)
     print(batch_text(done))
     raise typer.Exit(0 if done.succeeded else 1)

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import (
-    AllowPickle,
-    Device,
-    ModelOption,
-    Out,
-    RemoteCode,
-    Seed,
-    StoredComparison,
-)
+from evalkit.cli.options import OneVariant, Store, StoredComparison, takes
+from evalkit.options import DoctorOptions
 
 
+@takes(DoctorOptions)
 def doctor(
-    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="int8, int4@gptq,…")],
-    model: ModelOption = None,
-    text: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A page of ordinary text to look at.")
-    ] = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    out: Out = None,
+    variant: OneVariant,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Findings as one JSON object.")] = False,
-    allow_pickle: AllowPickle = False,
-    trust_remote_code: RemoteCode = False,
+    **options: Any,
 ) -> None:
     """Find a broken quantization in seconds: what, why it matters, what to do."""
     from evalkit import api
-    from evalkit.progress import live
     from evalkit.view import diagnosis
 
-    with live() as listener:
-        found = api.doctor(
-            variant, model=model, text=text, device=device, seed=seed, offline=offline, out=out,
-            allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
-        )  # fmt: skip
+    found = api.doctor(variant, **options)
     print(diagnosis.dumps(found) if json_ else diagnosis.diagnosis_text(found))
     raise typer.Exit(0 if found.healthy(strict=strict) else 1)
 
@@ -63,7 +43,7 @@ def check(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
     ] = None,
-    out: Out = None,
+    out: Store = None,
 ) -> None:
     """Pass only when the whole interval of every limit is inside; exit code 1 otherwise."""
     from evalkit import api

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli.options import Out, StoredComparison
+from evalkit.cli.options import Store, StoredComparison
 
 
 def flips(
     run: StoredComparison = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     limit: Annotated[int, typer.Option(help="Items shown.")] = 20,
-    out: Out = None,
+    out: Store = None,
     json_: Annotated[bool, typer.Option("--json", help="All items as one JSON list.")] = False,
 ) -> None:
     """Show the task items that changed between right and wrong, real damage first."""
@@ -38,7 +38,7 @@ def chart(
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="NAME.svg by default; also .png, .pdf.")
     ] = None,
-    out: Out = None,
+    out: Store = None,
 ) -> None:
     """Draw one chart of a stored comparison or bench."""
     from evalkit import api
@@ -54,7 +54,7 @@ def report(
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write here instead of printing.")
     ] = None,
-    out: Out = None,
+    out: Store = None,
 ) -> None:
     """Report a stored comparison: HTML page, Markdown, JSON, CSV or model card section."""
     from evalkit import api
@@ -69,7 +69,7 @@ def report(
 
 def list_(
     what: Annotated[str, typer.Argument(help="models, backends, metrics, suites, gpus or runs.")],
-    out: Out = None,
+    out: Store = None,
 ) -> None:
     """List what is known: models, backends, metrics, suites, gpus or runs."""
     from evalkit import api

@@ -1,11 +1,14 @@
-"""Arguments and options that several commands share."""
+"""From declared options to those of the command line."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+
+from evalkit.declaration import Field, Function, declared
 
 Variants = Annotated[
     list[str],
@@ -15,37 +18,53 @@ Variants = Annotated[
         " directory or hub id of a quantized checkpoint. The first is the baseline.",
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", metavar="REF", help="demo, phi-3-small, a hub id or a directory."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Store; default $EVALKIT_HOME or ~/.cache/evalkit."),
-]
+OneVariant = Annotated[str, typer.Argument(metavar="VARIANT", help="int8, int4@gptq,…")]
 StoredComparison = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of calibration and sampling.")]
-Serve = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="COMMAND",
-        help="Start this server for a served@endpoint variant, and stop it; one for each.",
-    ),
+Store = Annotated[
+    str | None,
+    typer.Option("--out", metavar="DIR", help="Store; default $EVALKIT_HOME or ~/.cache/evalkit."),
 ]
-Offload = Annotated[
-    bool,
-    typer.Option(
-        "--offload", help="Keep what does not fit in main memory or on disk; every row says so."
-    ),
-]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code of the checkpoint.")
-]
-Overlap = Annotated[
-    bool,
-    typer.Option("--allow-overlap", help="Calibrate on text that overlaps the evaluation text."),
-]
+
+
+def takes(kind: type) -> Callable[[Function], Function]:
+    """Give a command that takes `**options` the options declared in `kind`, after its own."""
+
+    def add(command: Function) -> Function:
+        own = inspect.signature(command, eval_str=True)
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [*named, *(_parameter(field) for field in declared(kind).values())]
+        made: Any = command
+        made.__signature__ = own.replace(parameters=parameters)
+        made.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return add
+
+
+def _parameter(field: Field) -> inspect.Parameter:
+    option = field.option
+    shown = typer.Option(field.flag, metavar=option.metavar, help=option.help)
+    annotation, default = _word(field)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if field.required else default,
+        annotation=Annotated[annotation, shown],
+    )
+
+
+def _word(field: Field) -> tuple[Any, Any]:
+    """The type and default of an option on the command line.
+
+    There lists of numbers, times and paths are words, which the declaration itself reads.
+    """
+    default = field.option.default
+    if field.option.several in ("spread", "repeat"):
+        return list[str] | None, None
+    if field.type in (bool, int, float, str, int | None, str | None):
+        return field.type, default
+    if field.required:
+        return str, default
+    return str | None, str(default) if isinstance(default, str | float) and default else None

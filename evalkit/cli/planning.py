@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import ModelOption, Variants
+from evalkit.cli.options import Variants, takes
+from evalkit.options import PlanOptions
 
 
 class PlanFormat(enum.StrEnum):
@@ -20,33 +21,22 @@ class PlanFormat(enum.StrEnum):
     markdown = "markdown"
 
 
+@takes(PlanOptions)
 def plan(
     variants: Variants,
-    model: ModelOption = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="A card of `list gpus`; default this machine's own.")
-    ] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
-    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
-    prefill_chunk: Annotated[
-        int, typer.Option(help="Tokens of a prompt pass at most; 0 reads all prompts at once.")
-    ] = 0,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     format_: Annotated[
         PlanFormat, typer.Option("--format", help="Form of the result.")
     ] = PlanFormat.table,
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")
     ] = None,
+    **options: Any,
 ) -> None:
     """Predict memory and speed of variants on a GPU before anything is loaded."""
     from evalkit import api
     from evalkit.view import plan_table
 
-    found = api.plan(
-        *variants, model=model, gpu=gpu, context=context, batch=batch,
-        prefill_chunk=prefill_chunk, offline=offline,
-    )  # fmt: skip
+    found = api.plan(*variants, **options)
     if chart is not None:
         from evalkit.view.charts.canvas import write as write_chart
         from evalkit.view.charts.plan import plan_chart

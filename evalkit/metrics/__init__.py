@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from evalkit import plugins
-from evalkit.metrics._spec import ProbeMetric, Protocol, TokenMetric
+from evalkit.metrics._spec import Probe, ProbeMetric, Protocol, TokenMetric
 
 __all__ = [
+    "Probe",
     "ProbeMetric",
     "Protocol",
     "TokenMetric",

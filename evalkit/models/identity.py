@@ -9,7 +9,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,25 +23,92 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
 )
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+GENERATION_FILE = "generation_config.json"
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 22
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is, part by part: SHA-256 (hex) of content, never of a path or name.
+
+    `weights` are the weight files with config.json, `tokenizer` its files without the chat
+    template, `chat_template` the templates wherever they stand, `generation` the settings that
+    decoding takes from generation_config.json. A part that the checkpoint does not have is the
+    hash of nothing. A result's key takes the parts that can change it and no others.
+    """
+
+    weights: str
+    tokenizer: str = ""
+    chat_template: str = ""
+    generation: str = ""
+
+
 def checkpoint_identity(
     path: Path, weight_files: Iterable[Path], hash_cache: Path | None = None
-) -> str:
-    """SHA-256 (hex) over the sorted (role, SHA-256) of config, weights and tokenizer files.
+) -> Identity:
+    """The identity of the checkpoint in the directory `path`.
 
     The shards' names play no part, only their content. `hash_cache` is a JSON file that keeps
-    hashes by path, size and modification time, so that large files are read once.
+    hashes by path, size, modification time and inode, so that large files are read once.
     """
     hashes = FileHashes(hash_cache)
-    roles = [("config", hashes.sha256(path / "config.json"))]
-    roles += [("weights", hashes.sha256(file)) for file in weight_files]
-    roles += [(f"tokenizer/{f.name}", hashes.sha256(f)) for f in tokenizer_files(path)]
+    weights = [("config", hashes.sha256(path / "config.json"))]
+    weights += [("weights", hashes.sha256(file)) for file in weight_files]
     hashes.save()
-    return hashlib.sha256(json.dumps(sorted(roles)).encode()).hexdigest()
+    tokenizer, templates = _tokenizer_parts(path)
+    return Identity(
+        weights=_digest(sorted(weights)),
+        tokenizer=_digest(sorted(tokenizer)),
+        chat_template=_digest(sorted(templates)),
+        generation=_digest(_existing(path, [GENERATION_FILE])),
+    )
+
+
+def _tokenizer_parts(path: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(role, hash) of what encodes text, and of the chat templates.
+
+    Templates stand in files of their own, or inside tokenizer_config.json.
+    """
+    templates = _existing(path, [f.relative_to(path).as_posix() for f in template_files(path)])
+    others = [f.name for f in tokenizer_files(path) if f.name not in TEMPLATE_FILES]
+    tokenizer = _existing(path, [name for name in others if name != TOKENIZER_CONFIG])
+    config = path / TOKENIZER_CONFIG
+    if config.is_file():
+        content = _json_object(config)
+        inline = content.pop("chat_template", None)
+        tokenizer.append((TOKENIZER_CONFIG, _digest(content)))
+        templates += [("inline", _digest(inline))] if inline else []
+    return tokenizer, templates
+
+
+def _existing(path: Path, names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, _sha256(path / name)) for name in names if (path / name).is_file()]
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """A JSON object; the content as text under one key where the file holds something else."""
+    raw = file.read_bytes()
+    try:
+        content = json.loads(raw)
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else {"": hashlib.sha256(raw).hexdigest()}
+
+
+def _digest(content: Any) -> str:
+    """SHA-256 (hex) of JSON content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def template_files(path: Path) -> list[Path]:
+    """The files of the directory `path` that hold chat templates."""
+    named = [path / name for name in TEMPLATE_FILES if (path / name).is_file()]
+    return [*named, *sorted((path / "additional_chat_templates").glob("*.jinja"))]
 
 
 def tokenizer_files(path: Path) -> list[Path]:
@@ -55,7 +124,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 class FileHashes:
-    """SHA-256 of files, remembered in the JSON file `cache` by (path, size, mtime_ns)."""
+    """SHA-256 of files, remembered in the JSON file `cache` by path, size, time and inode."""
 
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache
@@ -69,10 +138,10 @@ class FileHashes:
         if path.is_symlink() and _SHA256_NAME.fullmatch(target.name):
             return target.name
         status = target.stat()
-        stamp: list[int | str] = [status.st_size, status.st_mtime_ns]
+        stamp: list[int | str] = [status.st_size, status.st_mtime_ns, status.st_ino]
         known = self._known.get(str(target))
-        if known is not None and known[:2] == stamp:
-            return str(known[2])
+        if known is not None and known[:3] == stamp:
+            return str(known[3])
         digest = _sha256(target)
         self._known[str(target)] = [*stamp, digest]
         self._changed = True
@@ -110,4 +179,4 @@ def _read_cache(cache: Path | None) -> dict[str, list[int | str]]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {k: v for k, v in content.items() if isinstance(v, list) and len(v) == 3}
+    return {k: v for k, v in content.items() if isinstance(v, list) and len(v) == 4}

@@ -15,7 +15,7 @@ from typing import Any
 import evalkit
 from evalkit.errors import ModelError, unknown
 from evalkit.models import hub
-from evalkit.models.identity import checkpoint_identity
+from evalkit.models.identity import Identity, checkpoint_identity
 from evalkit.models.safetensors_header import read_header
 from evalkit.paths import expanded, is_dir, is_file
 from evalkit.records import content_hash
@@ -46,7 +46,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk: its files and its identity (a hash of their content).
+    """A model on disk: its files and its identity, which is their content.
 
     `path` is a directory with config.json; `weight_files` are its safetensors (or, where allowed,
     pickled) files, none for a model of random weights.
@@ -55,7 +55,7 @@ class Checkpoint:
     name: str
     path: Path
     config: dict[str, Any]
-    identity: str
+    identity: Identity
     weight_files: tuple[Path, ...]
 
     @property
@@ -105,7 +105,7 @@ def resolve_config(ref: str, *, offline: bool = False) -> Checkpoint:
     else:
         path = _directory(ref) or hub.download_config(ALIASES.get(ref, ref), offline=offline)
         config = read_config(path)
-    return Checkpoint(ref, path, config, f"config:{content_hash(config, 64)}", ())
+    return Checkpoint(ref, path, config, Identity(f"config:{content_hash(config, 64)}"), ())
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Suite:
 
         One for all texts, one for each task: adding a task or a text leaves the rest measured.
         """
-        texts = [dataclasses.replace(self, tasks=(), limit=None)] if self.texts else []
+        # Nothing is drawn where text is scored, so no seed is part of it.
+        texts = [dataclasses.replace(self, tasks=(), limit=None, seed=0)] if self.texts else []
         bare = dataclasses.replace(self, texts=(), convention="", context=0, bos="", limit=None)
         return (*texts, *(dataclasses.replace(bare, tasks=(task,)) for task in self.tasks))

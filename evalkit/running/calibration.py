@@ -42,9 +42,12 @@ def load_calibration(source: str, variant: Variant, *, offline: bool = False) ->
         ) from error
 
 
-def calibration_identity(text: Text, seed: int) -> str:
-    """What identifies calibration samples beside the variant's own options."""
-    return content_hash([text.sha256, seed])
+def calibration_identity(text: Text, seed: int, tokenizer: str) -> str:
+    """What identifies calibration samples beside the variant's own options.
+
+    `tokenizer` is the hash of the tokenizer that cuts the text into tokens.
+    """
+    return content_hash([text.sha256, seed, tokenizer])
 
 
 def check_disjoint(source: str, calibration: Text, evaluation: Sequence[Text]) -> None:

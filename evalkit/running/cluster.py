@@ -20,7 +20,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.running import environment
-from evalkit.running.job import Part, VariantJob
+from evalkit.running.job import Job, Part
 
 INSTALL = "pip install 'evalkit[ray]'"
 LOCAL = "local"
@@ -30,14 +30,14 @@ POLL_SECONDS, SEND_SECONDS = 0.5, 1.0
 CONNECT_SECONDS = 5.0
 # A share of the texts should take much longer than loading a model: about a million tokens.
 SHARE_BYTES, MOST_SHARES = 4 * 2**20, 64
-RunVariant = Callable[[VariantJob, Listener], None]
+RunVariant = Callable[[Job, Listener], None]
 
 
 @dataclass(frozen=True)
 class Shard:
     """One part of one variant; it starts when the shards `after` it (by index) have ended."""
 
-    job: VariantJob
+    job: Job
     after: frozenset[int]
 
     @property
@@ -46,7 +46,7 @@ class Shard:
         return self.job.parts[0]
 
 
-def shards(jobs: Sequence[VariantJob], shares: int = 1) -> list[Shard]:
+def shards(jobs: Sequence[Job], shares: int = 1) -> list[Shard]:
     """Every part by itself, texts in `shares` of their windows and then put together.
 
     The first part of a variant makes its checkpoint, so the others wait for it; texts also wait
@@ -76,7 +76,7 @@ def share_count(text_bytes: int) -> int:
     return max(1, min(MOST_SHARES, text_bytes // SHARE_BYTES))
 
 
-def _shard(job: VariantJob, part: Part, after: set[int]) -> Shard:
+def _shard(job: Job, part: Part, after: set[int]) -> Shard:
     return Shard(dataclasses.replace(job, parts=(part,)), frozenset(after))
 
 
@@ -85,7 +85,7 @@ def run_shards(
     todo: Sequence[int],
     address: str,
     run: RunVariant,
-    failed: Callable[[VariantJob, EvalkitError], None],
+    failed: Callable[[Job, EvalkitError], None],
     listener: Listener,
 ) -> None:
     """Run the shards `todo` of `found` on the cluster, as many at once as it has GPUs or CPUs.
@@ -153,7 +153,7 @@ def group(
     return chosen
 
 
-def _joined(found: Sequence[Shard], indices: Sequence[int]) -> VariantJob:
+def _joined(found: Sequence[Shard], indices: Sequence[int]) -> Job:
     parts = tuple(found[index].part for index in indices)
     return dataclasses.replace(found[indices[0]].job, parts=parts)
 
@@ -179,7 +179,7 @@ def run_each(
                     yield index, VariantError(f"its Ray worker was lost: {_first_line(error)}")
 
 
-def _run_shards(job: VariantJob, run: RunVariant, events: Any) -> None:
+def _run_shards(job: Job, run: RunVariant, events: Any) -> None:
     sent: dict[str, float] = {}
 
     def send(event: Event) -> None:

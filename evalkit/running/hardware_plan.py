@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from evalkit import plugins
 from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card, card_of_driver, find_card
 from evalkit.analysis.footprint import Scheme
 from evalkit.analysis.planner import Plan, check_numbers, plan
-from evalkit.backends import parse_variant
-from evalkit.errors import UsageError, VariantError
+from evalkit.errors import VariantError
 from evalkit.models.resolve import Checkpoint, resolve_config
+from evalkit.options import PlanOptions
 from evalkit.records import Variant
+from evalkit.running.defaults import choose_variants
 from evalkit.running.environment import gpu_names
 
 MODEL, GPU = "phi-3-small", "rtx-4090"
@@ -21,38 +21,23 @@ LONGEST_DEFAULT = 8192
 _EXPERTS = "no backend quantizes the fused experts of this model: use fp16 or bf16"
 
 
-@dataclass(frozen=True)
-class HardwareRequest:
-    """The words of `evalkit plan`, as given on the command line or in a notebook."""
-
-    variants: tuple[str, ...]
-    model: str | None = None
-    gpu: str | None = None
-    context: int | None = None
-    batch: int = 1
-    prefill_chunk: int = 0
-    offline: bool = False
-
-
-def plan_hardware(request: HardwareRequest) -> Plan:
-    """Plan every variant of `request`; raises UsageError or ModelError in one line.
+def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:
+    """Plan every variant asked for; raises UsageError or ModelError in one line.
 
     A variant that cannot be made of the model is refused with its reason; the others are planned.
     """
-    if not request.variants:
-        raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
-    check_numbers(request.context, request.batch, request.prefill_chunk)
-    variants = [parse_variant(text) for text in request.variants]
-    card, why = choose_card(request.gpu)
-    name = request.model or MODEL
-    checkpoint = resolve_config(name, offline=request.offline)
+    variants = choose_variants(asked)
+    check_numbers(options["context"], options["batch"], options["prefill_chunk"])
+    card, why = choose_card(options["gpu"])
+    name = str(options["model"] or MODEL)
+    checkpoint = resolve_config(name, offline=options["offline"])
     _import_torch()
     schemes, refused = schemes_of(variants, checkpoint)
     shape = shape_of(name, checkpoint, [scheme for _, scheme in schemes])
     if shape.experts:
         refused += [(label, _EXPERTS) for label, scheme in schemes if scheme.quantized]
         schemes = [(label, scheme) for label, scheme in schemes if not scheme.quantized]
-    context = request.context
+    context = options["context"]
     if context is None:
         context = min(shape.max_context or LONGEST_DEFAULT, LONGEST_DEFAULT)
     return plan(
@@ -60,8 +45,8 @@ def plan_hardware(request: HardwareRequest) -> Plan:
         schemes,
         card,
         context,
-        request.batch,
-        prefill_chunk=request.prefill_chunk,
+        options["batch"],
+        prefill_chunk=options["prefill_chunk"],
         refused=refused,
         notes=(why,) if why else (),
     )

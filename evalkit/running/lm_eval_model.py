@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from evalkit.backends import parse_variant, spec_of
-from evalkit.errors import unknown
-from evalkit.metrics import Protocol
-from evalkit.models.compute import for_scoring
-from evalkit.models.loading import Loaded, load_tokenizer
-from evalkit.models.resolve import resolve_model
+from evalkit.backends import parse_variant
+from evalkit.declaration import resolved
+from evalkit.errors import VariantError, unknown
+from evalkit.options import LoadOptions
 from evalkit.progress import live
-from evalkit.records import Model
-from evalkit.running.compare.worker import load_variant, prepare_source
-from evalkit.running.defaults import BATCH_TOKENS, calibration_of
-from evalkit.running.environment import environment, gpu_names, resolve_device
-from evalkit.running.job import Settings, VariantJob
-from evalkit.running.process import run_child
-from evalkit.running.quantize import quantize_variant
-from evalkit.store.store import Store
+from evalkit.running.environment import gpu_names, resolve_device
+from evalkit.running.job import Job, build_job, resolve_subject
+from evalkit.running.quantize import make_checkpoint
+from evalkit.running.session import LoadedSession, loaded, open_variant
 from evalkit.tasks.language_model import EvalkitLM
 
 if TYPE_CHECKING:
@@ -90,28 +83,30 @@ class EvalkitModel(EvalkitLM):
         if batch_size not in (None, 1, "1", "auto") or max_batch_size is not None:
             _log.warning("batches are filled by tokens: use batch_tokens, not batch_size")
         own = {name: options.pop(name) for name in _ENGINE_OPTIONS & set(options)}
-        job = _job(
-            pretrained,
-            ",".join([variant, *(f"{name}={_word(value)}" for name, value in options.items())]),
-            _device(device),
-            batch_tokens,
-            None if out is None else Path(out),
-            seed,
+        words = [variant, *(f"{name}={_word(value)}" for name, value in options.items())]
+        given = LoadOptions(
+            model=pretrained,
+            device=_device(device),
+            seed=seed,
+            out=out,
             offline=offline,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        loaded = _load(job)
+        subject = resolve_subject(resolved(LoadOptions, given))
+        # Kept open for as long as the process runs.
+        self._open = contextlib.ExitStack()
+        session = _opened(build_job(subject, parse_variant(",".join(words))), self._open)
         super().__init__(
-            loaded.model,
-            load_tokenizer(job.checkpoint.path, trust_remote_code=trust_remote_code),
-            batch_tokens=job.settings.batch_tokens,
+            session.scoring_model,
+            session.tokenizer,
+            batch_tokens=batch_tokens or subject.settings.batch_tokens,
             softmax_dtype=_SOFTMAX_TYPES[softmax_dtype],
             show_progress=True,
             **own,
         )
-        _log.info("%s of %s runs on %s", job.variant.text, pretrained, loaded.kernel)
-        for note in loaded.notes:
+        _log.info("%s of %s runs on %s", session.job.variant.text, pretrained, session.kernel)
+        for note in session.quality_notes:
             _log.info(note)
 
     def loglikelihood(
@@ -158,52 +153,10 @@ def _device(asked: str | None) -> str:
     return resolve_device(asked or "auto")
 
 
-def _job(
-    pretrained: str,
-    variant: str,
-    device: str,
-    batch_tokens: int | None,
-    out: Path | None,
-    seed: int,
-    *,
-    offline: bool,
-    allow_pickle: bool,
-    trust_remote_code: bool,
-) -> VariantJob:
-    store = Store(out).prepare()
-    checkpoint = resolve_model(
-        pretrained,
-        offline=offline,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
-        hash_cache=store.root / "hashes.json",
-    )
-    tokens = batch_tokens or BATCH_TOKENS[device.partition(":")[0]]
-    job = VariantJob(
-        store=store.root,
-        model=Model(pretrained, checkpoint.identity, architecture=checkpoint.architecture),
-        checkpoint=checkpoint,
-        variant=parse_variant(variant),
-        device=device,
-        environment=environment(device),
-        settings=Settings(
-            batch_tokens=tokens,
-            protocol=Protocol(),
-            offline=offline,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-        ),
-        parts=(),
-        seed=seed,
-    )
-    return dataclasses.replace(job, calibration=calibration_of(job))
-
-
-def _load(job: VariantJob) -> Loaded:
-    store = Store(job.store)
+def _opened(job: Job, stack: contextlib.ExitStack) -> LoadedSession:
+    """The variant, made if need be and loaded until `stack` is closed."""
+    if job.refusal:
+        raise VariantError(job.refusal)
     with live(show=False) as listener:
-        if spec_of(job.variant).quantizes:
-            # In a process of its own, so that nothing of the quantizer stays in memory.
-            run_child(quantize_variant, job, listener)
-        source, _ = prepare_source(store, job, listener)
-    return for_scoring(load_variant(job, source), job.device)
+        make_checkpoint(job, listener)
+        return loaded(stack.enter_context(open_variant(job, listener)))

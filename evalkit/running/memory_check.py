@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import psutil
@@ -14,6 +15,7 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.records import Variant
 from evalkit.running.environment import gpu_memory
 from evalkit.running.hardware_plan import schemes_of, shape_of
+from evalkit.running.job import Job
 
 # Suggested where they would fit, beside the variants that were asked for.
 SUGGESTED = ("int8", "int4")
@@ -24,6 +26,17 @@ SURELY = 4
 def capacity(device: str) -> float:
     """Bytes of memory of the GPU, or of the machine for a CPU."""
     return float(gpu_memory() if device != "cpu" else psutil.virtual_memory().total)
+
+
+def with_memory_check(jobs: Sequence[Job], context: int, batch: int = 1) -> list[Job]:
+    """The jobs, those that cannot fit at this context and batch with the reason as refusal."""
+    first = jobs[0]
+    variants = [job.variant for job in jobs]
+    full = refusals(variants, first.checkpoint, first.device, context, batch)
+    return [
+        dataclasses.replace(job, refusal=job.refusal or full.get(job.variant.text, ""))
+        for job in jobs
+    ]
 
 
 def refusals(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.backends import parse_variant, resolved_options, spec_of
 from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.options import QuantizeOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import Variant
 from evalkit.running.calibration import (
@@ -16,14 +16,22 @@ from evalkit.running.calibration import (
     load_calibration,
 )
 from evalkit.running.environment import resolve_device
-from evalkit.running.job import VariantJob
+from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
 
 
-def quantize_variant(job: VariantJob, send: Listener) -> None:
-    """Make the artifact of `job` in the store if there is none yet."""
+def make_checkpoint(job: Job, listener: Listener) -> None:
+    """Make the quantized checkpoint that `job` needs in the store, if it needs one and has none.
+
+    It is made in a process of its own, so that nothing of the quantizer stays in memory.
+    """
+    if spec_of(job.variant).quantizes and job.model.weights == "checkpoint":
+        run_child(_make, job, listener)
+
+
+def _make(job: Job, send: Listener) -> None:
     from evalkit.backends._artifacts import artifact_name, find_artifact, make_artifact
 
     store = Store(job.store)
@@ -51,48 +59,36 @@ def quantize_variant(job: VariantJob, send: Listener) -> None:
             )
 
 
-def quantize_to(text: str, out: Path, request: dict[str, Any], listener: Listener) -> Path:
-    """Write the checkpoint of variant `text` into `out`; `request` are the words of the command.
+def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> Path:
+    """Write the checkpoint of `variant` into the directory `out` of the options.
 
-    Raises UsageError where `out` is not empty or the variant is not quantized.
+    Raises UsageError where it is not empty or the variant is not quantized.
     """
-    flags = {name: request[name] for name in ("offline", "allow_pickle", "trust_remote_code")}
-    order = _Order(
-        variant=parse_variant(text),
-        checkpoint=resolve_model(request["model"], **flags),
-        out=out,
-        device=resolve_device(request["device"]),
-        seed=request["seed"],
-        **flags,
+    out = Path(options["out"])
+    checkpoint = resolve_model(
+        str(options["model"]),
+        offline=options["offline"],
+        allow_pickle=options["allow_pickle"],
+        trust_remote_code=options["trust_remote_code"],
     )
-    run_child(_write, order, listener)
+    device = resolve_device(options["device"])
+    run_child(_write, (parse_variant(variant), checkpoint, device, options), listener)
     return out
 
 
-@dataclass(frozen=True)
-class _Order:
-    variant: Variant
-    checkpoint: Checkpoint
-    out: Path
-    device: str
-    seed: int
-    offline: bool
-    allow_pickle: bool
-    trust_remote_code: bool
-
-
-def _write(order: _Order, send: Listener) -> None:
+def _write(order: tuple[Variant, Checkpoint, str, QuantizeOptions], send: Listener) -> None:
     from evalkit.backends._artifacts import write_checkpoint
 
-    send(Event(order.variant.label, "quantizing"))
+    variant, checkpoint, device, options = order
+    send(Event(variant.label, "quantizing"))
     write_checkpoint(
-        order.out,
-        order.checkpoint,
-        order.variant,
-        order.device,
-        _samples(order.checkpoint, order.variant, order.seed, order.offline),
-        allow_pickle=order.allow_pickle,
-        trust_remote_code=order.trust_remote_code,
+        Path(options["out"]),
+        checkpoint,
+        variant,
+        device,
+        _samples(checkpoint, variant, options["seed"], options["offline"]),
+        allow_pickle=options["allow_pickle"],
+        trust_remote_code=options["trust_remote_code"],
         listener=send,
     )
 
@@ -117,4 +113,4 @@ def _samples(checkpoint: Checkpoint, variant: Variant, seed: int, offline: bool)
         length=min(int(options["sample_length"]), limit),
         seed=seed,
     )
-    return Calibration(samples, calibration_identity(text, seed))
+    return Calibration(samples, calibration_identity(text, seed, checkpoint.identity.tokenizer))

@@ -6,11 +6,11 @@ import dataclasses
 
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError
 from evalkit.records import Run, Status
-from evalkit.running.job import Part, VariantJob
+from evalkit.running.job import Job, Part
 from evalkit.store.store import Store
 
 
-def unfinished(store: Store, job: VariantJob, part: Part) -> bool:
+def unfinished(store: Store, job: Job, part: Part) -> bool:
     """Whether the store lacks a metric of `part`, or (for the baseline) its reference."""
     stored = store.load(part.run.id)
     if stored is None or stored.status != "ok":
@@ -22,7 +22,7 @@ def unfinished(store: Store, job: VariantJob, part: Part) -> bool:
     return makes_reference and not reference.exists()
 
 
-def failed_run(store: Store, job: VariantJob, part: Part, error: EvalkitError) -> Run:
+def failed_run(store: Store, job: Job, part: Part, error: EvalkitError) -> Run:
     """The run of `part`, with what was measured before `error` ended it."""
     status: Status = "failed"
     if isinstance(error, OutOfMemoryError):

@@ -6,97 +6,92 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evalkit.analysis.speculation import expected_speedup, expected_tokens_per_pass
 from evalkit.analysis.sweep import ratio
 from evalkit.backends import spec_of
+from evalkit.declaration import declared, resolved
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
-from evalkit.models.loading import Loaded
+from evalkit.options import CompareOptions, SpeculateOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import Run, content_hash
 from evalkit.records.bench import Speculation
 from evalkit.results.load_measured import windows_table
-from evalkit.running.compare.plan import ComparePlan, Request, make_plan
-from evalkit.running.job import Part, VariantJob
+from evalkit.running.compare.plan import make_plan
+from evalkit.running.job import Job, Part
+from evalkit.running.keys import variant_key
 from evalkit.running.process import run_child, stop_if_asked
+from evalkit.running.quantize import make_checkpoint
 from evalkit.store.files import read_parquet
 from evalkit.store.store import Store
+
+if TYPE_CHECKING:
+    from evalkit.running.session import LoadedSession
 
 PROMPT_LOOKUP = "prompt-lookup"
 SHORTEST_PROMPT = 4
 
 
 @dataclass(frozen=True)
-class SpeculateRequest:
-    """The words of `speculate`: the first variant is the target, the others draft for it.
-
-    `prompts` texts of the suite are cut to `prompt` tokens and continued by `generate`.
-    """
-
-    compared: Request
-    draft_tokens: int = 4
-    prompt_lookup: bool = False
-    prompts: int = 8
-    prompt: int = 128
-    generate: int = 64
-
-
-@dataclass(frozen=True)
 class _Work:
     """What the child process measures."""
 
-    target: VariantJob
-    drafts: tuple[VariantJob, ...]
+    target: Job
+    drafts: tuple[Job, ...]
     part: Part
-    request: SpeculateRequest
+    options: SpeculateOptions
 
 
-def speculate(request: SpeculateRequest, listener: Listener) -> tuple[Speculation, ...]:
+def speculate(
+    asked: Sequence[str], options: SpeculateOptions, listener: Listener
+) -> tuple[Speculation, ...]:
     """Measure every draft that can be had, and store the result; failures are told one by one.
 
-    Raises UsageError for wrong words and VariantError where the target cannot be run or no draft
-    is left.
+    The first variant is the target, the others draft for it. Raises UsageError for wrong words and
+    VariantError where the target cannot be run or no draft is left.
     """
-    if request.draft_tokens < 1 or request.prompts < 1 or request.generate < 2:
-        raise UsageError("--draft-tokens and --prompts are at least 1, --generate at least 2")
-    plan = make_plan(request.compared)
+    plan = make_plan(asked, _compared(options), send=listener)
     target, *others = plan.jobs
-    if not others and not request.prompt_lookup:
+    if not others and not options["prompt_lookup"]:
         raise UsageError("no draft given: name a second variant, such as int4, or --prompt-lookup")
     part = next((part for part in target.parts if part.kind == "texts"), None)
     if part is None:
         raise UsageError("the suite has no text to take prompts from: give --text FILE")
-    if refusal := plan.refused.get(target.variant.text):
-        raise VariantError(refusal)
     _make(target, listener)
-    drafts = tuple(job for job in others if _usable(plan, job, listener))
-    work = _Work(target, drafts, part, request)
+    drafts = tuple(job for job in others if _usable(job, listener))
+    work = _Work(target, drafts, part, options)
     found: list[Speculation] = run_child(_measure, work, listener)
     if not found:
         raise VariantError("no draft could be measured: the lines above say why")
-    store = Store(plan.store)
-    store.save_speculation(tuple(found), content_hash([plan.model.identity, repr(request)]))
+    key = content_hash([*(variant_key(job) for job in plan.jobs), part.run.suite.id, repr(options)])
+    Store(plan.store).save_speculation(tuple(found), key)
     return tuple(found)
 
 
-def _make(job: VariantJob, listener: Listener) -> None:
+def _compared(options: SpeculateOptions) -> CompareOptions:
+    """The options of a comparison of the same variants on the same texts."""
+    shared = declared(CompareOptions).keys() & options.keys()
+    return resolved(CompareOptions, {name: dict(options)[name] for name in shared})
+
+
+def _make(job: Job, listener: Listener) -> None:
+    """Make the variant's checkpoint if need be; raises VariantError where it cannot be loaded."""
+    if job.refusal:
+        raise VariantError(job.refusal)
     if spec_of(job.variant).served:
         raise VariantError(
             f"{job.variant.label} runs in a server: speculative decoding is set up there, and "
             "`evalkit bench` measures what it brings"
         )
-    if spec_of(job.variant).quantizes:
-        run_child(_quantize, job, listener)
+    make_checkpoint(job, listener)
 
 
-def _usable(plan: ComparePlan, job: VariantJob, listener: Listener) -> bool:
+def _usable(job: Job, listener: Listener) -> bool:
     """Whether the draft can be loaded, making it if need be; else the reason is told."""
     try:
-        if refusal := plan.refused.get(job.variant.text):
-            raise VariantError(refusal)
         _make(job, listener)
     except InterruptedWorkError:
         raise
@@ -106,61 +101,49 @@ def _usable(plan: ComparePlan, job: VariantJob, listener: Listener) -> bool:
     return True
 
 
-def _quantize(job: VariantJob, send: Listener) -> None:
-    from evalkit.running.quantize import quantize_variant
-
-    quantize_variant(job, send)
-
-
 def _measure(work: _Work, send: Listener) -> list[Speculation]:
     from evalkit.inference.speculative import PromptLookup
     from evalkit.inference.timing import generation_lengths
     from evalkit.running.compare.texts import load_windows
+    from evalkit.running.session import loaded, open_variant
 
-    store, request = Store(work.target.store), work.request
-    target = _load(store, work.target, send)
-    prompt, generate = generation_lengths(target.model, request.prompt, request.generate)
-    windows = load_windows(store, work.target, work.part)
-    long = [i for i in range(len(windows)) if windows.lengths[i] >= SHORTEST_PROMPT]
-    chosen = long[:: max(1, len(long) // request.prompts)][: request.prompts]
-    prompts = [windows.window(i)[:prompt].tolist() for i in chosen]
-    session = _Session(target, prompts, generate, request.draft_tokens, work, send)
-    found = []
-    if request.prompt_lookup:
-        found.append(session.measure(PROMPT_LOOKUP, PromptLookup(), None))
-    for job in work.drafts:
-        try:
-            found.append(_by_model(session, store, job, send))
-        except InterruptedWorkError:
-            raise
-        except EvalkitError as error:
-            send(Event(job.variant.label, "", message=str(error)))
+    options = work.options
+    with open_variant(work.target, send) as opened:
+        target = loaded(opened)
+        prompt, generate = generation_lengths(target.model, options["prompt"], options["generate"])
+        windows = load_windows(Store(work.target.store), work.target, work.part)
+        long = [i for i in range(len(windows)) if windows.lengths[i] >= SHORTEST_PROMPT]
+        chosen = long[:: max(1, len(long) // options["prompts"])][: options["prompts"]]
+        prompts = [windows.window(i)[:prompt].tolist() for i in chosen]
+        decoded = _Decoded(target, prompts, generate, options["draft_tokens"], work, send)
+        found = []
+        if options["prompt_lookup"]:
+            found.append(decoded.measure(PROMPT_LOOKUP, PromptLookup(), None))
+        for job in work.drafts:
+            try:
+                found.append(_by_model(decoded, job, send))
+            except InterruptedWorkError:
+                raise
+            except EvalkitError as error:
+                send(Event(job.variant.label, "", message=str(error)))
     return found
 
 
-def _by_model(session: _Session, store: Store, job: VariantJob, send: Listener) -> Speculation:
+def _by_model(decoded: _Decoded, job: Job, send: Listener) -> Speculation:
     from evalkit.inference.speculative import ModelDraft
+    from evalkit.running.session import loaded, open_variant
 
-    draft = _load(store, job, send)
-    measured = session.measure(job.variant.label, ModelDraft(draft.model), draft.model)
-    return _predicted(store, session.work.target, job, measured)
-
-
-def _load(store: Store, job: VariantJob, send: Listener) -> Loaded:
-    from evalkit import plugins
-    from evalkit.running.compare.worker import load_variant, prepare_source
-
-    source, _ = prepare_source(store, job, send)
-    getattr(plugins.load("backends", job.variant.backend), "prepare", lambda: None)()
-    send(Event(job.variant.label, "loading"))
-    return load_variant(job, source)
+    with open_variant(job, send) as opened:
+        model = loaded(opened).model
+        measured = decoded.measure(job.variant.label, ModelDraft(model), model)
+    return _predicted(Store(job.store), decoded.work.target, job, measured)
 
 
 @dataclass
-class _Session:
-    """The loaded target and its prompts."""
+class _Decoded:
+    """Prompts as the loaded target decodes them, with and without drafts."""
 
-    target: Loaded
+    target: LoadedSession
     prompts: list[list[int]]
     generate: int
     draft_tokens: int
@@ -249,9 +232,7 @@ class _Session:
         return sum(total for total, _ in results) / sum(count for _, count in results)
 
 
-def _predicted(
-    store: Store, target: VariantJob, draft: VariantJob, measured: Speculation
-) -> Speculation:
+def _predicted(store: Store, target: Job, draft: Job, measured: Speculation) -> Speculation:
     """`measured` with what the quality pass of the same two variants says, where there was one."""
     variation = quality_mean(store, target, draft, "total_variation")
     agreement = quality_mean(store, target, draft, "top1_agreement")
@@ -268,7 +249,7 @@ def _predicted(
     )
 
 
-def quality_mean(store: Store, target: VariantJob, draft: VariantJob, metric: str) -> float | None:
+def quality_mean(store: Store, target: Job, draft: Job, metric: str) -> float | None:
     """Mean over all tokens of a divergence of `draft` from `target`, of the newest run with it."""
     for run in reversed(store.runs()):
         if run.model.identity != draft.model.identity or run.variant.text != draft.variant.text:
@@ -284,5 +265,5 @@ def quality_mean(store: Store, target: VariantJob, draft: VariantJob, metric: st
     return None
 
 
-def _is(run: Run | None, job: VariantJob) -> bool:
+def _is(run: Run | None, job: Job) -> bool:
     return run is not None and run.variant.text == job.variant.text

@@ -22,6 +22,9 @@ _ABOVE_ONE = 1e-3
 _EVERY_TOKEN = 10**6
 _MOST_TOKENS = 10**9
 _OWN_TEXT = 2
+# Fields of /models that say which model it is; others change with each start.
+_DESCRIBING = ("id", "root", "parent", "max_model_len", "meta")
+_PRINT_TOKENS = 16
 _WRONG_REQUEST = (400, 404, 415, 422, 500, 501)
 
 
@@ -79,6 +82,28 @@ class Client:
         found = entries if isinstance(entries, list) else []
         names = [entry.get("id") for entry in found if isinstance(entry, dict)]
         return [self.address.shown(name) for name in names if isinstance(name, str)][:100]
+
+    def description(self) -> dict[str, Any]:
+        """What the server tells of its model, without the time at which it was started."""
+        try:
+            entries = call(self.address, "/models").get("data", [])
+        except (ServerError, AttributeError):
+            return {}
+        own = [e for e in entries if isinstance(e, dict) and e.get("id") == self.model]
+        return {k: v for k, v in own[0].items() if k in _DESCRIBING} if own else {}
+
+    def answer_print(self, tokens: Sequence[int]) -> list[Any]:
+        """How the model goes on after `tokens`, and to one hundredth how likely it finds each.
+
+        Log-probabilities tell apart what answers alike, such as INT8 and FP16 of one model; an
+        empty list stands for a server that gives none.
+        """
+        text = self.complete(tokens, {"max_tokens": _PRINT_TOKENS, "temperature": 0})
+        try:
+            scores = self.prompt_scores(tokens).logprobs
+        except ServerError:
+            scores = []
+        return [text, [None if score is None else round(score, 2) for score in scores]]
 
     def open(self, sample: Sequence[int]) -> None:
         """Find out whether prompts may be token ids; raises ServerError where neither works."""

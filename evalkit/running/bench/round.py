@@ -9,18 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit import plugins
 from evalkit.analysis.sweep import next_batch
 from evalkit.errors import VariantError
-from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, level_before_loading, unfragmented
+from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, unfragmented
 from evalkit.progress import Event, Listener
 from evalkit.records.bench import SoakSample
-from evalkit.running.compare.worker import load_variant, prepare_source
 from evalkit.running.environment import Load
-from evalkit.running.job import VariantJob
+from evalkit.running.job import Job
 from evalkit.running.process import stop_if_asked
 from evalkit.running.sensors import Sensors, open_sensors
-from evalkit.store.store import Store
+from evalkit.running.session import LoadedSession
 
 # A point is repeated at least twice, and no further once it has taken this long.
 POINT_SECONDS = 20.0
@@ -37,7 +35,7 @@ class RoundJob:
     `engine` is a word of the command line; `soak` is seconds of sustained load at `soak_batch`.
     """
 
-    job: VariantJob
+    job: Job
     engines: tuple[str, ...]
     prompt: int
     generate: int
@@ -82,20 +80,15 @@ class RoundResult:
     soak: tuple[SoakSample, ...] = ()
 
 
-def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
-    """Load the variant and measure every point; raises EvalkitError where it cannot be loaded."""
+def measure_round(round_: RoundJob, session: LoadedSession, send: Listener) -> RoundResult:
+    """Measure every point of the loaded variant."""
     from evalkit.models.storage import weight_bytes
 
     job = round_.job
-    source, _ = prepare_source(Store(job.store), job, send)
-    backend = plugins.load("backends", job.variant.backend)
-    getattr(backend, "prepare", lambda: None)()
-    meter = PeakMeter(job.device, level_before_loading(job.device))
-    send(Event(job.variant.label, "loading"))
-    loaded = load_variant(job, source)
-    weights = {name: float(size) for name, size in weight_bytes(loaded.model).items()}
-    bench = _Bench(round_, loaded.model, meter, open_sensors(job.device), send)
-    result = RoundResult(loaded.kernel, loaded.notes, weights, meter.peaks(), ())
+    meter = PeakMeter(job.device, session.resident_before)
+    weights = {name: float(size) for name, size in weight_bytes(session.model).items()}
+    bench = _Bench(round_, session, meter, open_sensors(job.device), send)
+    result = RoundResult(session.kernel, session.notes, weights, meter.peaks(), ())
     if round_.soak:
         return dataclasses.replace(result, soak=tuple(bench.soak()))
     load = Load()
@@ -103,7 +96,7 @@ def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
     return dataclasses.replace(
         result,
         phases=phases,
-        notes=(*loaded.notes, *load.notes()),
+        notes=(*session.notes, *load.notes()),
         kv_cache=bench.kv_cache,
         peaks=bench.peaks,
     )
@@ -113,9 +106,15 @@ class _Bench:
     """The loaded model and what its points left behind."""
 
     def __init__(
-        self, round_: RoundJob, model: Any, meter: PeakMeter, sensors: Sensors, send: Listener
+        self,
+        round_: RoundJob,
+        session: LoadedSession,
+        meter: PeakMeter,
+        sensors: Sensors,
+        send: Listener,
     ) -> None:
-        self.round, self.model, self.meter, self.sensors = round_, model, meter, sensors
+        self.round, self.session, self.meter, self.sensors = round_, session, meter, sensors
+        self.model = session.model
         self.send = send
         self.engines = round_.engines
         self.kv_cache: dict[str, float] = {}
@@ -244,15 +243,14 @@ class _Bench:
 
     def _prepare(self, ids: Any, length: int) -> Any:
         """The engine to use: of several, the one that decodes fastest here, for all points."""
-        from evalkit.inference.engines import prepare_engine
         from evalkit.inference.timing import time_prefill, time_steps
 
         if len(self.engines) == 1:
-            return prepare_engine(self.engines[0], self.model, ids, length)
+            return self.session.engine(self.engines[0], ids, length)
         tried = []
         for name in self.engines:
             try:
-                prepared = prepare_engine(name, self.model, ids, length)
+                prepared = self.session.engine(name, ids, length)
             except VariantError as error:
                 self.send(Event(self.round.job.variant.label, "", message=str(error)))
                 continue

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.backends import spec_of
 from evalkit.errors import (
     EvalkitError,
     InterruptedWorkError,
     VariantError,
 )
+from evalkit.options import BenchOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import content_hash, from_json, to_json
 from evalkit.records.bench import Bench, MachineRates
 from evalkit.running.bench.machine_rates import measure_rates, store_rates, stored_rates
-from evalkit.running.bench.plan import BenchPlan, BenchRequest, engine_names, make_bench_plan
+from evalkit.running.bench.plan import BenchPlan, engine_names, make_bench_plan
 from evalkit.running.bench.round import RoundJob, RoundResult
-from evalkit.running.job import VariantJob
+from evalkit.running.job import Job
 from evalkit.running.process import run_child
+from evalkit.running.quantize import make_checkpoint
 from evalkit.store.claims import claim
 from evalkit.store.files import read_json, write_json
 from evalkit.store.store import Store
@@ -36,13 +37,13 @@ MOST_BATCH = 512
 class Measured:
     """A variant's rounds, or why there are none, and its soak."""
 
-    job: VariantJob
+    job: Job
     rounds: tuple[RoundResult, ...]
     failure: EvalkitError | None = None
     soak: RoundResult | None = None
 
 
-def run_bench(request: BenchRequest, listener: Listener) -> Bench:
+def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener) -> Bench:
     """Measure what the store lacks and summarise; a variant that fails is a row that says so.
 
     Raises UsageError or ModelError before anything starts, InterruptedWorkError after Ctrl-C with
@@ -50,13 +51,13 @@ def run_bench(request: BenchRequest, listener: Listener) -> Bench:
     """
     from evalkit.running.bench.summary import summarise
 
-    plan = make_bench_plan(request)
+    plan = make_bench_plan(variants, options, listener)
     for note in plan.notes:
         listener(Event("evalkit", "", message=note))
     store = Store(plan.jobs[0].store)
     folder = store.root / "benches" / plan.id
     with claim(store.claim_file(f"bench-{plan.id}"), lambda who: listener(_waiting(who))):
-        if request.fresh:
+        if options["fresh"]:
             for file in folder.glob("*.json"):
                 file.unlink()
         rates = _rates(store, plan, listener)
@@ -87,25 +88,33 @@ def _machine(job: tuple[str, str], send: Listener) -> MachineRates:
 
 def _measure(plan: BenchPlan, folder: Path, listener: Listener) -> tuple[Measured, ...]:
     """All rounds in turn; the first of each variant decides its batch sizes and engine."""
-    request = plan.request
+    options = plan.options
     first = RoundJob(
-        plan.jobs[0], engine_names(request.engine, plan.jobs[0].device), request.prompt,
-        request.generate, request.repetitions, plan.batches, request.contexts, MOST_BATCH,
-    )  # fmt: skip
-    found = {job.variant.text: Measured(job, ()) for job in plan.jobs}
-    for name, why in plan.refused.items():
-        found[name] = dataclasses.replace(found[name], failure=VariantError(why))
-    for number in range(request.rounds):
+        job=plan.jobs[0],
+        engines=engine_names(options["engine"], plan.jobs[0].device),
+        prompt=options["prompt"],
+        generate=options["generate"],
+        repetitions=options["repetitions"],
+        batches=plan.batches,
+        contexts=plan.contexts,
+        most=MOST_BATCH,
+    )
+    found = {
+        job.variant.text: Measured(job, (), VariantError(job.refusal) if job.refusal else None)
+        for job in plan.jobs
+    }
+    for number in range(options["rounds"]):
         for name, one in found.items():
             if one.failure is not None:
                 continue
             round_ = _like(dataclasses.replace(first, job=one.job), one.rounds)
             file = folder / f"{content_hash(name, 8)}-{number}.json"
             found[name] = _one_round(one, round_, file, number, listener)
-    if request.soak:
+    if soak := float(options["soak"]):
         for name, one in found.items():
             if one.failure is None:
-                found[name] = _soak(one, dataclasses.replace(first, job=one.job), request, listener)
+                round_ = dataclasses.replace(first, job=one.job, soak=soak)
+                found[name] = _soak(one, round_, listener)
     return tuple(found.values())
 
 
@@ -126,8 +135,7 @@ def _one_round(
         return dataclasses.replace(one, rounds=(*one.rounds, _stored(file)))
     listener(Event(one.job.variant.label, f"round {number + 1}"))
     try:
-        if spec_of(one.job.variant).quantizes and one.job.model.weights == "checkpoint":
-            run_child(_quantize, one.job, listener)
+        make_checkpoint(one.job, listener)
         result = run_child(_round, round_, listener)
     except InterruptedWorkError:
         raise
@@ -138,12 +146,11 @@ def _one_round(
     return dataclasses.replace(one, rounds=(*one.rounds, result))
 
 
-def _soak(one: Measured, round_: RoundJob, request: BenchRequest, listener: Listener) -> Measured:
+def _soak(one: Measured, round_: RoundJob, listener: Listener) -> Measured:
     from evalkit.running.bench.summary import knee_of
 
-    round_ = dataclasses.replace(
-        _like(round_, one.rounds), soak=request.soak, soak_batch=knee_of(one, request.prompt) or 1
-    )
+    batch = knee_of(one, round_.prompt) or 1
+    round_ = dataclasses.replace(_like(round_, one.rounds), soak_batch=batch)
     try:
         return dataclasses.replace(one, soak=run_child(_round, round_, listener))
     except InterruptedWorkError:
@@ -159,16 +166,12 @@ def _stored(file: Path) -> RoundResult:
 
 
 def _round(round_: RoundJob, send: Listener) -> RoundResult:
-    if spec_of(round_.job.variant).served:
-        from evalkit.running.bench.served_round import measure_served_round
-
-        return measure_served_round(round_, send)
     from evalkit.running.bench.round import measure_round
+    from evalkit.running.bench.served_round import measure_served_round
+    from evalkit.running.session import LoadedSession, ServedSession, open_variant
 
-    return measure_round(round_, send)
-
-
-def _quantize(job: VariantJob, send: Listener) -> None:
-    from evalkit.running.quantize import quantize_variant
-
-    quantize_variant(job, send)
+    with open_variant(round_.job, send) as session:
+        if isinstance(session, LoadedSession):
+            return measure_round(round_, session, send)
+        assert isinstance(session, ServedSession)
+        return measure_served_round(round_, session, send)

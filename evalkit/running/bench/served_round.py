@@ -19,17 +19,16 @@ from evalkit.errors import VariantError
 from evalkit.progress import Event, Listener
 from evalkit.running.bench.round import POINT_SECONDS, PhaseResult, RoundJob, RoundResult
 from evalkit.running.process import stop_if_asked
-from evalkit.running.served import open_served
+from evalkit.running.session import ServedSession
 from evalkit.serving.client import Streamed
 from evalkit.serving.http import ServerError
-from evalkit.store.store import Store
 from evalkit.tasks.served_model import ServedModel
 
 ENGINE = "endpoint"
 MOST_CONCURRENT = 256
 
 
-def measure_served_round(round_: RoundJob, send: Listener) -> RoundResult:
+def measure_served_round(round_: RoundJob, session: ServedSession, send: Listener) -> RoundResult:
     """Every point of one round; the batch size of a point is its number of requests at once.
 
     Raises VariantError where the server cannot be reached; a point that fails says so itself.
@@ -40,10 +39,9 @@ def measure_served_round(round_: RoundJob, send: Listener) -> RoundResult:
             f"{job.variant.label} runs in a server: --soak and --weights random are for models"
             " loaded here"
         )
-    with open_served(Store(job.store), job, send) as model:
-        bench = _ServedBench(round_, model, send)
-        phases = tuple(bench.run())
-    return RoundResult(model.kernel, (*model.notes, *bench.notes), {}, {}, phases)
+    bench = _ServedBench(round_, session.server, send)
+    phases = tuple(bench.run())
+    return RoundResult(session.kernel, (*session.notes, *bench.notes), {}, {}, phases)
 
 
 @dataclass(frozen=True)

@@ -28,31 +28,32 @@ _ARITHMETIC = {"fp32": "float32", "bf16": "bfloat16"}
 
 def summarise(plan: BenchPlan, measured: Sequence[Measured], rates: MachineRates) -> Bench:
     """The record of a bench; a variant without rounds is one point that says why."""
-    request = plan.request
+    options = plan.options
+    prompt = options["prompt"]
     shapes = _Shapes(plan)
     points: list[BenchPoint] = []
     uses: list[MemoryUse] = []
     notes = dict.fromkeys(plan.notes)
     for one in measured:
         if one.failure is not None:
-            points.append(_failed(one, request.prompt))
+            points.append(_failed(one, prompt))
             continue
         points += _points(one, shapes, rates)
         uses += _memory(one, shapes)
         notes |= dict.fromkeys(
             f"{one.job.variant.label}: {note}" for round_ in one.rounds for note in round_.notes
         )
-    knees = {one.job.variant.label: knee_of(one, request.prompt) for one in measured}
+    knees = {one.job.variant.label: knee_of(one, prompt) for one in measured}
     return Bench(
         model=plan.model,
         rates=rates,
         points=tuple(points),
-        prompt=request.prompt,
-        generate=request.generate,
+        prompt=prompt,
+        generate=options["generate"],
         knee={label: size for label, size in knees.items() if size},
         memory=tuple(uses),
         soaks=tuple(
-            judge(one.job.variant.label, knee_of(one, request.prompt) or 1, one.soak.soak)
+            judge(one.job.variant.label, knee_of(one, prompt) or 1, one.soak.soak)
             for one in measured
             if one.soak is not None and one.soak.soak
         ),

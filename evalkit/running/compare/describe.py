@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from evalkit.progress import Listener
 from evalkit.running.cluster import share_count
 from evalkit.running.compare.plan import ComparePlan
-from evalkit.running.job import VariantJob
+from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.running.remaining import unfinished
 from evalkit.store.store import Store
@@ -30,15 +30,16 @@ def describe(plan: ComparePlan, listener: Listener) -> str:
     lines += [f"device: {job.device}, {job.environment.machine}"]
     lines += _suite_lines(plan, job, listener)
     for one in plan.jobs:
-        refusal = plan.refused.get(one.variant.text)
         todo = [part.kind for part in one.parts if unfinished(store, one, part)]
-        state = f"cannot run: {refusal}" if refusal else ", ".join(todo) or "measured before"
+        state = (
+            f"cannot run: {one.refusal}" if one.refusal else ", ".join(todo) or "measured before"
+        )
         role = " (baseline)" if one.is_baseline else ""
         lines.append(f"variant {one.variant.label} = {one.variant.text}{role}: {state}")
     return "\n".join([*lines, f"store: {plan.store}"])
 
 
-def _suite_lines(plan: ComparePlan, job: VariantJob, listener: Listener) -> list[str]:
+def _suite_lines(plan: ComparePlan, job: Job, listener: Listener) -> list[str]:
     suite = plan.suite
     lines = [f"suite: {suite.name}"]
     if suite.texts:
@@ -67,7 +68,7 @@ def _suite_lines(plan: ComparePlan, job: VariantJob, listener: Listener) -> list
     return [*lines, f"checkpoint: {weights / 1e6:,.1f} MB of weights"]
 
 
-def _count(job: VariantJob, send: Listener) -> Counts:
+def _count(job: Job, send: Listener) -> Counts:
     from evalkit.running.compare.texts import load_windows
 
     part = next(part for part in job.parts if part.kind == "texts")

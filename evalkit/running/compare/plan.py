@@ -1,4 +1,4 @@
-"""From words to work: which variants of which model on which suite, and what each run is called.
+"""From options to work: which variants of which model on which suite, and what each run is called.
 
 Nothing is loaded here and torch is not imported; a comparison that is already in the store is
 answered without it.
@@ -8,319 +8,272 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import parse_variant, spec_of
-from evalkit.errors import DataError, UsageError, VariantError, did_you_mean
-from evalkit.metrics import Protocol, probe_metrics, token_metrics
+from evalkit.declaration import command_line, words
+from evalkit.errors import UsageError, did_you_mean
+from evalkit.metrics import probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint
-from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant, content_hash
-from evalkit.running.defaults import (
-    BATCH_TOKENS,
-    calibration_of,
-    choose_checkpoint,
-    choose_model,
-    offloading,
-    with_offload,
-    with_servers,
+from evalkit.options import CompareOptions
+from evalkit.progress import Listener, ignore
+from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant
+from evalkit.running.compare.generating import generating_tasks
+from evalkit.running.defaults import assign_servers, choose_variants, offloading
+from evalkit.running.job import (
+    NOISE_VERSION,
+    TASK_VERSION,
+    Job,
+    Part,
+    Subject,
+    build_job,
+    resolve_subject,
 )
-from evalkit.running.environment import environment, resolve_device
-from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Part, Settings, VariantJob
-from evalkit.running.memory_check import refusals
-from evalkit.store.store import Store
+from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
+from evalkit.running.memory_check import with_memory_check
+from evalkit.store.mirror import is_url
 from evalkit.tasks.files import task_files_hash
 from evalkit.texts.documents import Text, load_texts
 from evalkit.texts.presets import load_preset
 from evalkit.texts.windows import default_context
 
-OPTION_WORDS = {"chat": "--apply-chat-template", "system": "--system-instruction"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """The words of `compare`, as given on the command line or in a notebook."""
-
-    variants: tuple[str, ...]
-    model: str | None = None
-    suite: str | None = None
-    text: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    shots: int | None = None
-    limit: int | None = None
-    margin: str = "1pp"
-    convention: str | None = None
-    context: int | None = None
-    baseline: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    data: Path | None = None
-    include_path: Path | None = None
-    allow_code: bool = False
-    chat: bool = False
-    system: str = ""
-    offline: bool = False
-    serve: tuple[str, ...] = ()
-    weights: str = "checkpoint"
-    out: Path | None = None
-    mirror: str = ""
-    ray: str = ""
-    fresh: bool = False
-    batch_tokens: int | None = None
-    offload: bool = False
-    allow_overlap: bool = False
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """Jobs in the order of the rows, the baseline first; a refused variant has a message."""
+    """Jobs in the order of the rows, the baseline first; a job that cannot run says why.
+
+    `generates` says of each task whether text is generated for it.
+    """
 
     store: Path
     model: Model
     checkpoint: Checkpoint
     suite: Suite
     margin: Margin
-    jobs: tuple[VariantJob, ...]
-    refused: dict[str, str]
+    jobs: tuple[Job, ...]
     notes: tuple[str, ...]
     command: str
+    generates: Mapping[str, bool]
     ray: str = ""
     text_bytes: int = 0
 
 
-def make_plan(request: Request) -> ComparePlan:
-    """Resolve every word of `request`; raises UsageError, DataError or ModelError in one line."""
-    if request.data is None and os.environ.get("EVALKIT_DATA"):
-        request = dataclasses.replace(request, data=Path(os.environ["EVALKIT_DATA"]))
-    _check_numbers(request)
-    variants = _baseline_first(request)
-    margin = parse_margin(request.margin)
-    device = resolve_device(request.device)
-    name, why = choose_model(request.model, device)
-    store = Store(request.out).prepare()
-    checkpoint = choose_checkpoint(request, name, store)
-    texts: Sequence[Text] = ()
-    if request.weights == "random":
-        suite = Suite("random weights", convention="", context=0, bos="")
-        sources: tuple[str, ...] = ()
-    else:
-        suite, sources, texts = choose_suite(request, checkpoint)
-    model = Model(
-        name, checkpoint.identity, architecture=checkpoint.architecture, weights=request.weights
-    )
-    settings = Settings(
-        batch_tokens=request.batch_tokens or BATCH_TOKENS[device.partition(":")[0]],
-        protocol=Protocol(),
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        allow_overlap=request.allow_overlap,
-        offline=request.offline,
-        data=request.data,
-        include_path=request.include_path,
-        allow_code=request.allow_code,
-    )
-    template = VariantJob(
-        store=store.root,
-        model=model,
-        checkpoint=checkpoint,
-        variant=variants[0],
-        device=device,
-        environment=environment(device),
-        settings=settings,
-        parts=(),
-        sources=sources,
-        limit=request.limit,
-        seed=request.seed,
-        mirror=request.mirror,
-    )
-    jobs, refused = _jobs(template, variants, suite)
-    jobs = tuple(with_servers(jobs, request.serve))
-    notes = (why,) if why else ()
+def make_plan(
+    variants: Sequence[str],
+    options: CompareOptions,
+    *,
+    folder: Path | None = None,
+    send: Listener = ignore,
+) -> ComparePlan:
+    """Resolve every word; raises UsageError, DataError or ModelError in one line.
+
+    `folder` is the local copy of the store where `out` of the options is a URL.
+    """
+    chosen = _baseline_first(variants, options)
+    margin = parse_margin(options["margin"])
+    serve = dict(zip(chosen, assign_servers(chosen, words(options["serve"])), strict=True))
+    _check_random(options)
+    # `out` may be a URL, whose local copy is the store.
+    local: CompareOptions = options if folder is None else {**options, "out": folder}
+    subject = _with_settings(resolve_subject(local, options["weights"]), options)
+    suite, sources, texts = choose_suite(options, subject.checkpoint)
+    generates = generating_tasks(subject, suite.tasks, send)
+    jobs = [
+        build_job(
+            subject,
+            variant,
+            sources=sources,
+            limit=options["limit"],
+            serve=serve[variant],
+            send=send,
+        )
+        for variant in chosen
+    ]
+    context = suite.context or subject.settings.protocol.prompt
+    jobs = with_memory_check(_with_parts(jobs, suite, generates), context)
+    mirror = str(options["out"]) if is_url(options["out"]) else ""
     return ComparePlan(
-        store.root,
-        model,
-        checkpoint,
-        suite,
-        margin,
-        jobs,
-        refused,
-        notes,
-        command_of(request),
-        request.ray,
+        store=subject.store,
+        model=subject.model,
+        checkpoint=subject.checkpoint,
+        suite=suite,
+        margin=margin,
+        jobs=tuple(dataclasses.replace(job, mirror=mirror) for job in jobs),
+        notes=subject.notes,
+        command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
+        generates=generates,
+        ray=options["ray"],
         # Only shares of the texts depend on their size.
-        sum(len(d.encode()) for text in texts for d in text.documents) if request.ray else 0,
+        text_bytes=sum(len(d.encode()) for t in texts for d in t.documents)
+        if options["ray"]
+        else 0,
     )
-
-
-def command_of(request: Request) -> str:
-    """The command line that repeats `request`: its variants and what differs from the default."""
-    words = ["evalkit", "compare", *request.variants]
-    for field in dataclasses.fields(Request)[1:]:
-        value = getattr(request, field.name)
-        if value == field.default or field.name in ("fresh", "mirror"):
-            continue
-        if field.name == "out" and request.mirror:
-            value = request.mirror
-        option = OPTION_WORDS.get(field.name, f"--{field.name.replace('_', '-')}")
-        if value is True:
-            words.append(option)
-        elif field.name == "tasks":
-            words += [option, ",".join(value)]
-        elif field.name == "serve":
-            words += [word for command in value for word in (option, command)]
-        else:
-            words += [option, *(value if isinstance(value, tuple) else (str(value),))]
-    return shlex.join(words)
 
 
 def choose_suite(
-    request: Request, checkpoint: Checkpoint
+    options: CompareOptions, checkpoint: Checkpoint
 ) -> tuple[Suite, tuple[str, ...], Sequence[Text]]:
     """The suite of texts and tasks asked for, else a preset; its texts and their sources."""
-    name = request.suite
-    if name is None and not request.text and not request.tasks:
+    if options["weights"] == "random":
+        return Suite("random weights", convention="", context=0, bos=""), (), ()
+    name = options["suite"]
+    if name is None and not options["text"] and not options["tasks"]:
         name = "demo" if checkpoint.name == "demo" else "quick"
     preset = load_preset(name) if name else None
-    sources = request.text or (preset.texts if preset else ())
-    tasks = tuple(TaskSlice(task) for task in request.tasks)
-    if preset and not request.tasks:
-        tasks = preset.tasks
-    tasks = tuple(
-        dataclasses.replace(
-            task,
-            shots=request.shots if request.shots is not None else task.shots,
-            limit=request.limit if request.limit is not None else task.limit,
-            chat=request.chat,
-            system=request.system,
-            data=task_files_hash(task.name, request.data, request.include_path),
-        )
-        for task in tasks
-    )
-    convention = request.convention or (preset.convention if preset else "lm-eval")
-    limit = int(checkpoint.config.get("max_position_embeddings") or 0) or None
-    context = default_context(convention)
-    if preset and preset.context:
-        context = preset.context
-    context = min(request.context or context, limit or 10**9)
-    if request.context and limit and request.context > limit:
-        raise UsageError(
-            f"--context {request.context} is beyond the model's {limit} positions: give at most"
-            f" {limit}"
-        )
-    texts = load_texts(sources, limit=request.limit, offline=request.offline)
+    sources = words(options["text"]) or (preset.texts if preset else ())
+    convention = options["convention"] or (preset.convention if preset else "lm-eval")
+    context = preset.context if preset and preset.context else default_context(convention)
+    texts = load_texts(sources, limit=options["limit"], offline=options["offline"])
     suite = Suite(
         name=name or "custom",
         texts=tuple(TextSlice(t.name, t.sha256, len(t.documents)) for t in texts),
         convention=convention,
-        context=context,
-        tasks=tasks,
-        limit=request.limit,
-        seed=request.seed,
+        context=_context(options["context"], context, checkpoint),
+        tasks=_tasks(options, preset.tasks if preset else ()),
+        limit=options["limit"],
+        seed=options["seed"],
     )
     return suite, tuple(sources), texts
 
 
-def _check_numbers(request: Request) -> None:
-    """Raise UsageError for a number that means nothing."""
-    for name, least in (("limit", 1), ("shots", 0), ("context", 1), ("batch_tokens", 1)):
-        value = getattr(request, name)
-        if value is not None and value < least:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} {value}: give at least {least}, or leave it out")
+def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> ComparePlan:
+    """The plan with another batch size for one of its jobs, and the keys that then are others."""
+    jobs = list(plan.jobs)
+    settings = dataclasses.replace(jobs[index].settings, batch_tokens=batch_tokens)
+    jobs[index] = dataclasses.replace(jobs[index], settings=settings)
+    return dataclasses.replace(plan, jobs=tuple(_with_parts(jobs, plan.suite, plan.generates)))
 
 
-def _baseline_first(request: Request) -> tuple[Variant, ...]:
-    if not request.variants:
-        raise UsageError("no variant given: name at least one, for example fp16 int8 int4")
-    variants = [parse_variant(text) for text in request.variants]
-    if request.offload:
-        variants = with_offload(variants)
-    if request.baseline is None:
-        return tuple(variants)
-    wanted = parse_variant(request.baseline)
-    if request.offload:
+def _context(asked: int | None, default: int, checkpoint: Checkpoint) -> int:
+    limit = int(checkpoint.config.get("max_position_embeddings") or 0) or None
+    if asked and limit and asked > limit:
+        raise UsageError(
+            f"--context {asked} is beyond the model's {limit} positions: give at most {limit}"
+        )
+    return min(asked or default, limit or 10**9)
+
+
+def _tasks(options: CompareOptions, preset: Sequence[TaskSlice]) -> tuple[TaskSlice, ...]:
+    """The tasks asked for, else those of the preset, with what was asked of all of them."""
+    asked = [TaskSlice(name) for name in words(options["tasks"], "comma")]
+    data, include_path = data_paths(options)
+    return tuple(
+        dataclasses.replace(
+            task,
+            shots=task.shots if options["shots"] is None else options["shots"],
+            limit=task.limit if options["limit"] is None else options["limit"],
+            chat=options["chat"],
+            system=options["system"],
+            data=task_files_hash(task.name, data, include_path),
+        )
+        for task in asked or preset
+    )
+
+
+def data_paths(options: CompareOptions) -> tuple[Path | None, Path | None]:
+    """The folders of task data ($EVALKIT_DATA by default) and of task YAMLs."""
+    data = options["data"] or os.environ.get("EVALKIT_DATA")
+    include_path = options["include_path"]
+    return (
+        None if data is None or data == "" else Path(data),
+        None if include_path is None else Path(include_path),
+    )
+
+
+def _check_random(options: CompareOptions) -> None:
+    if options["weights"] == "random" and (options["text"] or options["tasks"] or options["suite"]):
+        raise UsageError(
+            "--weights random has no quality to measure: leave out --text, --tasks and --suite"
+        )
+
+
+def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
+    data, include_path = data_paths(options)
+    settings = dataclasses.replace(
+        subject.settings,
+        batch_tokens=options["batch_tokens"] or subject.settings.batch_tokens,
+        allow_overlap=options["allow_overlap"],
+        allow_code=options["allow_code"],
+        data=data,
+        include_path=include_path,
+    )
+    return dataclasses.replace(subject, settings=settings)
+
+
+def _baseline_first(asked: Sequence[str], options: CompareOptions) -> list[Variant]:
+    variants = choose_variants(asked, offload=options["offload"])
+    if options["baseline"] is None:
+        return variants
+    wanted = parse_variant(options["baseline"])
+    if options["offload"]:
         wanted = offloading(wanted)
     found = next((v for v in variants if v.text == wanted.text), None)
     if found is None:
-        hint = did_you_mean(request.baseline, request.variants)
+        hint = did_you_mean(options["baseline"], asked)
         raise UsageError(
-            f"--baseline {request.baseline!r} is not one of {', '.join(request.variants)}{hint}"
+            f"--baseline {options['baseline']!r} is not one of {', '.join(asked)}{hint}"
         )
     variants.remove(found)
-    return (found, *variants)
+    return [found, *variants]
 
 
-def _jobs(
-    template: VariantJob, variants: Sequence[Variant], suite: Suite
-) -> tuple[tuple[VariantJob, ...], dict[str, str]]:
-    """One job a variant, all with the baseline's reference, and why variants are refused."""
+def _with_parts(jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool]) -> list[Job]:
+    """The jobs with their parts, all with the first one's reference."""
+    baseline = jobs[0]
     texts = next((part for part in suite.parts() if part.texts), None)
-    windows = reference = ""
-    if texts is not None:
-        windows = content_hash([template.checkpoint.identity, texts.id])
-        reference = _run_id(template, variants[0], texts)
-    template = dataclasses.replace(template, windows=windows, reference=reference)
-    jobs, refused = [], {}
-    for index, variant in enumerate(variants):
-        served = spec_of(variant).served or spec_of(variants[0]).served
-        job = dataclasses.replace(
-            template, variant=variant, is_baseline=index == 0, divergence=not served
+    windows = windows_key(baseline, texts) if texts is not None else ""
+    reference = texts_key(baseline, texts) if texts is not None else ""
+    found = []
+    for index, job in enumerate(jobs):
+        served = spec_of(job.variant).served or spec_of(baseline.variant).served
+        shared = dataclasses.replace(
+            job,
+            windows=windows,
+            reference=reference,
+            is_baseline=index == 0,
+            divergence=not served,
         )
-        try:
-            job = dataclasses.replace(job, calibration=calibration_of(job))
-        except (VariantError, DataError) as error:
-            refused[variant.text] = str(error)
-        jobs.append(dataclasses.replace(job, parts=_parts(job, variant, suite, index == 0)))
-    context = suite.context or template.settings.protocol.prompt
-    full = refusals(variants, template.checkpoint, template.device, context)
-    return tuple(jobs), full | refused
+        found.append(dataclasses.replace(shared, parts=_parts(shared, suite, generates)))
+    return found
 
 
-def _parts(
-    template: VariantJob, variant: Variant, suite: Suite, is_baseline: bool
-) -> tuple[Part, ...]:
-    protocol = content_hash(dataclasses.asdict(template.settings.protocol))
-    probes = Suite(name="probes", convention="", context=0, bos="", protocol=protocol)
-    probe_needs = tuple((spec.name, spec.version) for spec in probe_metrics())
-    parts = [Part("probes", _run(template, variant, probes), probe_needs)]
-    if spec_of(variant).served:
-        # Size and memory of a server are not known here; its speed is measured by `bench`.
-        parts = []
+def _parts(job: Job, suite: Suite, generates: Mapping[str, bool]) -> tuple[Part, ...]:
+    parts = [] if spec_of(job.variant).served else [_probes(job)]
     for piece in suite.parts():
-        run = _run(template, variant, piece)
         if piece.tasks:
-            parts.append(Part("task", run, (("task", TASK_VERSION),)))
-            continue
-        needed = [
-            (metric.name, metric.version)
-            for metric in token_metrics(
-                piece.convention, is_baseline=is_baseline or not template.divergence
-            )
-        ]
-        if is_baseline:
-            needed.append(("noise", NOISE_VERSION))
-        baseline = "" if is_baseline else template.reference
-        parts.append(Part("texts", run, tuple(needed), baseline))
+            key = task_key(job, piece, generates=generates[piece.tasks[0].name])
+            parts.append(Part("task", _run(job, key, piece), (("task", TASK_VERSION),)))
+        else:
+            parts.append(_texts(job, piece))
     return tuple(parts)
 
 
-def _run(template: VariantJob, variant: Variant, piece: Suite) -> Run:
+def _probes(job: Job) -> Part:
+    """Size, memory and speed; of a server they are not known here."""
+    probes = Suite(name="probes", convention="", context=0, bos="")
+    needed = tuple((spec.name, spec.version) for spec in probe_metrics())
+    return Part("probes", _run(job, probes_key(job), probes), needed)
+
+
+def _texts(job: Job, piece: Suite) -> Part:
+    metrics = token_metrics(piece.convention, is_baseline=job.is_baseline or not job.divergence)
+    needed = [(metric.name, metric.version) for metric in metrics]
+    if job.is_baseline:
+        needed.append(("noise", NOISE_VERSION))
+    baseline = "" if job.is_baseline else job.reference
+    return Part("texts", _run(job, texts_key(job, piece), piece), tuple(needed), baseline)
+
+
+def _run(job: Job, key: str, piece: Suite) -> Run:
     return Run(
-        id=_run_id(template, variant, piece),
-        model=template.model,
-        variant=variant,
+        id=key,
+        model=job.model,
+        variant=job.variant,
         suite=piece,
         status="running",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-
-
-def _run_id(template: VariantJob, variant: Variant, piece: Suite) -> str:
-    content = [template.model.identity, template.model.weights, variant.text, piece.id]
-    return content_hash([*content, template.device.partition(":")[0], template.calibration])

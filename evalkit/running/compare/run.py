@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
-from evalkit.backends import spec_of
-from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
+from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running import environment
-from evalkit.running.compare.plan import ComparePlan
-from evalkit.running.job import Kind, Part, VariantJob
+from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
+from evalkit.running.job import Job, Kind, Part
 from evalkit.running.process import run_child
+from evalkit.running.quantize import make_checkpoint
 from evalkit.running.remaining import failed_run, unfinished
 from evalkit.store.mirror import Mirror, mirrored
 from evalkit.store.store import Store
@@ -29,52 +29,47 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     store = Store(plan.store).prepare()
     if fresh:
         _forget(store, plan)
-    if plan.ray:
-        _run_on_ray(store, plan, listener)
-    else:
-        _run_here(store, plan, listener)
+    plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
     store.save_comparison(comparison, comparison_id(comparison))
     return comparison
 
 
-def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> None:
+def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
+    """Measure variant after variant; the plan with the batch sizes that fitted in the end."""
     failed_baseline = ""
-    for job in plan.jobs:
-        refusal = plan.refused.get(job.variant.text, "")
-        if failed_baseline and not refusal:
-            job = _without(store, job, "texts", failed_baseline)  # noqa: PLW2901
-        _run_variant(store, job, refusal, listener)
-        if job.is_baseline:
-            failed_baseline = _failure(store, job)
+    for index in range(len(plan.jobs)):
+        while smaller := _run_job(store, plan.jobs[index], failed_baseline, listener):
+            why = f"a batch does not fit in memory: {smaller} tokens from now on"
+            listener(Event(plan.jobs[index].variant.label, "", message=why))
+            plan = with_batch_tokens(plan, index, smaller)
+        failed_baseline = failed_baseline or _failure(store, plan.jobs[0])
+    return plan
 
 
-def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> None:
+def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
     from evalkit.running.cluster import run_shards, shards, share_count
 
-    jobs = [job for job in plan.jobs if job.variant.text not in plan.refused]
     for job in plan.jobs:
-        if job not in jobs:
-            _run_variant(store, job, plan.refused[job.variant.text], listener)
-    found = shards(jobs, share_count(plan.text_bytes))
+        if job.refusal:
+            _run_job(store, job, "", listener)
+    found = shards([job for job in plan.jobs if not job.refusal], share_count(plan.text_bytes))
     todo = [i for i, shard in enumerate(found) if unfinished(store, shard.job, shard.part)]
 
-    baseline = plan.jobs[0]
-    run = partial(_run_parts, baseline)
+    run = partial(_run_parts, plan.jobs[0])
     run_shards(found, todo, plan.ray, run, partial(_fail, store), listener)
-    if baseline.mirror:
-        Mirror(baseline.mirror).fetch()
+    if plan.jobs[0].mirror:
+        Mirror(plan.jobs[0].mirror).fetch()
+    return plan
 
 
-def _run_parts(baseline: VariantJob, job: VariantJob, listener: Listener) -> None:
+def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
     """The parts of `job`, on the machine where this is called."""
     with mirrored(job.mirror or job.store) as folder:
         assert folder is not None
         store = Store(folder)
         job = dataclasses.replace(job, store=folder)
-        failed = "" if job.is_baseline else _failure(store, baseline)
-        if failed:
-            job = _without(store, job, "texts", failed)
+        failed_baseline = "" if job.is_baseline else _failure(store, baseline)
         here, there = environment.machine(job.device), job.environment.machine
         if here != there:
             why = (
@@ -84,7 +79,10 @@ def _run_parts(baseline: VariantJob, job: VariantJob, listener: Listener) -> Non
             if any(part.kind == "probes" for part in job.parts):
                 listener(Event(job.variant.label, "", message=why))
             job = _without(store, job, "probes", why)
-        _run_variant(store, job, "", listener)
+        if smaller := _run_job(store, job, failed_baseline, listener):
+            # The machine that made the plan looks for results of the batch size it asked for.
+            why = f"a batch does not fit in memory: give --batch-tokens {smaller}"
+            _fail(store, job, OutOfMemoryError(why))
 
 
 def comparison_id(comparison: Comparison) -> str:
@@ -92,42 +90,43 @@ def comparison_id(comparison: Comparison) -> str:
     return content_hash([comparison.margin, [row.runs for row in comparison.rows]])
 
 
-def _run_variant(store: Store, job: VariantJob, refusal: str, listener: Listener) -> None:
+def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -> int | None:
+    """Measure what the store lacks of `job`; a smaller batch size where that is another job.
+
+    Texts are left out where `failed_baseline` says why there is nothing to compare them with.
+    """
+    if failed_baseline and not job.refusal:
+        job = _without(store, job, "texts", failed_baseline)
     if not any(unfinished(store, job, part) for part in job.parts):
-        return
+        return None
     try:
-        if refusal:
-            raise VariantError(refusal)
-        if spec_of(job.variant).quantizes and job.model.weights == "checkpoint":
-            run_child(_quantize, job, listener)
-        run_child(_measure, job, listener)
+        if job.refusal:
+            raise VariantError(job.refusal)
+        make_checkpoint(job, listener)
+        smaller: int | None = run_child(_measure, job, listener)
+        return smaller
     except EvalkitError as error:
         _fail(store, job, error)
         if isinstance(error, InterruptedWorkError):
             raise
         listener(Event(job.variant.label, "", message=str(error)))
+    return None
 
 
-def _fail(store: Store, job: VariantJob, error: EvalkitError) -> None:
+def _fail(store: Store, job: Job, error: EvalkitError) -> None:
     """Record what `job` left unfinished as failed."""
     for part in job.parts:
         if unfinished(store, job, part):
             store.save(failed_run(store, job, part, error))
 
 
-def _measure(job: VariantJob, send: Listener) -> None:
+def _measure(job: Job, send: Listener) -> int | None:
     from evalkit.running.compare.worker import measure_variant
 
-    measure_variant(job, send)
+    return measure_variant(job, send)
 
 
-def _quantize(job: VariantJob, send: Listener) -> None:
-    from evalkit.running.quantize import quantize_variant
-
-    quantize_variant(job, send)
-
-
-def _failure(store: Store, job: VariantJob) -> str:
+def _failure(store: Store, job: Job) -> str:
     """Why the baseline's text part has no reference; empty where it has."""
     for part in job.parts:
         stored = store.load(part.run.id)
@@ -136,7 +135,7 @@ def _failure(store: Store, job: VariantJob) -> str:
     return ""
 
 
-def _without(store: Store, job: VariantJob, kind: Kind, why: str) -> VariantJob:
+def _without(store: Store, job: Job, kind: Kind, why: str) -> Job:
     """The job without its parts of this kind, which are stored as failed."""
     for part in job.parts:
         if part.kind == kind:
@@ -174,7 +173,7 @@ def _parameters(measured: Sequence[Measured]) -> int:
     return next((int(m.details["parameters"]) for m in counts if m is not None), 0)
 
 
-def _stored(store: Store, job: VariantJob, part: Part) -> Run:
+def _stored(store: Store, job: Job, part: Part) -> Run:
     """The stored run with the variant as asked for now (its label may differ)."""
     stored = store.load(part.run.id) or part.run
     return dataclasses.replace(stored, variant=job.variant, suite=part.run.suite)

@@ -9,55 +9,45 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import DataError
-from evalkit.models.compute import for_scoring
-from evalkit.models.loading import Loaded, load_tokenizer
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, TaskSlice, content_hash
-from evalkit.running.job import TASK_VERSION, Part, VariantJob
+from evalkit.running.job import TASK_VERSION, Job, Part
 from evalkit.running.process import stop_if_asked
+from evalkit.running.session import Session
 from evalkit.store.samples import SampleRecords
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskRequests
 from evalkit.tasks.answers import answer_requests
-from evalkit.tasks.language_model import EvalkitLM
 from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
 from evalkit.tasks.prompts import ChatFormatter, build_requests
 from evalkit.tasks.scores import score_answers
-from evalkit.tasks.served_model import EndpointLM, ServedModel
 
 # Items the baseline answers twice, the second time with half the batch, for the noise floor.
 NOISE_ITEMS = 50
 
 
 def measure_task(
-    store: Store,
-    job: VariantJob,
-    part: Part,
-    run: Run,
-    loaded: Loaded | ServedModel,
-    send: Listener,
+    store: Store, part: Part, run: Run, session: Session, send: Listener
 ) -> list[Measurement]:
     """Scores of the part's task (or of every task of its group), with their sample records.
 
     Raises DataError where the task is unknown, cannot be had or its code fails; answers given
     before an interruption are kept.
     """
-    if isinstance(loaded, Loaded):
-        loaded = for_scoring(loaded, job.device)
+    job = session.job
     chosen = part.run.suite.tasks[0]
     found = _load(job, chosen)
     if found.failures:
         raise DataError("; ".join(failure.message for failure in found.failures))
-    tokenizer = load_tokenizer(job.checkpoint.path)
-    asking = _Asking(store, job, run, loaded, tokenizer, send)
+    asking = _Asking(store, run, session, send)
     measured: list[Measurement] = []
     for task in found.tasks:
-        requests, prompts = _requests(store, job, chosen, task, tokenizer)
+        requests, prompts = _requests(store, session, chosen, task)
         measured += asking.scores(task, requests, prompts)
     return [*measured, _marker(found, asking.notes)]
 
 
-def _load(job: VariantJob, chosen: TaskSlice) -> LoadedTasks:
+def _load(job: Job, chosen: TaskSlice) -> LoadedTasks:
     include = (job.settings.include_path,) if job.settings.include_path else ()
     return load_tasks(
         [chosen],
@@ -70,12 +60,14 @@ def _load(job: VariantJob, chosen: TaskSlice) -> LoadedTasks:
 
 
 def _requests(
-    store: Store, job: VariantJob, chosen: TaskSlice, task: LoadedTask, tokenizer: Any
+    store: Store, session: Session, chosen: TaskSlice, task: LoadedTask
 ) -> tuple[TaskRequests, str]:
     """The prompts of `task`, built by the first variant and read by the others; their file."""
-    chat = ChatFormatter(tokenizer) if chosen.chat else None
-    identity = job.checkpoint.identity if chosen.chat else ""
-    key = content_hash([dataclasses.astuple(chosen), task.name, identity, job.seed])
+    job = session.job
+    chat = ChatFormatter(session.tokenizer) if chosen.chat else None
+    identity = job.checkpoint.identity
+    template = [identity.tokenizer, identity.chat_template] if chosen.chat else []
+    key = content_hash([dataclasses.astuple(chosen), task.name, template, job.seed])
     name = f"prompts/{key}.parquet"
     if (store.root / name).exists():
         return TaskRequests.load(store.root / name), name
@@ -89,17 +81,15 @@ class _Asking:
     """A loaded variant that answers tasks; `notes` collect what was recorded on the way."""
 
     store: Store
-    job: VariantJob
     run: Run
-    loaded: Loaded | ServedModel
-    tokenizer: Any
+    session: Session
     send: Listener
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def scores(self, task: LoadedTask, requests: TaskRequests, prompts: str) -> list[Measurement]:
         """Ask, score and store one task."""
         folder = self.store.raw(self.run.id)
-        lm = self._model(self.job.settings.batch_tokens)
+        lm = self.session.language_model(self.job.seed)
         try:
             answers = answer_requests(requests, lm, folder, advance=self._advance(task.name))
         except DataError as error:
@@ -123,10 +113,10 @@ class _Asking:
             for score in records.head.scores
         ]
 
-    def _model(self, batch_tokens: int) -> EvalkitLM | EndpointLM:
-        if isinstance(self.loaded, ServedModel):
-            return self.loaded.language_model()
-        return EvalkitLM(self.loaded.model, self.tokenizer, batch_tokens=batch_tokens)
+    @property
+    def job(self) -> Job:
+        """The job of the session."""
+        return self.session.job
 
     def _advance(self, name: str) -> Callable[[int, int], None]:
         def advance(done: int, total: int) -> None:
@@ -141,7 +131,8 @@ class _Asking:
             return None
         sample = dataclasses.replace(requests, items=requests.items[:NOISE_ITEMS])
         folder = self.store.raw(self.run.id) / "noise"
-        lm = self._model(max(1, self.job.settings.batch_tokens // 2))
+        half = max(1, self.job.settings.batch_tokens // 2)
+        lm = self.session.language_model(self.job.seed, half)
         again = answer_requests(sample, lm, folder, advance=self._advance(f"{task.name} again"))
         first = answers.loglikelihood[: len(again.loglikelihood)]
         return float(np.max(np.abs(again.loglikelihood - first), initial=0.0))

@@ -12,19 +12,17 @@ import pyarrow.parquet as pq
 
 from evalkit.metrics import TokenMetric
 from evalkit.metrics._spec import Columns
-from evalkit.models.loading import Loaded
 from evalkit.progress import Event, Listener
 from evalkit.records import Run
 from evalkit.results.load_measured import windows_table
-from evalkit.running.job import VariantJob
+from evalkit.running.job import Job
 from evalkit.running.process import stop_if_asked
-from evalkit.scoring.engine import ScoredBatch, score_windows
+from evalkit.running.session import Session, loaded
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.claims import claim
 from evalkit.store.files import write_parquet
 from evalkit.store.parts import Parts
 from evalkit.store.store import Store
-from evalkit.tasks.served_model import ServedModel
 from evalkit.texts.windows import Windows
 
 
@@ -33,11 +31,15 @@ class Scoring:
     """One loaded variant and the windows it scores; a pass fills one per-token table."""
 
     store: Store
-    job: VariantJob
     run: Run
     windows: Windows
-    loaded: Loaded | ServedModel
+    session: Session
     send: Listener
+
+    @property
+    def job(self) -> Job:
+        """The job of the session."""
+        return self.session.job
 
     def table(self, name: str) -> Path:
         """Where the per-token values of pass `name` are stored."""
@@ -45,24 +47,25 @@ class Scoring:
 
     def reference(self) -> Reference | None:
         """The baseline's logits, rebuilt from its stored hidden states; None where it has none."""
-        if not self.job.divergence or isinstance(self.loaded, ServedModel):
+        if not self.job.divergence or not self.session.can("distributions"):
             return None
         folder = self.store.reference(self.job.reference)
-        return Reference.open(folder, self.loaded.model, self.windows)
+        return Reference.open(folder, loaded(self.session).scoring_model, self.windows)
 
     def record(self, table: Path) -> ReferenceWriter | None:
         """Where the baseline's hidden states are written; None for variants and servers.
 
         Where they are gone, so is the use of the values that were measured with them.
         """
-        if not self.job.is_baseline or isinstance(self.loaded, ServedModel):
+        if not self.job.is_baseline or not self.session.can("distributions"):
             return None
         directory = self.store.reference(self.job.reference)
         # Shares of the baseline's windows begin at once.
         with claim(self.store.claim_file(f"reference-{self.job.reference}")):
             if not directory.exists():
                 self.forget(table)
-            return ReferenceWriter.open(directory, self.loaded.model, self.windows)
+            model = loaded(self.session).scoring_model
+            return ReferenceWriter.open(directory, model, self.windows)
 
     def forget(self, table: Path) -> None:
         """Remove a pass, so that it is measured again."""
@@ -93,12 +96,13 @@ class Scoring:
         parts = self._parts(table, writer)
         skipped = frozenset(range(len(self.windows))) - only if only is not None else frozenset()
         done = parts.done() - skipped
-        batches = self._batches(
-            batch_tokens=batch_tokens or self.job.settings.batch_tokens,
-            statistics=frozenset(name for metric in metrics for name in metric.needs),
-            reference=reference,
+        batches = self.session.score(
+            self.windows,
+            frozenset(name for metric in metrics for name in metric.needs),
+            reference,
             record=record,
             done=done | skipped,
+            batch_tokens=batch_tokens,
         )
         scored = self.windows.scored.astype(np.float64)
         total = scored.sum() - scored[list(skipped)].sum()
@@ -118,11 +122,6 @@ class Scoring:
             self._parts(table).merge(table)
         if not windows_table(table).exists():
             write_parquet(windows_table(table), _fold(table, self.windows))
-
-    def _batches(self, **how: Any) -> Iterator[ScoredBatch]:
-        if isinstance(self.loaded, ServedModel):
-            return self.loaded.scored(self.windows, how["done"])
-        return score_windows(self.loaded.model, self.windows, **how)
 
     def _parts(self, table: Path, writer: str = "") -> Parts:
         folder = table.with_name(table.stem.replace("tokens", "parts", 1))

@@ -9,15 +9,15 @@ import numpy as np
 
 from evalkit.errors import DataError
 from evalkit.metrics import TokenMetric, token_metrics
-from evalkit.models.loading import Loaded, load_tokenizer
+from evalkit.models.loading import load_tokenizer
 from evalkit.progress import Listener
 from evalkit.records import Measurement, Run
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.compare.worst_tokens import save_worst_tokens
-from evalkit.running.job import NOISE_VERSION, Part, VariantJob
+from evalkit.running.job import NOISE_VERSION, Job, Part
+from evalkit.running.session import Session, loaded
 from evalkit.scoring.batching import plan_batches, short_rope_length
 from evalkit.store.store import Store
-from evalkit.tasks.served_model import ServedModel
 from evalkit.texts.documents import load_texts
 from evalkit.texts.encoding import text_encoder
 from evalkit.texts.windows import Windows, make_windows
@@ -25,7 +25,7 @@ from evalkit.texts.windows import Windows, make_windows
 NOISE_TOKENS = 20_000
 
 
-def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
+def load_windows(store: Store, job: Job, part: Part) -> Windows:
     """The suite's windows: tokenised once, stored, and reused by every variant."""
     file = store.windows_file(job.windows)
     if file.exists():
@@ -35,7 +35,9 @@ def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
     if [text.sha256 for text in texts] != expected:
         raise DataError(f"{', '.join(job.sources)} changed while evalkit ran: run again")
     suite = part.run.suite
-    tokenizer = load_tokenizer(job.checkpoint.path)
+    tokenizer = load_tokenizer(
+        job.checkpoint.path, trust_remote_code=job.settings.trust_remote_code
+    )
     windows = make_windows(
         text_encoder(tokenizer), texts, suite.convention, suite.context, bos=suite.bos
     )
@@ -43,27 +45,18 @@ def load_windows(store: Store, job: VariantJob, part: Part) -> Windows:
     return windows
 
 
-def measure_texts(
-    store: Store,
-    job: VariantJob,
-    part: Part,
-    run: Run,
-    loaded: Loaded | ServedModel,
-    send: Listener,
-) -> Run:
+def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Listener) -> Run:
     """Score all windows, and for the baseline record its reference and the noise floor.
 
     Where there are no distributions to compare (`job.divergence`), only the likelihood of the
     text itself is measured.
     """
-    from evalkit.models.compute import for_scoring
     from evalkit.running.compare.worker import add
 
+    job = session.job
     windows = load_windows(store, job, part)
-    if isinstance(loaded, Loaded):
-        loaded = for_scoring(loaded, job.device)
-    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *loaded.notes))))
-    scoring = Scoring(store, job, run, windows, loaded, send)
+    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *session.quality_notes))))
+    scoring = Scoring(store, run, windows, session, send)
     convention = part.run.suite.convention
     metrics = token_metrics(convention, is_baseline=job.is_baseline or not job.divergence)
     table = scoring.table(part.baseline or "self")
@@ -87,29 +80,24 @@ def _save_worst_tokens(scoring: Scoring, table: Path) -> None:
     """Write the worst tokens beside `table`, where the baseline's values are at hand."""
     baseline = scoring.store.raw(scoring.job.reference) / "tokens-self.parquet"
     if baseline.exists():
-        tokenizer = load_tokenizer(scoring.job.checkpoint.path)
-        save_worst_tokens(table, baseline, scoring.windows, tokenizer)
+        save_worst_tokens(table, baseline, scoring.windows, scoring.session.tokenizer)
 
 
-def measure_share(
-    store: Store, job: VariantJob, part: Part, loaded: Loaded, send: Listener
-) -> None:
+def measure_share(store: Store, part: Part, session: Session, send: Listener) -> None:
     """Score the windows of `part.share`, and write their raw values only.
 
     Share i of n has every nth batch of the plan of all windows, from the ith on: batches are those
     of one process, and so are the values.
     """
-    from evalkit.models.compute import for_scoring
-
     assert part.share is not None
     number, count = part.share
-    loaded = for_scoring(loaded, job.device)
+    job = session.job
     windows = load_windows(store, job, part)
-    scoring = Scoring(store, job, part.run, windows, loaded, send)
+    scoring = Scoring(store, part.run, windows, session, send)
     batches = plan_batches(
         windows.lengths - 1,
         job.settings.batch_tokens,
-        boundary=short_rope_length(loaded.model.config),
+        boundary=short_rope_length(loaded(session).scoring_model.config),
     )[number::count]
     if not batches:
         return

@@ -8,27 +8,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
 
 from evalkit import plugins
-from evalkit.backends import spec_of
-from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
-from evalkit.metrics._spec import Probe
-from evalkit.metrics.memory import level_before_loading
-from evalkit.models.loading import Loaded
+from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, content_hash
 from evalkit.running.compare.texts import measure_share, measure_texts
 from evalkit.running.environment import Load
-from evalkit.running.job import Part, VariantJob
+from evalkit.running.job import Job, Part
+from evalkit.running.keys import depends_on_batches
 from evalkit.running.remaining import failed_run, unfinished
+from evalkit.running.session import LoadedSession, Session, loaded, open_variant
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
-from evalkit.tasks.served_model import ServedModel
+
+# Below this many tokens another batch size would not help.
+SMALLEST_BATCH = 128
 
 
-def measure_variant(job: VariantJob, send: Listener) -> None:
-    """Measure all parts of `job` that the store lacks; raises EvalkitError in one line."""
+def measure_variant(job: Job, send: Listener) -> int | None:
+    """Measure all parts of `job` that the store lacks; raises EvalkitError in one line.
+
+    Where a batch does not fit, and what is batched together changes the variant's numbers, the
+    smaller batch size to measure with instead is returned: another batch size is another result.
+    """
     store = Store(job.store)
     # In the order of their names, so that two processes never wait for each other.
     keys = sorted(content_hash(_piece(job, part)) for part in job.parts)
@@ -36,126 +39,84 @@ def measure_variant(job: VariantJob, send: Listener) -> None:
         for key in keys:
             claims.enter_context(claim(store.claim_file(key), lambda who: _wait(job, send, who)))
         if not any(unfinished(store, job, part) for part in job.parts):
-            return
-        if spec_of(job.variant).served:
-            from evalkit.running.served import open_served
+            return None
+        with open_variant(job, send) as session:
+            if session.can("probes"):
+                _refuse_broken(loaded(session))
+            try:
+                for part in job.parts:
+                    if unfinished(store, job, part):
+                        _measure(store, part, session, send)
+            except _BatchDoesNotFitError:
+                return job.settings.batch_tokens // 2
+    return None
 
-            with open_served(store, job, send) as model:
-                _measure_parts(store, job, model, None, send)
-        else:
-            _measure(store, job, send)
+
+class _BatchDoesNotFitError(Exception):
+    """Another batch size is needed, which is another job."""
 
 
-def _piece(job: VariantJob, part: Part) -> list[object]:
+def _piece(job: Job, part: Part) -> list[object]:
     """What one process measures at a time."""
     return [part.run.id, job.device, *(part.share or ())]
 
 
-def _wait(job: VariantJob, send: Listener, who: str) -> None:
+def _wait(job: Job, send: Listener, who: str) -> None:
     send(Event(job.variant.label, "", message=f"waiting for {who}, which measures it now"))
 
 
-def _measure(store: Store, job: VariantJob, send: Listener) -> None:
-    label = job.variant.label
-    source, seconds = prepare_source(store, job, send)
-    getattr(plugins.load("backends", job.variant.backend), "prepare", _nothing)()
-    before = level_before_loading(job.device)
-    send(Event(label, "loading"))
-    start = time.perf_counter()
-    loaded = load_variant(job, source)
-    seconds["load"] = time.perf_counter() - start
-    _refuse_broken(job, loaded)
-    probe = Probe(loaded.model, job.device, loaded.kernel, job.settings.protocol, before, seconds)
-    _measure_parts(store, job, loaded, probe, send)
+def _measure(store: Store, part: Part, session: Session, send: Listener) -> None:
+    """Measure one part; a failure of its own is recorded and leaves the others unharmed."""
+    job = session.job
+    if part.share is not None:
+        measure_share(store, part, session, send)
+        return
+    run = begin(store, part, session)
+    try:
+        if part.kind == "probes":
+            run = _probe(store, part, run, loaded(session), send)
+        elif part.kind == "texts":
+            run = measure_texts(store, part, run, session, send)
+        else:
+            from evalkit.running.compare.tasks import measure_task
+
+            run = add(store, run, measure_task(store, part, run, session, send))
+        store.save(dataclasses.replace(run, status="ok", message=""))
+    except InterruptedWorkError:
+        raise
+    except EvalkitError as error:
+        halved = job.settings.batch_tokens // 2
+        out_of_memory = isinstance(error, OutOfMemoryError) and part.kind != "probes"
+        if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
+            raise _BatchDoesNotFitError from error
+        _fail(store, job, part, error, send)
 
 
-def _measure_parts(
-    store: Store,
-    job: VariantJob,
-    loaded: Loaded | ServedModel,
-    probe: Probe | None,
-    send: Listener,
-) -> None:
-    for part in job.parts:
-        if not unfinished(store, job, part):
-            continue
-        if part.share is not None and isinstance(loaded, Loaded):
-            measure_share(store, job, part, loaded, send)
-            continue
-        run = begin(store, job, part, loaded)
-        try:
-            if part.kind == "probes" and probe is not None:
-                run = _probe(store, job, part, run, probe, send)
-            elif part.kind == "texts":
-                run = measure_texts(store, job, part, run, loaded, send)
-            else:
-                from evalkit.running.compare.tasks import measure_task
-
-                run = add(store, run, measure_task(store, job, part, run, loaded, send))
-            store.save(dataclasses.replace(run, status="ok", message=""))
-        except InterruptedWorkError:
-            raise
-        except EvalkitError as error:
-            store.save(failed_run(store, job, part, error))
-            send(Event(job.variant.label, "", message=str(error)))
+def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listener) -> None:
+    store.save(failed_run(store, job, part, error))
+    send(Event(job.variant.label, "", message=str(error)))
 
 
-def _refuse_broken(job: VariantJob, loaded: Loaded) -> None:
+def _refuse_broken(session: LoadedSession) -> None:
     """Raise VariantError where a look at the weights shows that nothing measured would be true."""
     from evalkit.running.doctor.checks import CHEAP, Patient, examine
 
-    patient = Patient(loaded.model, job.variant, job.device, loaded.kernel)
+    job = session.job
+    patient = Patient(session.model, job.variant, job.device, session.kernel)
     problems = [f for f in examine(patient, CHEAP) if f.level == "problem"]
     if problems:
         raise VariantError(f"{problems[0].line} (evalkit doctor {job.variant.label} tells more)")
 
 
-def _nothing() -> None:
-    """What a backend without libraries of its own prepares."""
-
-
-def prepare_source(store: Store, job: VariantJob, send: Listener) -> tuple[Path, dict[str, float]]:
-    """The directory to load: the original checkpoint, or the quantized one from the store."""
-    if not spec_of(job.variant).quantizes or job.model.weights == "random":
-        return job.checkpoint.path, {}
-    from evalkit.backends._artifacts import find_artifact
-
-    artifact = find_artifact(store.artifacts(), job.checkpoint, job.variant, job.calibration)
-    if artifact is None:
-        return job.checkpoint.path, {}
-    return artifact.path, {"quantize": artifact.seconds}
-
-
-def load_variant(job: VariantJob, source: Path) -> Loaded:
-    """Load the variant by its backend, or make it of random weights."""
-    backend = plugins.load("backends", job.variant.backend)
-    if job.model.weights == "random":
-        if not hasattr(backend, "load_random"):
-            raise VariantError(
-                f"{job.variant.text} cannot be made of random weights: its backend loads"
-                " checkpoints only; leave it out or give --weights checkpoint"
-            )
-        made: Loaded = backend.load_random(job.checkpoint, job.variant, job.device, seed=job.seed)
-        return made
-    loaded: Loaded = backend.load(
-        source,
-        job.variant,
-        job.device,
-        allow_pickle=job.settings.allow_pickle,
-        trust_remote_code=job.settings.trust_remote_code,
-    )
-    return loaded
-
-
-def begin(store: Store, job: VariantJob, part: Part, loaded: Loaded | ServedModel) -> Run:
+def begin(store: Store, part: Part, session: Session) -> Run:
     """The stored run of `part`, or a new one, with what is known now; saved as "running"."""
     stored = store.load(part.run.id)
     run = dataclasses.replace(
         part.run,
         status="running",
-        kernel=loaded.kernel,
-        environment=job.environment,
-        notes=loaded.notes,
+        kernel=session.kernel,
+        environment=session.job.environment,
+        notes=session.notes,
         measurements=stored.measurements if stored else (),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
@@ -172,9 +133,8 @@ def add(store: Store, run: Run, new: list[Measurement]) -> Run:
     return run
 
 
-def _probe(
-    store: Store, job: VariantJob, part: Part, run: Run, probe: Probe, send: Listener
-) -> Run:
+def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Listener) -> Run:
+    job, probe = session.job, session.probe()
     missing = set(part.missing(run, job.environment.machine))
     load = Load()
     for done, name in enumerate(plugins.names("metrics")):

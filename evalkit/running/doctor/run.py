@@ -5,112 +5,69 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evalkit.backends import parse_variant, spec_of
+from evalkit.backends import parse_variant
 from evalkit.demo_data import demo_directory
-from evalkit.errors import EvalkitError, UsageError
-from evalkit.metrics import Protocol
-from evalkit.models.resolve import resolve_model
+from evalkit.errors import EvalkitError, UsageError, VariantError
+from evalkit.options import DoctorOptions
 from evalkit.progress import Event, Listener
-from evalkit.records import Model, Variant
 from evalkit.records.findings import Diagnosis, Finding
 from evalkit.running.calibration import calibration_source, check_disjoint, load_calibration
-from evalkit.running.defaults import BATCH_TOKENS, calibration_of, choose_model
-from evalkit.running.environment import environment, resolve_device
-from evalkit.running.job import Settings, VariantJob
+from evalkit.running.job import Job, build_job, resolve_subject
 from evalkit.running.process import run_child
-from evalkit.store.store import Store
+from evalkit.running.quantize import make_checkpoint
 from evalkit.texts.documents import Text, load_text
+
+if TYPE_CHECKING:
+    from evalkit.running.doctor.checks import Patient
+    from evalkit.running.session import LoadedSession
 
 TOKENS = 200
 PAGE = 2_000
 
 
 @dataclass(frozen=True)
-class DoctorRequest:
-    """The words of `evalkit doctor`; without `text` a page of English that evalkit ships."""
-
-    variant: str
-    model: str | None = None
-    text: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    out: Path | None = None
-    offline: bool = False
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
 class Examination:
     """What the child needs: the variant's job, the unquantized model's, and the text."""
 
-    job: VariantJob
-    baseline: VariantJob | None
+    job: Job
+    baseline: Job | None
     text: str
 
 
-def diagnose(request: DoctorRequest, listener: Listener) -> Diagnosis:
-    """Examine the variant; raises EvalkitError in one line where it cannot be made or loaded."""
+def diagnose(text: str, options: DoctorOptions, listener: Listener) -> Diagnosis:
+    """Examine the variant `text`; raises EvalkitError where it cannot be made or loaded."""
     begun = time.perf_counter()
-    variant = parse_variant(request.variant)
-    device = resolve_device(request.device)
-    name, why = choose_model(request.model, device)
-    if why:
-        listener(Event("evalkit", "", message=why))
-    text = _text(request)
-    job = _job(request, variant, name, device)
-    findings = _overlap(job, text)
-    job = dataclasses.replace(job, calibration=calibration_of(job))
-    plain = parse_variant("fp32" if device == "cpu" else "fp16")
-    baseline = None if variant.text == plain.text else dataclasses.replace(job, variant=plain)
-    if spec_of(variant).quantizes:
-        run_child(_quantize, job, listener)
-    page = "\n".join(text.documents)[:PAGE]
-    kernel, checks, found = run_child(_examine, Examination(job, baseline, page), listener)
+    variant = parse_variant(text)
+    subject = resolve_subject(options)
+    for note in subject.notes:
+        listener(Event("evalkit", "", message=note))
+    page = _page(options)
+    job = build_job(subject, variant, send=listener)
+    findings = _overlap(job, page)
+    if job.refusal:
+        raise VariantError(job.refusal)
+    plain = parse_variant("fp32" if subject.device == "cpu" else "fp16")
+    baseline = None if variant.text == plain.text else build_job(subject, plain)
+    make_checkpoint(job, listener)
+    examination = Examination(job, baseline, "\n".join(page.documents)[:PAGE])
+    kernel, checks, found = run_child(_examine, examination, listener)
     return Diagnosis(
-        variant.label, name, kernel, (*checks, "calibration"), (*found, *findings),
+        variant.label, subject.model.name, kernel, (*checks, "calibration"), (*found, *findings),
         round(time.perf_counter() - begun, 1),
     )  # fmt: skip
 
 
-def _text(request: DoctorRequest) -> Text:
-    if request.text is not None:
-        return load_text(request.text, offline=request.offline)
-    return load_text(str(demo_directory() / "text" / "town_test.txt"))
+def _page(options: DoctorOptions) -> Text:
+    """The text to look at; without one a page of English that evalkit ships."""
+    asked = options["text"]
+    if asked is None:
+        return load_text(str(demo_directory() / "text" / "town_test.txt"))
+    return load_text(str(asked), offline=options["offline"])
 
 
-def _job(request: DoctorRequest, variant: Variant, name: str, device: str) -> VariantJob:
-    store = Store(request.out).prepare()
-    checkpoint = resolve_model(
-        name,
-        offline=request.offline,
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        hash_cache=store.root / "hashes.json",
-    )
-    settings = Settings(
-        BATCH_TOKENS[device.partition(":")[0]],
-        Protocol(),
-        allow_pickle=request.allow_pickle,
-        trust_remote_code=request.trust_remote_code,
-        offline=request.offline,
-    )
-    return VariantJob(
-        store=store.root,
-        model=Model(name, checkpoint.identity, architecture=checkpoint.architecture),
-        checkpoint=checkpoint,
-        variant=variant,
-        device=device,
-        environment=environment(device),
-        settings=settings,
-        parts=(),
-        seed=request.seed,
-    )
-
-
-def _overlap(job: VariantJob, text: Text) -> list[Finding]:
+def _overlap(job: Job, text: Text) -> list[Finding]:
     """Whether the calibration text shares 13 words in a row with the text examined."""
     source = calibration_source(job.variant, job.checkpoint)
     if not source:
@@ -127,36 +84,32 @@ def _overlap(job: VariantJob, text: Text) -> list[Finding]:
 
 def _examine(one: Examination, send: Listener) -> tuple[str, tuple[str, ...], tuple[Finding, ...]]:
     """In the child: the unquantized model's loss first, then every check on the variant."""
-    from evalkit.models.loading import load_tokenizer
-    from evalkit.running.compare.worker import load_variant, prepare_source
-    from evalkit.running.doctor.checks import THOROUGH, Patient, examine, mean_loss
+    from evalkit.running.doctor.checks import THOROUGH, examine, mean_loss
+    from evalkit.running.session import loaded, open_variant
 
-    store = Store(one.job.store)
-    tokenizer = load_tokenizer(one.job.checkpoint.path)
-    ids = tuple(tokenizer(one.text)["input_ids"])
-    limit = int(one.job.checkpoint.config.get("max_position_embeddings") or TOKENS)
-    ids = ids[: min(TOKENS, limit)]
-    if len(ids) < 4:
-        raise UsageError("--text has fewer than 4 tokens: give a page of ordinary text")
     loss = None
     if one.baseline is not None:
-        send(Event(one.baseline.variant.label, "loading"))
-        loaded = load_variant(one.baseline, one.baseline.checkpoint.path)
-        plain = Patient(loaded.model, one.baseline.variant, one.job.device, loaded.kernel, ids=ids)
-        loss = mean_loss(plain)
-        del loaded, plain
-    send(Event(one.job.variant.label, "loading"))
-    source, _ = prepare_source(store, one.job, send)
-    loaded = load_variant(one.job, source)
-    patient = Patient(
-        loaded.model, one.job.variant, one.job.device, loaded.kernel, tokenizer, ids, loss
-    )
-    send(Event(one.job.variant.label, "examining"))
-    names = tuple(check.__name__.replace("_", " ") for check in THOROUGH)
-    return loaded.kernel, names, tuple(examine(patient, THOROUGH))
+        with open_variant(one.baseline, send) as opened:
+            loss = mean_loss(_patient(loaded(opened), one.text))
+        # The variant is loaded when this one is gone.
+        del opened
+    with open_variant(one.job, send) as opened:
+        session = loaded(opened)
+        patient = dataclasses.replace(
+            _patient(session, one.text), tokenizer=session.tokenizer, baseline=loss
+        )
+        send(Event(one.job.variant.label, "examining"))
+        names = tuple(check.__name__.replace("_", " ") for check in THOROUGH)
+        return session.kernel, names, tuple(examine(patient, THOROUGH))
 
 
-def _quantize(job: VariantJob, send: Listener) -> None:
-    from evalkit.running.quantize import quantize_variant
+def _patient(session: LoadedSession, text: str) -> Patient:
+    """The variant with the first tokens of `text`; raises UsageError where they are too few."""
+    from evalkit.running.doctor.checks import Patient
 
-    quantize_variant(job, send)
+    job = session.job
+    limit = int(job.checkpoint.config.get("max_position_embeddings") or TOKENS)
+    ids = tuple(session.tokenizer(text)["input_ids"])[: min(TOKENS, limit)]
+    if len(ids) < 4:
+        raise UsageError("--text has fewer than 4 tokens: give a page of ordinary text")
+    return Patient(session.model, job.variant, job.device, session.kernel, ids=ids)

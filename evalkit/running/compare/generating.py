@@ -1,0 +1,57 @@
+"""Which tasks generate text: settings of decoding are part of their keys, and of no others.
+
+Only lm-eval's index knows, which takes seconds to import; so it is asked once, in a process of its
+own, and the answer is kept in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from evalkit.errors import EvalkitError, InterruptedWorkError
+from evalkit.progress import Event, Listener
+from evalkit.records import TaskSlice, content_hash
+from evalkit.running.job import Subject
+from evalkit.running.process import run_child
+from evalkit.store.files import read_json, write_json
+
+
+def generating_tasks(
+    subject: Subject, tasks: Sequence[TaskSlice], send: Listener
+) -> dict[str, bool]:
+    """Of each task by name, whether any text is generated for it.
+
+    A task that cannot be looked up counts as one that generates: it fails when it is measured.
+    """
+    files = {task.name: _file(subject, task) for task in tasks}
+    known = {name: read_json(file)["generates"] for name, file in files.items() if file.exists()}
+    left = [task for task in tasks if task.name not in known]
+    if left:
+        send(Event("evalkit", "looking up tasks"))
+        found = run_child(_ask, (subject, left), send)
+        for name, generates in found.items():
+            write_json(files[name], {"generates": generates})
+        known |= found
+    return {task.name: known.get(task.name, True) for task in tasks}
+
+
+def _file(subject: Subject, task: TaskSlice) -> Path:
+    key = content_hash([task.name, task.data, metadata.version("lm_eval")])
+    return subject.store / "tasks" / f"{key}.json"
+
+
+def _ask(asked: tuple[Subject, Sequence[TaskSlice]], send: Listener) -> dict[str, bool]:
+    from evalkit.tasks.kinds import generates_text
+
+    subject, tasks = asked
+    found = {}
+    for task in tasks:
+        try:
+            found[task.name] = generates_text(task, subject.settings.include_path)
+        except InterruptedWorkError:
+            raise
+        except EvalkitError:
+            continue
+    return found

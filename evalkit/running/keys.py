@@ -1,0 +1,87 @@
+"""The keys of results: hashes of everything that can change a number, and of nothing else.
+
+No path and no name is part of a key. Each part of a comparison takes only what matters to it: a
+changed chat template measures chats anew and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from evalkit.backends import run_settings, spec_of
+from evalkit.records import Suite, content_hash
+from evalkit.running.job import Job
+
+# What a speed depends on beside the machine and the backend's own libraries.
+SPEED_PACKAGES = ("torch", "transformers")
+
+
+def variant_key(job: Job) -> list[Any]:
+    """What makes the weights: the method with its options, and what it was made of.
+
+    Options that name a file are left out, since its content counts.
+    """
+    spec = spec_of(job.variant)
+    unidentified = {option.name for option in spec.options if not option.identifies}
+    made: list[Any] = [job.variant.precision, job.variant.backend]
+    if job.variant.checkpoint is None:
+        options = [one for one in job.variant.options if one[0] not in unidentified]
+        made.append(options)
+    seed = job.seed if job.model.weights == "random" else None
+    return [job.model.identity, job.model.weights, seed, *made, job.content, job.calibration]
+
+
+def machine_key(job: Job) -> list[Any]:
+    """What a speed is tied to beside the machine: versions of the libraries that run."""
+    names = (*SPEED_PACKAGES, *spec_of(job.variant).requires)
+    return [[name, job.environment.packages.get(name)] for name in dict.fromkeys(names)]
+
+
+def probes_key(job: Job) -> str:
+    """The key of speed, memory and size."""
+    protocol = dataclasses.asdict(job.settings.protocol)
+    return content_hash([*variant_key(job), _device(job), "probes", protocol, machine_key(job)])
+
+
+def texts_key(job: Job, texts: Suite) -> str:
+    """The key of the pass over the texts."""
+    identity = job.checkpoint.identity
+    return content_hash(
+        [*variant_key(job), _device(job), _settings(job), texts.id, identity.tokenizer]
+    )
+
+
+def windows_key(job: Job, texts: Suite) -> str:
+    """The key of the tokenised windows, which all variants share."""
+    return content_hash([job.checkpoint.identity.tokenizer, texts.id])
+
+
+def task_key(job: Job, task: Suite, *, generates: bool) -> str:
+    """The key of one task; settings of decoding matter where text is generated."""
+    identity = job.checkpoint.identity
+    parts = [identity.tokenizer]
+    if task.tasks[0].chat:
+        parts.append(identity.chat_template)
+    if generates:
+        parts.append(identity.generation)
+    return content_hash([*variant_key(job), _device(job), _settings(job), task.id, parts])
+
+
+def bench_key(job: Job) -> list[Any]:
+    """What a bench of the variant depends on beside its own protocol."""
+    return [variant_key(job), job.environment.machine, machine_key(job)]
+
+
+def depends_on_batches(job: Job) -> bool:
+    """Whether what is batched together changes the numbers of the variant."""
+    return "batch_tokens" in run_settings(job.variant)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The run's settings that the backend says change its numbers."""
+    return {name: getattr(job.settings, name) for name in run_settings(job.variant)}
+
+
+def _device(job: Job) -> str:
+    return job.device.partition(":")[0]
