@@ -18,13 +18,14 @@ import heapq
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from _common import table, write_results
 
+from evalkit.declaration import resolved
+from evalkit.options import CompareOptions
 from evalkit.progress import ignore
 from evalkit.running.cluster import Shard, shards
-from evalkit.running.compare.plan import Request, make_plan
+from evalkit.running.compare.plan import make_plan
 from evalkit.running.compare.run import run_plan
 
 WORKERS = (1, 10, 100, 300, 1000)
@@ -34,7 +35,8 @@ VARIANTS = ("fp16", "int8", "int4")
 def measured(limit: int) -> tuple[list[Shard], list[float]]:
     """The parts of one comparison and the seconds each took."""
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Request(VARIANTS, model="demo", limit=limit, out=Path(folder)))
+        words = {"model": "demo", "limit": limit, "out": folder}
+        plan = make_plan(VARIANTS, resolved(CompareOptions, words))
         found, seconds = shards(plan.jobs), []
         for shard in found:
             begun = time.perf_counter()

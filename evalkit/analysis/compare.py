@@ -24,8 +24,20 @@ from evalkit.analysis.summaries import (
 from evalkit.analysis.task_values import ItemScores, task_values
 from evalkit.analysis.values import finite, value_of
 from evalkit.analysis.verdicts import Margin, Verdict, judge
+from evalkit.analysis.versions import quality_notes, speed_difference
 from evalkit.errors import NotComparableError
-from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Suite, Value, Variant
+from evalkit.records import (
+    Comparison,
+    Environment,
+    Measurement,
+    Model,
+    Row,
+    Run,
+    Status,
+    Suite,
+    Value,
+    Variant,
+)
 
 # Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
 # differences from the baseline.
@@ -65,12 +77,20 @@ def compare(
     margin: Margin,
     notes: tuple[str, ...] = (),
     store: str = "",
+    environment: Environment | None = None,
 ) -> Comparison:
-    """Compare `measured` variants with the first one, the baseline."""
+    """Compare `measured` variants with the first one, the baseline.
+
+    `environment` is that of the machine now; without it the first run's is the comparison's.
+    """
     baseline = measured[0]
     floor = noise_floor(baseline)
-    rows = tuple(_row(suite, baseline, one, margin, floor) for one in measured)
+    rows = tuple(
+        _with_versions(_row(suite, baseline, one, margin, floor), baseline, one, environment)
+        for one in measured
+    )
     environments = [run.environment for one in measured for run in one.runs if run.environment]
+    environments = [environment] if environment is not None else environments
     comparison = Comparison(
         model=model,
         suite=suite,
@@ -167,6 +187,20 @@ def _row(
         notes=tuple(dict.fromkeys(note for run in one.runs for note in run.notes)),
         runs=tuple(run.id for run in one.runs),
     )
+
+
+def _with_versions(row: Row, baseline: Measured, one: Measured, now: Environment | None) -> Row:
+    """The row with notes on library versions; speed under other ones is not comparable."""
+    notes = quality_notes(baseline.runs, one.runs, now)
+    metrics = dict(row.metrics)
+    if difference := speed_difference(baseline.runs, one.runs):
+        notes = (difference, *notes)
+        tied = {m.metric for run in one.runs for m in run.measurements if m.machine}
+        for name in tied & metrics.keys():
+            metrics[name] = dataclasses.replace(
+                metrics[name], delta=None, delta_low=None, delta_high=None, verdict="not comparable"
+            )
+    return dataclasses.replace(row, metrics=metrics, notes=(*row.notes, *notes))
 
 
 def _same_runs(one: Measured, other: Measured) -> bool:

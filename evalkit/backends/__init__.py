@@ -25,6 +25,7 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "libraries",
     "parse_variant",
     "resolved_options",
     "run_settings",
@@ -37,6 +38,15 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
     from evalkit.models import compute
 
     return compute.for_scoring(loaded, device)
+
+
+def libraries(variant: Variant) -> tuple[str, ...]:
+    """Names of the distributions that `variant` runs on, beside torch and transformers."""
+    backend = plugins.load("backends", variant.backend)
+    found: tuple[str, ...] = (
+        backend.libraries(variant) if hasattr(backend, "libraries") else backend.SPEC.requires
+    )
+    return found
 
 
 def run_settings(variant: Variant) -> tuple[str, ...]:

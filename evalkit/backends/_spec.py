@@ -11,6 +11,7 @@ A backend is one file in this folder with
 - `scheme(variant) -> Scheme`: how a linear layer is stored and read, for the planner
 - `content(variant, *, offline, allow_pickle, trust_remote_code, hash_cache) -> str`, where the
   weights are not made from the model's: what identifies them, taken from their content
+- `libraries(variant) -> tuple[str, ...]`, where they are not those of `SPEC.requires`
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.backends import _gptqmodel, _schemes
 from evalkit.backends._spec import BackendSpec, check_device
-from evalkit.errors import ModelError, VariantError, did_you_mean
+from evalkit.errors import EvalkitError, ModelError, VariantError, did_you_mean
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
@@ -136,6 +136,17 @@ def resolve(
         )
     except ModelError as error:
         raise VariantError(str(error)) from error
+
+
+def libraries(variant: Variant) -> tuple[str, ...]:
+    """What its quantization method runs on; nothing where it cannot be read."""
+    from evalkit.models.resolve import resolve_config
+
+    try:
+        config = resolve_config(_reference(variant), offline=True).config
+        return METHODS[_check_method(variant, config.get("quantization_config"))]
+    except EvalkitError:
+        return ()
 
 
 def content(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +15,9 @@ import psutil
 
 from evalkit.records import Environment, content_hash
 
-PACKAGES = (
-    "torch", "transformers", "bitsandbytes", "gptqmodel", "torchao", "lm_eval", "numpy",
-)  # fmt: skip
+# What every variant runs on, and what single backends need.
+SHARED_PACKAGES = ("torch", "transformers", "lm_eval", "numpy")
+PACKAGES = (*SHARED_PACKAGES, "bitsandbytes", "gptqmodel", "torchao")
 
 
 @cache
@@ -120,19 +122,22 @@ def machine(device: str) -> str:
     return f"{name} [{content_hash(name, 8)}]"
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed versions of those of the packages that are installed."""
+    found: dict[str, str] = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def environment(device: str) -> Environment:
     """The environment of runs made now on `device`."""
-    versions: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return Environment(
         machine=machine(device),
         device=device,
         threads=threads(),
         python=platform.python_version(),
         platform=platform.platform(),
-        packages=versions,
+        packages=versions(PACKAGES),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from evalkit import plugins
-from evalkit.backends import check_installed, spec_of
+from evalkit.backends import check_installed, libraries, spec_of
 from evalkit.errors import DataError, VariantError
 from evalkit.metrics import Protocol
 from evalkit.models.resolve import Checkpoint, resolve_config, resolve_model
@@ -27,7 +27,7 @@ from evalkit.running.calibration import (
     load_calibration,
 )
 from evalkit.running.defaults import choose_model
-from evalkit.running.environment import environment, resolve_device
+from evalkit.running.environment import SHARED_PACKAGES, environment, resolve_device, versions
 from evalkit.store.store import Store
 from evalkit.texts.documents import load_texts
 
@@ -192,7 +192,7 @@ def build_job(
         checkpoint=subject.checkpoint,
         variant=variant,
         device=subject.device,
-        environment=subject.environment,
+        environment=_relevant(subject.environment, variant),
         settings=subject.settings,
         seed=subject.seed,
         serve=serve,
@@ -206,6 +206,11 @@ def build_job(
         return dataclasses.replace(job, content=content, calibration=_calibration(job))
     except (VariantError, DataError) as error:
         return dataclasses.replace(job, refusal=str(error))
+
+
+def _relevant(known: Environment, variant: Variant) -> Environment:
+    """The environment with the versions of the libraries that the variant runs on."""
+    return dataclasses.replace(known, packages=versions((*SHARED_PACKAGES, *libraries(variant))))
 
 
 def _content(job: Job, send: Listener) -> str:

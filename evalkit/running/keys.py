@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from evalkit.backends import run_settings, spec_of
+from evalkit.backends import libraries, run_settings, spec_of
 from evalkit.records import Suite, content_hash
 from evalkit.running.job import Job
 
@@ -34,7 +34,7 @@ def variant_key(job: Job) -> list[Any]:
 
 def machine_key(job: Job) -> list[Any]:
     """What a speed is tied to beside the machine: versions of the libraries that run."""
-    names = (*SPEED_PACKAGES, *spec_of(job.variant).requires)
+    names = (*SPEED_PACKAGES, *libraries(job.variant))
     return [[name, job.environment.packages.get(name)] for name in dict.fromkeys(names)]
 
 

@@ -9,10 +9,12 @@ import pytest
 import tiny
 
 import evalkit
+from evalkit.declaration import resolved
 from evalkit.errors import UsageError
+from evalkit.options import BenchOptions
 from evalkit.progress import ignore
 from evalkit.records.bench import Bench
-from evalkit.running.bench.plan import BenchRequest, engine_names, make_bench_plan
+from evalkit.running.bench.plan import engine_names, make_bench_plan
 from evalkit.view import bench_table
 
 WORDS = {"prompt": 16, "generate": 8, "rounds": 2, "repetitions": 2, "progress": ignore}
@@ -121,16 +123,15 @@ def test_random_weights_need_only_a_configuration(model: Path, tmp_path: Path) -
         ({"engine": "warp"}, "unknown engine 'warp'"),
         ({"engine": "graph", "device": "cpu"}, "needs CUDA"),
         ({"rounds": 0}, "--rounds 0"),
-        ({"weights": "heavy"}, "unknown weights 'heavy'"),
+        ({"weights": "heavy"}, "--weights 'heavy'"),
         ({"variants": ()}, "no variant given"),
     ],
 )
 def test_bad_words_are_one_line(model: Path, tmp_path: Path, words: dict, line: str) -> None:
-    request = BenchRequest(
-        **({"variants": ("fp32",), "model": str(model), "out": tmp_path} | words)
-    )
+    given = {"model": str(model), "out": tmp_path} | words
+    variants = given.pop("variants", ("fp32",))
     with pytest.raises(UsageError) as error:
-        make_bench_plan(request)
+        make_bench_plan(variants, resolved(BenchOptions, given))
     assert line in str(error.value)
 
 
@@ -141,14 +142,14 @@ def test_auto_tries_compilation_only_where_it_is_quick() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("10m", 600), ("90s", 90), ("1h", 3600), (5, 5)])
 def test_times_in_words(text: str | int, expected: float) -> None:
-    from evalkit.api.benching import seconds
+    from evalkit.options import seconds
 
     assert seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["ten", "-5s", "", "5x", "nan"])
 def test_times_that_are_none(text: str) -> None:
-    from evalkit.api.benching import seconds
+    from evalkit.options import seconds
 
     with pytest.raises(UsageError, match="such as 90s"):
         seconds(text)

@@ -19,7 +19,7 @@ from evalkit.models import offload
 from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.progress import ignore
 from evalkit.running import memory_check
-from evalkit.running.defaults import with_offload
+from evalkit.running.defaults import choose_variants
 from evalkit.view.export import to_json
 from evalkit.view.table import table_text
 
@@ -78,12 +78,12 @@ def test_a_refused_variant_is_a_row(
 
 
 def test_offload_is_a_word_of_variants_that_can() -> None:
-    found = with_offload([parse_variant("fp16"), parse_variant("int4")])
+    found = choose_variants(["fp16", "int4"], offload=True)
     assert [v.text for v in found] == [
         "fp16@transformers,offload=true", "int4@gptq,group_size=128",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="int8 cannot be offloaded; fp32, fp16 and bf16 can"):
-        with_offload([parse_variant("int8")])
+        choose_variants(["int8"], offload=True)
 
 
 def test_offloaded_weights_give_the_same_logits(

@@ -13,13 +13,15 @@ import tiny
 from timeless import timeless
 
 import evalkit
+from evalkit.declaration import resolved
+from evalkit.options import CompareOptions
 from evalkit.progress import Event, ignore
 from evalkit.running import cluster
 from evalkit.running.cluster import Shard, group, shards, share_count
 from evalkit.running.compare.describe import describe
-from evalkit.running.compare.plan import ComparePlan, Request, make_plan
+from evalkit.running.compare.plan import ComparePlan, make_plan
 from evalkit.running.compare.run import _run_parts, run_plan
-from evalkit.running.job import Part, VariantJob
+from evalkit.running.job import Job, Part
 from evalkit.store.store import Store
 from evalkit.view import export
 
@@ -36,7 +38,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def plan_of(words: dict[str, Any], out: Path) -> ComparePlan:
-    return make_plan(Request(VARIANTS, out=out, **words))
+    return make_plan(VARIANTS, resolved(CompareOptions, {"out": out, **words}))
 
 
 def values(comparison: Any) -> Any:
@@ -100,7 +102,7 @@ def test_small_texts_are_one_share() -> None:
     assert share_count(10**12) == cluster.MOST_SHARES
 
 
-def with_tasks(jobs: Sequence[VariantJob], tasks: int) -> list[Shard]:
+def with_tasks(jobs: Sequence[Job], tasks: int) -> list[Shard]:
     """The shards of `jobs`, each with as many tasks beside its probes and texts."""
     more = [
         dataclasses.replace(job, parts=(*job.parts, *(Part("task", job.parts[0].run, ()),) * tasks))

@@ -11,9 +11,11 @@ import tiny
 from timeless import timeless
 
 import evalkit
+from evalkit.declaration import resolved
 from evalkit.errors import StoreError, UsageError
+from evalkit.options import CompareOptions
 from evalkit.progress import Event, ignore
-from evalkit.running.compare.plan import Request, make_plan
+from evalkit.running.compare.plan import make_plan
 from evalkit.running.compare.run import _run_parts
 from evalkit.store.mirror import Mirror, _inside, is_url, mirrored
 from evalkit.view import export
@@ -65,7 +67,8 @@ def test_a_worker_elsewhere_fetches_and_sends(
 ) -> None:
     machine("driver")
     with mirrored(url) as folder:
-        plan = make_plan(Request(("fp32", "fp16"), out=folder, mirror=url, **words))
+        options = resolved(CompareOptions, {"out": url, **words})
+        plan = make_plan(("fp32", "fp16"), options, folder=folder)
     jobs = [(plan.jobs[0], job, part) for job in plan.jobs for part in job.parts]
     for number, (baseline, job, part) in enumerate(jobs):
         machine(f"worker-{number}")

@@ -21,7 +21,7 @@ from evalkit.metrics import probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
 from evalkit.progress import Listener, ignore
-from evalkit.records import Model, Run, Suite, TaskSlice, TextSlice, Variant
+from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
 from evalkit.running.job import (
@@ -54,6 +54,7 @@ class ComparePlan:
     checkpoint: Checkpoint
     suite: Suite
     margin: Margin
+    environment: Environment
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
     command: str
@@ -102,6 +103,7 @@ def make_plan(
         checkpoint=subject.checkpoint,
         suite=suite,
         margin=margin,
+        environment=subject.environment,
         jobs=tuple(dataclasses.replace(job, mirror=mirror) for job in jobs),
         notes=subject.notes,
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),

@@ -163,7 +163,13 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
     ]
     model = dataclasses.replace(plan.model, parameters=_parameters(measured))
     return compare(
-        model, plan.suite, measured, plan.margin, notes=plan.notes, store=str(store.root)
+        model,
+        plan.suite,
+        measured,
+        plan.margin,
+        notes=plan.notes,
+        store=str(store.root),
+        environment=plan.environment,
     )
 
 
