@@ -37,7 +37,7 @@ $(VENV)/.docs: $(VENV)/.core
 	touch $@
 
 compare: $(VENV)/.core
-	$(BIN)/evalkit compare fp16 int8 int4 $(ARGS)
+	$(BIN)/evalkit compare fp16 int8 int4 --model demo $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ def resolve_device(device: str) -> str:
     """
     words = device.strip().lower()
     if words == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if _gpus() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", words):
         raise UsageError(
             f"unknown device {device!r}: allowed are auto, cpu, cuda, cuda:N"
@@ -30,15 +30,25 @@ def resolve_device(device: str) -> str:
     return words
 
 
+def _gpus() -> int:
+    """GPUs that torch could use, as the driver reports them.
+
+    torch.cuda.is_available() would initialise CUDA, and the command asks this before the process
+    that measures has begun.
+    """
+    return torch.cuda.device_count()
+
+
 def _check_cuda(device: str) -> None:
-    if not torch.cuda.is_available():
+    count = _gpus()
+    if not count:
         why = (
             f"torch {torch.__version__} is built without CUDA"
             if torch.version.cuda is None
             else "torch finds no usable NVIDIA GPU or driver"
         )
         raise UsageError(f"no CUDA for --device {device}: {why}; use --device cpu")
-    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    number = int(device.partition(":")[2] or 0)
     if number >= count:
         raise UsageError(
             f"no GPU number {number} for --device {device}: this machine has {count} "

@@ -21,7 +21,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
 
-PRELOAD = ["evalkit.running.preload", "torch", "transformers"]
+PRELOAD = ["evalkit.running.preload"]
 
 Task = Callable[..., Any]
 

@@ -11,7 +11,10 @@ from evalkit.models.devices import resolve_device
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
+    def initialises_cuda() -> bool:
+        raise AssertionError("the command asks the driver's list, before any process measures")
+
+    monkeypatch.setattr(torch.cuda, "is_available", initialises_cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
 
 
@@ -33,7 +36,7 @@ def test_with_two_gpus(gpus: None) -> None:
 
 
 def test_without_cuda_in_torch_or_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UsageError, match="built without CUDA"):
         resolve_device("cuda")
