@@ -19,11 +19,12 @@ from evalkit.store.samples import SampleRecords
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskRequests
 from evalkit.tasks.answers import answer_requests
-from evalkit.tasks.language_model import EvalkitLM
+from evalkit.tasks.language_model import LanguageModel
 from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
+from evalkit.tasks.local_model import LocalLanguageModel
 from evalkit.tasks.prompts import ChatFormatter, build_requests
 from evalkit.tasks.scores import score_answers
-from evalkit.tasks.served_model import EndpointLM, ServedModel
+from evalkit.tasks.served_model import ServedModel
 
 # Items the baseline answers twice, the second time with half the batch, for the noise floor.
 NOISE_ITEMS = 50
@@ -123,10 +124,13 @@ class _Asking:
             for score in records.head.scores
         ]
 
-    def _model(self, batch_tokens: int) -> EvalkitLM | EndpointLM:
+    def _model(self, batch_tokens: int) -> LanguageModel:
+        seed = self.job.seed
         if isinstance(self.loaded, ServedModel):
-            return self.loaded.language_model()
-        return EvalkitLM(self.loaded.model, self.tokenizer, batch_tokens=batch_tokens)
+            return self.loaded.language_model(seed)
+        return LocalLanguageModel(
+            self.loaded.model, self.tokenizer, batch_tokens=batch_tokens, seed=seed
+        )
 
     def _advance(self, name: str) -> Callable[[int, int], None]:
         def advance(done: int, total: int) -> None:
