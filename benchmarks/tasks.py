@@ -32,8 +32,8 @@ from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
 from evalkit.running.defaults import BATCH_TOKENS
-from evalkit.tasks.language_model import EvalkitLM
 from evalkit.tasks.loading import load_tasks
+from evalkit.tasks.local_model import LocalLanguageModel
 
 NAMES = ("phi-3-80m", "demo")
 # lm-eval's batch size: 8 is what its own help recommends to try; 1 is its default.
@@ -96,7 +96,7 @@ def difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> float:
 def measure(model: Any, tokenizer: Any, instances: list[Instance], repetitions: int) -> dict:
     kind = instances[0].request_type
     lms = {
-        "evalkit": EvalkitLM(model, tokenizer, batch_tokens=BATCH_TOKENS["cpu"]),
+        "evalkit": LocalLanguageModel(model, tokenizer, batch_tokens=BATCH_TOKENS["cpu"]),
         f"lm-eval, batch {BATCH}": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH),
         "lm-eval, batch 1": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
     }

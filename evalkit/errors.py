@@ -31,6 +31,14 @@ class OutOfMemoryError(VariantError):
     """The variant does not fit, even with the smallest batch."""
 
 
+class NotFiniteError(VariantError):
+    """The model gives logits or probabilities that are not numbers, of the request `index`."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 class ModelError(EvalkitError):
     """A model's checkpoint cannot be found, read or trusted."""
 

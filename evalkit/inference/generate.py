@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from evalkit.errors import NotFiniteError
 from evalkit.inference.decode_batch import DecodeBatch, Row
 from evalkit.inference.decoding import Chooser, Decoding, Stopping
 from evalkit.inference.prefix import Budget, PrefixRunner, Step
@@ -39,7 +40,8 @@ def generate_texts(
         seeds: one a prompt; a sampled text depends on its own seed, not on its neighbours.
         on_generated: called with each prompt's index and text as soon as it is known.
 
-    Raises DataError for options the model's generation does not know or that need a search.
+    Raises DataError for options the model's generation does not know or that need a search, and
+    NotFiniteError with the index of a prompt whose logits are not numbers.
     """
     chooser = Chooser(runner.model, decoding)
     stopping = Stopping(tokenizer, decoding, chooser.end_tokens)
@@ -135,14 +137,31 @@ class _Generation:
         """Choose the next token of each of `rows` from `states` (rows, width)."""
         with torch.no_grad():
             logits = self.runner.forward.next_logits(states)
+        _refuse_broken(logits, rows)
         for row, token in zip(rows, self.chooser.choose(rows, logits), strict=True):
             row.tokens.append(token)
+
+
+def _refuse_broken(logits: Tensor, rows: Sequence[Row]) -> None:
+    """Raise NotFiniteError for a row of `logits` (rows, vocabulary) that holds NaN or infinity.
+
+    A token can be ruled out by minus infinity, but not every token.
+    """
+    broken = ~logits.amax(-1).isfinite()
+    if broken.any():
+        index = rows[int(broken.nonzero()[0])].index
+        raise NotFiniteError(f"the logits of prompt {index} are not numbers", index)
 
 
 def _alone(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: Row, decoding: Decoding
 ) -> list[int]:
     """Tokens after one prompt by the model's own loop: padding would enter a recurrent state."""
+
+    def checked(_: Tensor, logits: Tensor) -> Tensor:
+        _refuse_broken(logits, [row])
+        return logits
+
     ids = torch.tensor([row.prompt], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -153,6 +172,7 @@ def _alone(
             max_new_tokens=decoding.max_new_tokens,
             stop_strings=list(decoding.stop) or None,
             tokenizer=tokenizer,
+            logits_processor=LogitsProcessorList([checked]),
             **decoding.options,
         )
     tokens: list[int] = output[0, len(row.prompt) :].tolist()

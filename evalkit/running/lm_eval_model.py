@@ -19,7 +19,7 @@ from evalkit.running.environment import gpu_names, resolve_device
 from evalkit.running.job import Job, build_job, resolve_subject
 from evalkit.running.quantize import make_checkpoint
 from evalkit.running.session import LoadedSession, loaded, open_variant
-from evalkit.tasks.language_model import EvalkitLM
+from evalkit.tasks.local_model import LocalLanguageModel
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
-class EvalkitModel(EvalkitLM):
-    """`EvalkitLM` made from words; quantized checkpoints are kept in the store and reused.
+class EvalkitModel(LocalLanguageModel):
+    """`LocalLanguageModel` made from words; quantized checkpoints are kept in the store and reused.
 
     lm-eval asks the requests of all tasks together. They are answered task by task, as in `evalkit
     compare`: in LLM.int8() answers depend on what is batched together.
@@ -73,8 +73,8 @@ class EvalkitModel(EvalkitLM):
             offline: use only what is on this machine.
             allow_pickle: load pickled weights.
             trust_remote_code: run the checkpoint's own code.
-            options: further arguments of `EvalkitLM` (max_length, double_bos, …) and options of
-                the variant.
+            options: further arguments of `LocalLanguageModel` (max_length, double_bos, …) and
+                options of the variant.
 
         Raises UsageError for an argument that is neither.
         """
@@ -112,17 +112,17 @@ class EvalkitModel(EvalkitLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """See EvalkitLM."""
+        """See LocalLanguageModel."""
         return _by_task(super().loglikelihood, requests, disable_tqdm)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """See EvalkitLM."""
+        """See LocalLanguageModel."""
         return _by_task(super().loglikelihood_rolling, requests, disable_tqdm)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """See EvalkitLM."""
+        """See LocalLanguageModel."""
         return _by_task(super().generate_until, requests, disable_tqdm)
 
 

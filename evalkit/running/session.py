@@ -35,8 +35,9 @@ from evalkit.running.served import open_server
 from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.store import Store
-from evalkit.tasks.language_model import EvalkitLM
-from evalkit.tasks.served_model import EndpointLM, ServedModel
+from evalkit.tasks.language_model import LanguageModel
+from evalkit.tasks.local_model import LocalLanguageModel
+from evalkit.tasks.served_model import ServedModel
 from evalkit.texts.windows import Windows
 
 Capability = Literal["distributions", "memory", "probes"]
@@ -82,7 +83,7 @@ class Session(ABC):
         """Score the windows that are not `done`, batch by batch; see scoring.engine."""
 
     @abstractmethod
-    def language_model(self, seed: int, batch_tokens: int | None = None) -> EvalkitLM | EndpointLM:
+    def language_model(self, seed: int, batch_tokens: int | None = None) -> LanguageModel:
         """The variant as a language model of lm-eval; `seed` is that of sampled text."""
 
 
@@ -166,9 +167,9 @@ class LoadedSession(Session):
             done=done,
         )
 
-    def language_model(self, seed: int, batch_tokens: int | None = None) -> EvalkitLM:
+    def language_model(self, seed: int, batch_tokens: int | None = None) -> LanguageModel:
         """See Session."""
-        return EvalkitLM(
+        return LocalLanguageModel(
             self.scoring_model,
             self.tokenizer,
             batch_tokens=batch_tokens or self.job.settings.batch_tokens,
@@ -208,9 +209,9 @@ class ServedSession(Session):
         """See Session; one window at a time, of which only the likelihood is known."""
         return self.server.scored(windows, done)
 
-    def language_model(self, seed: int, batch_tokens: int | None = None) -> EndpointLM:
+    def language_model(self, seed: int, batch_tokens: int | None = None) -> LanguageModel:
         """See Session."""
-        return self.server.language_model()
+        return self.server.language_model(seed)
 
 
 @contextmanager

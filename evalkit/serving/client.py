@@ -8,12 +8,13 @@ checked, as some servers answer such a request without them.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from evalkit.errors import NotFiniteError
 from evalkit.serving.http import Address, ServerError, call, stream
 
 TextOf = Callable[[Sequence[int]], str]
@@ -69,6 +70,8 @@ class Client:
     adds_bos: bool = True
     after_bos: dict[str, float] | None = None
     extras: dict[str, Any] = field(default_factory=lambda: {"ignore_eos": True})
+    # Asked for with each text, as they alone show that the logits were numbers.
+    logprobs: dict[str, Any] = field(default_factory=lambda: {"logprobs": 1})
 
     def served_models(self) -> list[str]:
         """The names of the models the server offers, as it tells them; empty where it does not."""
@@ -170,11 +173,27 @@ class Client:
         return {word: value for word, value in pairs if self._logprob(value) is not None}
 
     def complete(self, tokens: Sequence[int], settings: dict[str, Any]) -> str:
-        """The generated text."""
-        text = self._choice(self._complete(tokens, settings)).get("text")
+        """The generated text; raises NotFiniteError where its probabilities are not numbers."""
+        choice = self._choice(self._completion(tokens, settings))
+        found = choice.get("logprobs")
+        values = found.get("token_logprobs") if isinstance(found, dict) else None
+        for value in values if isinstance(values, list) else []:
+            self._logprob(value)
+        text = choice.get("text")
         if not isinstance(text, str):
             raise self._unusable("a completion without text")
         return text
+
+    def _completion(self, tokens: Sequence[int], settings: dict[str, Any]) -> Any:
+        """A completion with log-probabilities from a server that knows them."""
+        try:
+            return self._complete(tokens, settings | self.logprobs)
+        except ServerError as error:
+            if not self.logprobs or error.status not in _WRONG_REQUEST:
+                raise
+        answer = self._complete(tokens, settings)
+        self.logprobs = {}
+        return answer
 
     def stream(self, tokens: Sequence[int], count: int) -> Streamed:
         """Stream `count` greedy tokens behind a prompt, without a stop at the end-of-text token."""
@@ -271,8 +290,10 @@ class Client:
         if value is None:
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value > _ABOVE_ONE:
+        if not number or value > _ABOVE_ONE:
             raise self._unusable(f"the log-probability {value!r}")
+        if not value > -sys.float_info.max:
+            raise NotFiniteError(f"{self.address.url} answers with the log-probability {value}")
         return min(0.0, float(value))
 
     def _unusable(self, what: str) -> ServerError:

@@ -7,10 +7,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from numpy.typing import NDArray
 
 from evalkit.errors import StoreError
@@ -24,13 +26,6 @@ FLUSH_SECONDS = 1.0
 # What lm-eval gets as the answer of one request: (log-likelihood, greedy), log-likelihood, text.
 Answer = tuple[float, bool] | float | str
 Advance = Callable[[int, int], None]
-
-
-class LanguageModel(Protocol):
-    """The part of lm_eval.api.model.LM that answers requests."""
-
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Take the object whose `add_partial(kind, arguments, answer)` is told every answer."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Answers:
 
 def answer_requests(
     requests: TaskRequests,
-    lm: LanguageModel,
+    lm: LM,
     folder: Path,
     *,
     advance: Advance | None = None,
@@ -63,11 +58,11 @@ def answer_requests(
     """All answers of `lm` to `requests`; those that already lie in `folder` are not asked again.
 
     `lm` is any lm-eval model. Answers it reports through its cache hook are written after each
-    batch (EvalkitLM calls the hook's `flush`) or about a second, all others when it returns.
-    `advance(done, total)` is called each time; an exception raised by it or by `lm` loses no
-    answer. A model with a method `remember` (EvalkitLM) is given earlier
-    answers with all requests, so that its batches are those of a run without interruption. The
-    finished table is `folder`/TASK-ID.parquet.
+    batch (LocalLanguageModel calls the hook's `flush`) or about a second, all others when it
+    returns. `advance(done, total)` is called each time; an exception raised by it or by `lm` loses
+    no answer. A model with a method `remember` (LanguageModel) is given earlier answers with all
+    requests, so that its batches are those of a run without interruption. The finished table is
+    `folder`/TASK-ID.parquet.
     """
     table = _table(requests, folder)
     if not table.exists():
@@ -129,7 +124,7 @@ class _Recorder:
         self._waiting: dict[Any, deque[int]] = defaultdict(deque)
         self._flushed = time.monotonic()
 
-    def ask(self, lm: LanguageModel) -> None:
+    def ask(self, lm: LM) -> None:
         """Ask what is not answered yet, one kind of request after the other."""
         by_kind: dict[Kind, list[int]] = defaultdict(list)
         for position, (_, _, request) in enumerate(self._flat):
@@ -141,9 +136,7 @@ class _Recorder:
             if len(known) < len(positions):
                 self._ask_kind(lm, kind, positions, known)
 
-    def _ask_kind(
-        self, lm: LanguageModel, kind: Kind, positions: list[int], known: dict[int, Answer]
-    ) -> None:
+    def _ask_kind(self, lm: LM, kind: Kind, positions: list[int], known: dict[int, Answer]) -> None:
         """Ask for one kind; `known` are earlier answers by place in `positions`."""
         remember = getattr(lm, "remember", None)
         if remember is not None:
@@ -210,9 +203,7 @@ class _Recorder:
         if self._advance is not None:
             self._advance(len(self._done), len(self._flat))
 
-    def _instance(self, position: int) -> Any:
-        from lm_eval.api.instance import Instance
-
+    def _instance(self, position: int) -> Instance:
         item, index, request = self._flat[position]
         return Instance(
             request_type=request.kind,

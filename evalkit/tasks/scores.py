@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from numpy.typing import NDArray
 
 from evalkit.errors import DataError, NotComparableError, UsageError
@@ -24,7 +25,7 @@ from evalkit.store.samples import (
 )
 from evalkit.store.task_requests import TaskItem, TaskRequests
 from evalkit.tasks import lm_eval_task
-from evalkit.tasks.answers import Advance, Answers, LanguageModel, answer_requests
+from evalkit.tasks.answers import Advance, Answers, answer_requests
 from evalkit.tasks.lm_eval_errors import explain
 from evalkit.tasks.loading import LoadedTask
 
@@ -36,7 +37,7 @@ Metrics = dict[str, Any]
 def score_task(
     task: LoadedTask,
     requests: TaskRequests,
-    lm: LanguageModel,
+    lm: LM,
     folder: Path,
     *,
     advance: Advance | None = None,

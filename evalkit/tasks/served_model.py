@@ -7,22 +7,21 @@ that needs one (divergences, agreement with a baseline) can be measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
 from transformers import PreTrainedTokenizerBase
 
-from evalkit.errors import DataError, VariantError
-from evalkit.inference.prefix_scores import Request
+from evalkit.errors import NotFiniteError, VariantError
+from evalkit.inference.decoding import Decoding
+from evalkit.inference.prefix_scores import Request, Score
 from evalkit.scoring.engine import ScoredBatch
 from evalkit.serving.client import Client
-from evalkit.tasks.lm_eval_requests import Arguments, decoding_of, request_seeds, rolling_windows
-from evalkit.tasks.lm_eval_tokens import TextEncoder
+from evalkit.tasks.language_model import LanguageModel, OnGenerated, OnScored
 from evalkit.texts.windows import Windows
 
 T = TypeVar("T")
@@ -31,8 +30,8 @@ _SAMPLING = {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "freq
 _MOST_STOPS = 4
 
 
-class EndpointLM(TemplateLM):
-    """Answers lm-eval's requests by a server; every answer goes to `cache_hook` at once."""
+class ServedLanguageModel(LanguageModel):
+    """A model in a server, asked for several answers at once."""
 
     def __init__(
         self,
@@ -41,133 +40,77 @@ class EndpointLM(TemplateLM):
         *,
         max_length: int,
         parallel: int = 4,
-        max_gen_toks: int = 256,
+        seed: int | None = None,
     ) -> None:
-        """Wrap a client; `max_length` is the context in tokens, `parallel` requests at once."""
-        super().__init__()
-        self.client = client
-        self.tokenizer = tokenizer
-        self.encoder = TextEncoder(tokenizer, None, None, None)
-        self.parallel = parallel
-        self.truncated = 0
-        self._max_length = max_length
-        self._max_gen_toks = max_gen_toks
-        self._known: dict[str, Mapping[int, Any]] = {}
+        """Wrap a client.
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Lines for the run's record about how the requests were answered."""
-        if not self.truncated:
-            return ()
-        return (
-            f"{self.truncated} requests were longer than the context of {self._max_length} tokens "
-            "and lost tokens from the left",
+        Args:
+            client: asks one model of one server.
+            tokenizer: of the checkpoint that is served.
+            max_length: the context in tokens.
+            parallel: requests at once.
+            seed: of sampled text; None takes torch's.
+        """
+        # Servers read the last token too, and ask for room for one generated token.
+        super().__init__(
+            tokenizer, max_length=max_length, max_before_last=max_length - 2, seed=seed
         )
+        self.client = client
+        self.parallel = parallel
 
-    @property
-    def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return self.encoder.end_token_id
+    def _score(
+        self, requests: Sequence[Request], known: Mapping[int, Score], on_scored: OnScored
+    ) -> list[Score]:
+        fitted = [request.fitted(self._max_before_last) for request in requests]
+        self.truncated += sum(cut for _, _, cut in fitted)
+        found = dict(known)
 
-    @property
-    def prefix_token_id(self) -> int:
-        """The token that stands before a text without context."""
-        return self.encoder.prefix_token_id
+        def score(index: int) -> Score:
+            before, targets, _ = fitted[index]
+            return self._score_one([*before, targets[-1]], len(targets))
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of tokenizer and chat template for lm-eval's request cache."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-    ) -> list[int]:
-        """Token ids of `string`; without a word about it, BOS is added as the tokenizer does."""
-        return self.encoder.encode(string, add_special_tokens)
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The prompt of a conversation; raises DataError for a tokenizer without a template."""
-        return self.encoder.chat_prompt(chat_history, generation=add_generation_prompt)
-
-    def remember(self, kind: str, answers: Mapping[int, Any]) -> None:
-        """Give answers of earlier, by place in the next list of requests of this `kind`."""
-        self._known[kind] = dict(answers)
-
-    def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[float]:
-        """Log-likelihood of whole texts, each token after as much context as fits."""
-
-        def answer(index: int) -> float:
-            tokens = self.tok_encode(requests[index].args[0])
-            tokens = tokens[1:] if tokens[:1] == [self.prefix_token_id] else tokens
-            windows = rolling_windows(tokens, self.prefix_token_id, self._max_length - 2)
-            return sum(self._score(window)[0] for window in windows)
-
-        return self._answers("loglikelihood_rolling", [r.args for r in requests], answer)
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generated text up to the first stop string, for each request."""
-        arguments = [request.args for request in requests]
-        seeds = request_seeds(arguments, None)
-
-        def answer(index: int) -> str:
-            return self._generate(*arguments[index], seed=seeds[index])
-
-        return self._answers("generate_until", arguments, answer)
-
-    def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        def answer(index: int) -> tuple[float, bool]:
-            return self._score(Request(*requests[index][1:]))
-
-        return self._answers("loglikelihood", [request[0] for request in requests], answer)
-
-    def _answers(
-        self, kind: str, arguments: Sequence[Arguments], answer: Callable[[int], T]
-    ) -> list[T]:
-        """Answers in order; each is told as it comes, and a first failure ends all."""
-        found: dict[int, T] = dict(self._known.pop(kind, {}))
-        left = [index for index in range(len(arguments)) if index not in found]
-        for index, one in in_parallel(left, answer, self.parallel):
+        left = [index for index in range(len(requests)) if index not in known]
+        for index, one in in_parallel(left, score, self.parallel):
             found[index] = one
-            self.cache_hook.add_partial(kind, arguments[index], one)
-        return [found[index] for index in range(len(arguments))]
+            on_scored({index: one})
+        return [found[index] for index in range(len(requests))]
 
-    def _score(self, request: Request) -> tuple[float, bool]:
-        """Log-likelihood of a continuation after its context, and whether it is greedy."""
-        tokens = [*request.context, *request.continuation]
-        count = len(request.continuation)
-        # Servers ask for room for one generated token.
-        room = self._max_length - 1
-        if len(tokens) > room:
-            self.truncated += 1
-            tokens = tokens[-room:]
-            count = min(count, len(tokens) - 1)
-        scores = self.client.prompt_scores(tokens)
-        wanted = scores.logprobs[-count:]
-        return _complete(wanted), all(scores.greedy[-count:])
+    def _score_one(self, tokens: Sequence[int], count: int) -> Score:
+        """Log-likelihood of the last `count` tokens after the others."""
+        try:
+            scores = self.client.prompt_scores(tokens)
+        except NotFiniteError:
+            return Score(math.nan, False)
+        return Score(_complete(scores.logprobs[-count:]), all(scores.greedy[-count:]))
 
-    def _generate(self, prompt: str, settings: dict[str, Any], *, seed: int) -> str:
-        decoding = decoding_of(settings, self._max_gen_toks, self.encoder.end_text)
-        room = self._max_length - decoding.max_new_tokens
-        if room < 1:
-            raise DataError(
-                f"{decoding.max_new_tokens} tokens to generate leave no room for a prompt in a "
-                f"context of {self._max_length}: lower max_gen_toks"
-            )
-        tokens = self.tok_encode(prompt)
-        self.truncated += len(tokens) > room
+    def _generate(
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        seeds: Sequence[int],
+        on_generated: OnGenerated,
+    ) -> list[str]:
+        texts = []
+
+        def generate(index: int) -> str:
+            try:
+                return self._generate_one(prompts[index], decoding, seeds[index])
+            except NotFiniteError as error:
+                raise NotFiniteError(str(error), index) from error
+
+        for index, text in in_parallel(range(len(prompts)), generate, self.parallel):
+            texts.append(text)
+            on_generated(index, text)
+        return texts
+
+    def _generate_one(self, prompt: list[int], decoding: Decoding, seed: int) -> str:
         body: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": 0}
         if decoding.options.get("do_sample"):
             body |= {"temperature": 1.0, "seed": seed % 2**31}
             body |= {k: v for k, v in decoding.options.items() if k in _SAMPLING}
         if decoding.stop:
             body["stop"] = list(decoding.stop)[:_MOST_STOPS]
-        text = self.client.complete(tokens[-room:], body)
+        text = self.client.complete(prompt, body)
         for string in decoding.stop:
             text = text.split(string, maxsplit=1)[0] if string else text
         return text
@@ -187,10 +130,14 @@ class ServedModel:
     kernel: str
     notes: tuple[str, ...] = ()
 
-    def language_model(self) -> EndpointLM:
-        """An lm-eval model that asks the server."""
-        return EndpointLM(
-            self.client, self.tokenizer, max_length=self.max_length, parallel=self.parallel
+    def language_model(self, seed: int | None) -> ServedLanguageModel:
+        """An lm-eval model that asks the server; `seed` is that of sampled text."""
+        return ServedLanguageModel(
+            self.client,
+            self.tokenizer,
+            max_length=self.max_length,
+            parallel=self.parallel,
+            seed=seed,
         )
 
     def scored(self, windows: Windows, done: Collection[int]) -> Iterator[ScoredBatch]:

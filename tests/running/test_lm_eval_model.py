@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evalkit.errors import UsageError
 from evalkit.running import lm_eval_entry
 from evalkit.running.lm_eval_model import EvalkitModel
-from evalkit.tasks.language_model import EvalkitLM
+from evalkit.tasks.local_model import LocalLanguageModel
 
 TASK = """
 task: colours
@@ -145,13 +145,13 @@ def test_requests_of_several_tasks_are_answered_task_by_task(
     ]
     whole = [lm.loglikelihood([request])[0] for request in requests]
     asked: list[list[str | None]] = []
-    own = EvalkitLM.loglikelihood
+    own = LocalLanguageModel.loglikelihood
 
-    def noted(self: EvalkitLM, given: list[Instance], disable_tqdm: bool = False) -> Any:
+    def noted(self: LocalLanguageModel, given: list[Instance], disable_tqdm: bool = False) -> Any:
         asked.append([request.task_name for request in given])
         return own(self, given, disable_tqdm)
 
-    monkeypatch.setattr(EvalkitLM, "loglikelihood", noted)
+    monkeypatch.setattr(LocalLanguageModel, "loglikelihood", noted)
     found = lm.loglikelihood(requests)
     assert asked == [["one", "one"], ["two"]]
     assert [value for value, _ in found] == pytest.approx([value for value, _ in whole], abs=1e-5)

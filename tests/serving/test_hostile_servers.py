@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import servers
 
-from evalkit.errors import UsageError
+from evalkit.errors import UsageError, VariantError
 from evalkit.serving import http
 from evalkit.serving.client import Client
 from evalkit.serving.http import Address, ServerError, parse_url
@@ -81,14 +81,14 @@ def test_an_answer_without_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch
         client(url).prompt_scores(PROMPT)
 
 
-@pytest.mark.parametrize("value", ["NaN", "1e999", "0.5", "true", '"-1"', "{}"])
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-1e999", "0.5", "true", '"-1"', "{}"])
 def test_a_log_probability_that_is_none(value: str) -> None:
     def wrong(request: Any, body: Any) -> None:
         inside = f'{{"token_logprobs": [null, -1, {value}, -1, -2], "top_logprobs": null}}'
         answer = f'{{"choices": [{{"text": "a", "logprobs": {inside}}}], "usage": {{}}}}'
         servers.send_bytes(request, answer.encode())
 
-    with servers.serving(wrong) as url, pytest.raises(ServerError, match="log-probability"):
+    with servers.serving(wrong) as url, pytest.raises(VariantError, match="log-probability"):
         client(url).prompt_scores(PROMPT)
 
 

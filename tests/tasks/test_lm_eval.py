@@ -14,8 +14,8 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from evalkit.errors import DataError
-from evalkit.tasks.language_model import EvalkitLM
 from evalkit.tasks.lm_eval_requests import request_seeds
+from evalkit.tasks.local_model import LocalLanguageModel
 
 MAX_LENGTH = 40
 
@@ -50,11 +50,11 @@ def choices() -> list[Instance]:
     return instances("loglikelihood", pairs)
 
 
-def pair(**options: Any) -> tuple[EvalkitLM, HFLM]:
+def pair(**options: Any) -> tuple[LocalLanguageModel, HFLM]:
     tokenizer = options.pop("tokenizer", None) or tokenizer_of_words()
     model = model_of(options.pop("name", "phi-3"))
     own = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=MAX_LENGTH)
-    return EvalkitLM(model, tokenizer, max_length=MAX_LENGTH, **options), own
+    return LocalLanguageModel(model, tokenizer, max_length=MAX_LENGTH, **options), own
 
 
 def close(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -269,6 +269,6 @@ def test_settings_that_cannot_be_honoured_are_refused(
 def test_a_tokenizer_without_end_of_text_is_named() -> None:
     tokenizer = tokenizer_of_words()
     tokenizer.eos_token = None
-    lm = EvalkitLM(model_of("phi-3"), tokenizer, max_length=MAX_LENGTH)
+    lm = LocalLanguageModel(model_of("phi-3"), tokenizer, max_length=MAX_LENGTH)
     with pytest.raises(DataError, match="eos_token"):
         _ = lm.eot_token_id

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from evalkit.demo_data import demo_directory
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
-from evalkit.tasks.language_model import EvalkitLM
 from evalkit.tasks.loading import LoadedTask, load_tasks
+from evalkit.tasks.local_model import LocalLanguageModel
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def test_scores_equal_those_of_lm_evals_own_backend(
     model, tokenizer = _model(model_name, shared)
     task = _tasks(shots, shared)[name]
     # The second BOS is lm-eval's; docs/lm-eval.md.
-    found = _evaluated(EvalkitLM(model, tokenizer, double_bos=True), task)
+    found = _evaluated(LocalLanguageModel(model, tokenizer, double_bos=True), task)
     wanted = _evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8), task)
     _compare_answers(found["samples"][name], wanted["samples"][name])
     for metric, value in wanted["results"][name].items():

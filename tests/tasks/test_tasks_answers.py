@@ -132,7 +132,7 @@ def test_answers_out_of_order_find_their_place(
 
 
 class RememberingLM(HashLM):
-    """A model that takes earlier answers, as EvalkitLM does, and returns them as they are."""
+    """A model that takes earlier answers, as LanguageModel does, and returns them."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__(stop_after=stop_after)

@@ -1,0 +1,115 @@
+"""evalkit's scoring engine as a language model of lm-eval, so that all of its tasks work with it.
+
+Two things that lm-eval's own Hugging Face backend does are switchable: `double_bos` and
+`softmax_dtype`; docs/lm-eval.md says what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lm_eval.models.utils import resolve_max_length
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evalkit.inference.decoding import Decoding
+from evalkit.inference.generate import generate_texts
+from evalkit.inference.prefix import Budget, PrefixRunner
+from evalkit.inference.prefix_scores import Request, Score, score_requests
+from evalkit.scoring.head import open_forward
+from evalkit.tasks.language_model import LanguageModel, OnGenerated, OnScored
+
+_SAMPLE_TOKENS = 16
+
+
+class LocalLanguageModel(LanguageModel):
+    """A model loaded here, which answers in batches that compute shared contexts once.
+
+    `notes` also tell of batches that were halved and of what could not be shared.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int = 4096,
+        cache_tokens: int | None = None,
+        max_length: int | None = None,
+        softmax_dtype: torch.dtype | None = torch.float32,
+        **options: Any,
+    ) -> None:
+        """Wrap `model` (evaluation mode) and its tokenizer.
+
+        Args:
+            model: any causal language model.
+            tokenizer: the model's own.
+            batch_tokens: tokens of one forward pass, padding included.
+            cache_tokens: tokens whose keys and values are held; eight batches by default.
+            max_length: context in tokens; that of the configuration by default.
+            softmax_dtype: type of the log-softmax; None keeps that of the logits, as in lm-eval.
+            options: further arguments of `LanguageModel` (max_gen_toks, double_bos, seed, …).
+        """
+        length = max_length or resolve_max_length(model.config, tokenizer)
+        # The last token of a request is predicted and never read.
+        super().__init__(tokenizer, max_length=length, max_before_last=length, **options)
+        self.model = model
+        self.softmax_dtype = softmax_dtype
+        self.halved = 0
+        self._device = model.device
+        vocabulary = model.config.get_text_config().vocab_size
+        sample = torch.arange(min(_SAMPLE_TOKENS, length)) % vocabulary
+        self.runner = PrefixRunner(
+            open_forward(model, sample.to(model.device)),
+            Budget(batch_tokens, cache_tokens or 8 * batch_tokens),
+            on_halved=self._count_halved,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the run's record about how the requests were answered."""
+        notes = [self.runner.forward.note]
+        if not self.runner.shares:
+            notes.append(f"{type(self.model).__name__} keeps a state: prefixes are not shared")
+        notes += super().notes
+        if self.halved:
+            notes.append(f"{self.halved} batches did not fit in memory and were halved")
+        return tuple(note for note in notes if note)
+
+    def _score(
+        self, requests: Sequence[Request], known: Mapping[int, Score], on_scored: OnScored
+    ) -> list[Score]:
+        def batch_scored(new: Mapping[int, Score]) -> None:
+            on_scored(new)
+            self._flush()
+
+        scores, cut = score_requests(
+            self.runner,
+            requests,
+            max_length=self._max_before_last,
+            softmax_dtype=self.softmax_dtype,
+            known=known,
+            on_scored=batch_scored,
+        )
+        self.truncated += cut
+        return scores
+
+    def _generate(
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        seeds: Sequence[int],
+        on_generated: OnGenerated,
+    ) -> list[str]:
+        return generate_texts(
+            self.runner,
+            self.tokenizer,
+            prompts,
+            decoding,
+            seeds=seeds,
+            on_generated=on_generated,
+        )
+
+    def _count_halved(self, rows: int) -> None:
+        self.halved += 1
