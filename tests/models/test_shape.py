@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_real_model(name: str) -> None:
     assert shape.tied == (
         model.get_output_embeddings().weight is model.get_input_embeddings().weight
     )
-    assert weight_bytes(shape, PLAIN[2]).total == sum(stored_bytes(model).values())
+    assert weight_bytes(shape, PLAIN[2]).total == sum(stored_bytes(model, ()).values())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

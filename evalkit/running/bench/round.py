@@ -93,7 +93,9 @@ def measure_round(round_: RoundJob, send: Listener) -> RoundResult:
     meter = PeakMeter(job.device, level_before_loading(job.device))
     send(Event(job.variant.label, "loading"))
     loaded = load_variant(job, source)
-    weights = {name: float(size) for name, size in weight_bytes(loaded.model).items()}
+    weights = {
+        name: float(size) for name, size in weight_bytes(loaded.model, loaded.formats).items()
+    }
     bench = _Bench(round_, loaded.model, meter, open_sensors(job.device), send)
     result = RoundResult(loaded.kernel, loaded.notes, weights, meter.peaks(), ())
     if round_.soak:

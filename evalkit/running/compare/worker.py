@@ -65,7 +65,15 @@ def _measure(store: Store, job: VariantJob, send: Listener) -> None:
     loaded = load_variant(job, source)
     seconds["load"] = time.perf_counter() - start
     _refuse_broken(job, loaded)
-    probe = Probe(loaded.model, job.device, loaded.kernel, job.settings.protocol, before, seconds)
+    probe = Probe(
+        loaded.model,
+        job.device,
+        loaded.kernel,
+        job.settings.protocol,
+        before,
+        seconds,
+        loaded.formats,
+    )
     _measure_parts(store, job, loaded, probe, send)
 
 
@@ -104,7 +112,7 @@ def _refuse_broken(job: VariantJob, loaded: Loaded) -> None:
     """Raise VariantError where a look at the weights shows that nothing measured would be true."""
     from evalkit.running.doctor.checks import CHEAP, Patient, examine
 
-    patient = Patient(loaded.model, job.variant, job.device, loaded.kernel)
+    patient = Patient(loaded.model, job.variant, job.device, loaded.kernel, formats=loaded.formats)
     problems = [f for f in examine(patient, CHEAP) if f.level == "problem"]
     if problems:
         raise VariantError(f"{problems[0].line} (evalkit doctor {job.variant.label} tells more)")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evalkit.backends._spec import BackendSpec
+from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules, unquantized_layers
 from evalkit.models.storage import named_tensors
 from evalkit.plugins import load
@@ -34,7 +35,8 @@ class Patient:
     """A loaded variant and what it is compared with.
 
     `ids` are about 200 tokens of real text, empty for the cheap checks; `baseline` is the mean
-    negative log-likelihood of the unquantized model on them.
+    negative log-likelihood of the unquantized model on them. `formats` are the kinds of quantized
+    layers that `model` may hold.
     """
 
     model: Any
@@ -44,6 +46,7 @@ class Patient:
     tokenizer: Any = None
     ids: tuple[int, ...] = ()
     baseline: float | None = None
+    formats: tuple[LayerFormat, ...] = ()
 
     def logits(self, rows: Sequence[Sequence[int]], **more: Any) -> Tensor:
         """Float32 logits (rows, length, vocabulary) of one pass over rows of one length."""
@@ -60,7 +63,7 @@ Check = Callable[[Patient], Iterator[Finding]]
 def weights_are_finite(patient: Patient) -> Iterator[Finding]:
     """No NaN, no infinity, no scale of zero in what is stored."""
     bad, zero = [], []
-    for name, tensor in named_tensors(patient.model):
+    for name, tensor in named_tensors(patient.model, patient.formats):
         if tensor.device.type == "meta" or not tensor.is_floating_point():
             continue
         if not bool(torch.isfinite(tensor.float()).all()):

@@ -149,7 +149,14 @@ def _examine(one: Examination, send: Listener) -> tuple[str, tuple[str, ...], tu
     source, _ = prepare_source(store, one.job, send)
     loaded = load_variant(one.job, source)
     patient = Patient(
-        loaded.model, one.job.variant, one.job.device, loaded.kernel, tokenizer, ids, loss
+        loaded.model,
+        one.job.variant,
+        one.job.device,
+        loaded.kernel,
+        tokenizer,
+        ids,
+        loss,
+        loaded.formats,
     )
     send(Event(one.job.variant.label, "examining"))
     names = tuple(check.__name__.replace("_", " ") for check in THOROUGH)
