@@ -139,7 +139,7 @@ def test_stored_bytes_of_a_scheme_are_those_of_the_backend(words: str, tmp_path:
     real_model(LLAMA, torch.float16).save_pretrained(tmp_path)
     loaded = backend.load(tmp_path, variant, "cpu")
     assert weight_bytes(shape_of(LLAMA), backend.scheme(variant)).total == pytest.approx(
-        sum(stored_bytes(loaded.model).values()), rel=1e-3
+        sum(stored_bytes(loaded.model, loaded.formats).values()), rel=1e-3
     )
 
 
