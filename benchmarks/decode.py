@@ -36,6 +36,7 @@ from evalkit import plugins
 from evalkit.backends import parse_variant, spec_of
 from evalkit.errors import EvalkitError
 from evalkit.inference.engines import generate, prepare_engine
+from evalkit.models.loading import Loaded
 from evalkit.models.storage import weight_bytes
 from evalkit.running.bench.machine_rates import measure_rates
 from evalkit.running.environment import machine, threads
@@ -51,8 +52,8 @@ def prompt_ids() -> torch.Tensor:
     return torch.arange(3, 3 + PROMPT)[None]
 
 
-def load(source: Path, words: str, folder: Path) -> Any:
-    """The variant's model; one that needs calibration is quantized in a process of its own."""
+def load(source: Path, words: str, folder: Path) -> Loaded:
+    """The variant, loaded; one that needs calibration is quantized in a process of its own."""
     variant = parse_variant(words)
     if spec_of(variant).needs_calibration:
         made = folder / words.replace("@", "-")
@@ -61,7 +62,8 @@ def load(source: Path, words: str, folder: Path) -> Any:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             pool.submit(quantize, source, words, made).result()
         source = made
-    return plugins.load("backends", variant.backend).load(source, variant, "cpu").model
+    loaded: Loaded = plugins.load("backends", variant.backend).load(source, variant, "cpu")
+    return loaded
 
 
 def quantize(source: Path, words: str, made: Path) -> None:
@@ -141,8 +143,9 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         for words in options.variants.split(";"):
-            model = load(source, words, folder)
-            sizes[words] = sum(weight_bytes(model).values())
+            loaded = load(source, words, folder)
+            model = loaded.model
+            sizes[words] = sum(weight_bytes(model, loaded.formats).values())
             runs[f"transformers {words}"] = transformers_run(model, options.tokens)
             for engine in options.engines.split(","):
                 try:

@@ -85,6 +85,7 @@ def load_random(
     import torch
     from transformers import GPTQConfig
 
+    from evalkit.backends._gptqmodel_layers import fill_at_random
     from evalkit.models.random_weights import random_model
 
     import_quietly()
@@ -103,6 +104,7 @@ def load_random(
             seed=seed,
             quantization_config=GPTQConfig(**made, backend=kernel),
             packed=True,
+            fill=fill_at_random,
         )
     if device == "cpu":
         _run_uncompiled(model)

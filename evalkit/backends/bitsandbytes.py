@@ -7,7 +7,6 @@ weights in 4 bit with one scale for 64 weights and compute in 16 bit.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +76,7 @@ def run_settings(variant: Variant) -> tuple[str, ...]:
 
 def prepare() -> None:
     """Import bitsandbytes and transformers."""
-    # It looks for a package that would download kernels from the hub; its absence is no news.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    import bitsandbytes  # noqa: F401
-
-    import evalkit.models.loading  # noqa: F401
+    import evalkit.backends._bitsandbytes  # noqa: F401
 
 
 def quantize(
@@ -128,13 +123,13 @@ def load(
 
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
-    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.backends._bitsandbytes import FORMATS, choose_cpu_kernels
+    from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
     from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
-    prepare()
     options = resolved_options(SPEC, variant)
     made = "quantization_config" in read_config(source)
 
@@ -152,20 +147,27 @@ def load(
 
     model = load_model()
     check_all_quantized(model, variant, _ALTERNATIVE)
-    return Loaded(model, kernel_names(model), kept_16bit(model), _notes(variant), reload=load_model)
+    return Loaded(
+        model,
+        kernel_names(model, FORMATS),
+        kept_16bit(model),
+        _notes(variant),
+        reload=load_model,
+        formats=FORMATS,
+    )
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
     """The architecture of `checkpoint` with random weights, quantized layer by layer."""
     import torch
 
-    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.backends._bitsandbytes import FORMATS, choose_cpu_kernels, fill_at_random
+    from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
     from evalkit.models.random_weights import NOTE, random_model
 
     check_device(SPEC, device)
-    prepare()
     options = resolved_options(SPEC, variant)
     model = random_model(
         checkpoint.config,
@@ -173,10 +175,12 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
         device=device,
         seed=seed,
         quantization_config=_config(variant, options),
+        fill=fill_at_random,
     )
     check_all_quantized(model, variant, _ALTERNATIVE)
     choose_cpu_kernels(model)
-    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 
 
 def _config(variant: Variant, options: dict[str, Any]) -> Any:

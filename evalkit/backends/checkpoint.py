@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.layer_format import LayerFormat
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
 
@@ -91,7 +92,7 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """The variant's own checkpoint on `device`; `source`, the original, is not read."""
-    from evalkit.models.kernels import choose_cpu_kernels, kernel_names
+    from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
 
@@ -108,11 +109,16 @@ def load(
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        choose_cpu_kernels(model)
+        if method == "bitsandbytes":
+            from evalkit.backends._bitsandbytes import choose_cpu_kernels
+
+            choose_cpu_kernels(model)
         return model
 
     model = load_model()
-    return Loaded(model, kernel_names(model), kept_16bit(model), _notes(method), load_model)
+    formats = _formats(method)
+    kernel = kernel_names(model, formats)
+    return Loaded(model, kernel, kept_16bit(model), _notes(method), load_model, formats)
 
 
 def resolve(
@@ -195,6 +201,23 @@ def _check_method(variant: Variant, config: object) -> str:
                 f"install it with `pip install {name}`"
             ) from None
     return method
+
+
+def _formats(method: str) -> tuple[LayerFormat, ...]:
+    """The layers of the method's library, which is imported here."""
+    if method in ("gptq", "awq"):
+        from evalkit.backends import _gptqmodel_layers
+
+        return _gptqmodel_layers.FORMATS
+    if method == "bitsandbytes":
+        from evalkit.backends import _bitsandbytes
+
+        return _bitsandbytes.FORMATS
+    if method == "torchao":
+        from evalkit.backends import _torchao
+
+        return _torchao.FORMATS
+    return ()
 
 
 def _whole(value: object) -> bool:

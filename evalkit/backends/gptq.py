@@ -123,6 +123,7 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """The checkpoint that `quantize` wrote, on `device`, run by the kernel GPTQModel chooses."""
+    from evalkit.backends._gptqmodel_layers import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
@@ -144,11 +145,13 @@ def load(
 
     model = load_model()
     check_all_quantized(model, variant, "int4@bitsandbytes")
-    return Loaded(model, kernel_names(model), kept_16bit(model), reload=load_model)
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), reload=load_model, formats=FORMATS)
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
     """The architecture of `checkpoint` with random packed weights, run by the same kernels."""
+    from evalkit.backends._gptqmodel_layers import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
@@ -159,7 +162,8 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     options = resolved_options(SPEC, variant)
     model = _gptqmodel.load_random(checkpoint.config, variant, options, device, seed)
     check_all_quantized(model, variant, "int4@bitsandbytes")
-    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 
 
 def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:

@@ -123,6 +123,7 @@ def load(
 
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
+    from evalkit.backends._torchao import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
@@ -140,7 +141,8 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     check_all_quantized(model, variant, _ALTERNATIVE)
-    return Loaded(model, kernel_names(model), kept_16bit(model))
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), formats=FORMATS)
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
@@ -148,6 +150,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     import torch
     from torchao.quantization import quantize_
 
+    from evalkit.backends._torchao import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
@@ -163,7 +166,8 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
         convert=lambda linear: quantize_(linear, _torchao(variant)),
     )
     check_all_quantized(model, variant, _ALTERNATIVE)
-    return Loaded(model, kernel_names(model), kept_16bit(model), (NOTE,))
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 
 
 def _check_device(variant: Variant, device: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.records import Direction, Measurement
+
+if TYPE_CHECKING:
+    from evalkit.models.layer_format import LayerFormat
 
 Columns = Mapping[str, NDArray[np.float32]]
 
@@ -76,7 +79,8 @@ class Probe:
     """A loaded variant and what is known about its making, handed to `measure`.
 
     `resident_before` is the process's resident set in bytes just before loading, `seconds` holds
-    the time of "load" and, where a checkpoint was made, "quantize".
+    the time of "load" and, where a checkpoint was made, "quantize". `formats` are the kinds of
+    quantized layers that `model` may hold.
     """
 
     model: Any
@@ -85,3 +89,4 @@ class Probe:
     protocol: Protocol
     resident_before: int
     seconds: Mapping[str, float]
+    formats: tuple[LayerFormat, ...] = ()

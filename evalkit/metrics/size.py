@@ -29,7 +29,7 @@ def measure(probe: Probe) -> list[Measurement]:
     """Count the storage of `probe.model`."""
     from evalkit.models.storage import parameter_count, weight_bytes
 
-    categories = weight_bytes(probe.model)
+    categories = weight_bytes(probe.model, probe.formats)
     total, parameters = sum(categories.values()), parameter_count(probe.model)
     return [
         WEIGHT_BYTES.measured((float(total),), "storage", **categories),

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 import evalkit.models.phi3_small  # noqa: F401  registers the architecture with the Auto classes
 from evalkit.errors import ModelError
+from evalkit.models.layer_format import LayerFormat
 from evalkit.models.offload import placement
 
 _SHOWN_KEYS = 3
@@ -41,10 +42,11 @@ class Loaded:
     """A model ready to run, and what really runs in it.
 
     `kernel` names the class and dtype of the modules that run the linear layers of the decoder
-    ("Linear (float16)", "Linear4bit nf4 (float16)"); `kept_16bit` names the weight modules that a
-    quantized model keeps in 16 bit by design; `notes` are lines for the run's record. `reload`
-    loads the same weights again, for kernels that repack theirs when they first run. `scoring` is
-    this model as the quality pass runs it, once `evalkit.models.compute.for_scoring` has made it.
+    ("Linear (float16)", "MarlinLinear int4 g128 (float16)"); `kept_16bit` names the weight modules
+    that a quantized model keeps in 16 bit by design; `notes` are lines for the run's record.
+    `reload` loads the same weights again, for kernels that repack theirs when they first run.
+    `formats` are the kinds of quantized layers the model may hold. `scoring` is this model as the
+    quality pass runs it, once `evalkit.models.compute.for_scoring` has made it.
     """
 
     model: PreTrainedModel
@@ -52,6 +54,7 @@ class Loaded:
     kept_16bit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reload: Callable[[], PreTrainedModel] | None = field(default=None, repr=False)
+    formats: tuple[LayerFormat, ...] = field(default=(), repr=False)
     scoring: Loaded | None = field(default=None, repr=False)
 
 

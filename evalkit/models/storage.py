@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evalkit.models.layer_format import LayerFormat, format_of
+
 Named = tuple[str, Tensor]
 
 
-def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
+def weight_bytes(model: PreTrainedModel, formats: Sequence[LayerFormat]) -> dict[str, int]:
     """Bytes of weight storage by category; their sum is the size of the weights.
 
-    Categories: packed (quantized weights), scales, zeros, group_index (of GPTQ), codebook,
-    embedding, head, norm, bias, linear (unquantized matrices), other. A storage that is used
-    twice (a tied head) counts once. Call it before the first forward pass: some kernels repack
-    their weights then.
+    Categories: packed (quantized weights), scales, zeros, group_index (which columns form a
+    group), codebook, embedding, head, norm, bias, linear (unquantized matrices), other. `formats`
+    say what quantized layers hold beside parameters and buffers. A storage that is used twice (a
+    tied head) counts once. Call it before the first forward pass: some kernels repack their
+    weights then.
     """
     sizes: defaultdict[str, int] = defaultdict(int)
     seen: set[tuple[object, ...]] = set()
-    for module, name, tensor in _tensors(model):
+    for module, given, name, tensor in _tensors(model, formats):
         key = _storage_key(tensor)
         if key not in seen:
             seen.add(key)
-            sizes[_category(model, module, name, tensor)] += tensor.numel() * tensor.element_size()
+            category = given or _category(model, module, name, tensor)
+            sizes[category] += tensor.numel() * tensor.element_size()
     return dict(sorted(sizes.items()))
 
 
@@ -43,15 +47,20 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in plain.parameters())
 
 
-def named_tensors(model: nn.Module) -> Iterator[Named]:
+def named_tensors(model: nn.Module, formats: Sequence[LayerFormat]) -> Iterator[Named]:
     """Every stored tensor with its full name, the parts of packed ones each."""
     names = {id(module): name for name, module in model.named_modules()}
-    for module, name, tensor in _tensors(model):
+    for module, _, name, tensor in _tensors(model, formats):
         yield f"{names[id(module)]}.{name}".removeprefix("."), tensor
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """All tensors that hold weights, embeddings first so that a tied head counts as embedding."""
+def _tensors(
+    model: nn.Module, formats: Sequence[LayerFormat]
+) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+    """All tensors that hold weights, with the category that a format gives them, else "".
+
+    Embeddings come first, so that a tied head counts as embedding.
+    """
     modules = sorted(model.modules(), key=lambda module: not isinstance(module, nn.Embedding))
     for module in modules:
         buffers = (
@@ -61,13 +70,15 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
         )
         for name, tensor in [*module.named_parameters(recurse=False), *buffers]:
             for inner, part in _parts(name, tensor):
-                yield module, inner, part
-        for name, tensor in _bitsandbytes_state(module):
-            yield module, name, tensor
+                yield module, "", inner, part
+        one = format_of(module, formats)
+        if one is not None and one.parts is not None:
+            for category, name, tensor in one.parts(module):
+                yield module, category, name, tensor
 
 
 def _parts(name: str, tensor: Tensor) -> Iterator[Named]:
-    """The plain tensors inside a tensor subclass (torchao), or the tensor itself."""
+    """The plain tensors inside a tensor subclass, or the tensor itself."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         yield name, tensor
@@ -76,21 +87,6 @@ def _parts(name: str, tensor: Tensor) -> Iterator[Named]:
         part = getattr(tensor, inner)
         if isinstance(part, Tensor):
             yield from _parts(inner, part)
-
-
-def _bitsandbytes_state(module: nn.Module) -> Iterator[Named]:
-    """Scales of LLM.int8() and of 4-bit weights, which are attributes rather than buffers."""
-    weight = getattr(module, "weight", None)
-    scales = [getattr(weight, "SCB", None), getattr(getattr(module, "state", None), "SCB", None)]
-    yield from (("SCB", scale) for scale in scales if isinstance(scale, Tensor))
-    state = getattr(weight, "quant_state", None)
-    # Double quantization holds the scales of the scales in a second state.
-    for level in (state, getattr(state, "state2", None)):
-        if level is not None:
-            yield "absmax", level.absmax
-            yield "code", level.code
-    if isinstance(offset := getattr(state, "offset", None), Tensor):
-        yield "offset", offset
 
 
 def _storage_key(tensor: Tensor) -> tuple[object, ...]:
@@ -116,10 +112,10 @@ def _category(model: PreTrainedModel, module: nn.Module, name: str, tensor: Tens
     return "linear" if tensor.dim() > 1 else "other"
 
 
-# Names of quantization data in bitsandbytes, GPTQ, AWQ, compressed-tensors and torchao.
+# Words in the names that quantizers give to parameters and buffers beside the weights.
 _WORDS = {
     "zeros": ("zero",),
-    "scales": ("scale", "SCB", "absmax", "offset"),
+    "scales": ("scale",),
     "group_index": ("g_idx",),
     "codebook": ("code",),
 }

@@ -140,6 +140,7 @@ class LoadedSession(Session):
             self.job.settings.protocol,
             self.resident_before,
             self.seconds,
+            self.loaded.formats,
         )
 
     def engine(self, name: str, ids: Any, length: int) -> Prepared:

@@ -72,7 +72,8 @@ def test_bytes_by_category(source: Path, made: Path) -> None:
     from evalkit.models.shapes import decoder_shapes
 
     shapes = decoder_shapes(resolve_model(str(source))).values()
-    sizes = weight_bytes(gptq.load(made, parse_variant("int4"), "cpu").model)
+    loaded = gptq.load(made, parse_variant("int4"), "cpu")
+    sizes = weight_bytes(loaded.model, loaded.formats)
     weights = sum(rows * columns for rows, columns in shapes)
     assert sizes["packed"] == weights // 2
     assert sizes["scales"] == weights // 128 * 2
@@ -124,7 +125,8 @@ def test_the_size_on_disk_is_the_reported_one(tmp_path: Path) -> None:
     out.mkdir()
     variant = parse_variant("int4")
     gptq.quantize(source, variant, out, "cpu", calibration(2))
-    reported = sum(weight_bytes(gptq.load(out, variant, "cpu").model).values())
+    loaded = gptq.load(out, variant, "cpu")
+    reported = sum(weight_bytes(loaded.model, loaded.formats).values())
     assert disk_bytes(out) == pytest.approx(reported, rel=0.02)
 
 

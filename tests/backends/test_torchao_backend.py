@@ -47,7 +47,8 @@ def test_bytes_are_counted_in_storage_and_agree_with_the_plan_and_the_disk(tmp_p
     demo = demo_directory() / "model"
     out = evalkit.quantize("int8@torchao", model="demo", out=tmp_path / "out", progress=ignore)
     variant = parse_variant("int8@torchao")
-    sizes = weight_bytes(torchao.load(out, variant, "cpu").model)
+    loaded = torchao.load(out, variant, "cpu")
+    sizes = weight_bytes(loaded.model, loaded.formats)
     assert sizes["packed"] == sum(rows * columns for rows, columns in torchao_shapes(demo))
     total = sum(sizes.values())
     assert (out / "model.safetensors").stat().st_size == pytest.approx(total, rel=0.02)

@@ -113,7 +113,8 @@ def test_bytes_are_those_of_the_real_variant(text: str, tmp_path: Path) -> None:
         source = write_checkpoint(tmp_path / "out", checkpoint, variant, "cpu", calibration).path
     usual = backend.load(source, variant, "cpu")
     ours = load(phi(), text)
-    assert weight_bytes(ours.model) == weight_bytes(usual.model)
+    sizes = weight_bytes(ours.model, ours.formats)
+    assert sizes == weight_bytes(usual.model, usual.formats)
     assert ours.kernel == usual.kernel
     assert ours.kept_16bit == usual.kept_16bit
     assert parameter_count(ours.model) == parameter_count(usual.model)
@@ -137,9 +138,10 @@ def test_seeds(text: str) -> None:
 
 
 def test_a_tied_head_stays_tied_and_counts_once() -> None:
-    model = load(phi(), "int4").model
+    loaded = load(phi(), "int4")
+    model = loaded.model
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    sizes = weight_bytes(model)
+    sizes = weight_bytes(model, loaded.formats)
     assert sizes["embedding"] == 256 * 128 * 2
     assert "head" not in sizes
 
@@ -167,16 +169,16 @@ def test_packed_zero_points_are_the_middle_of_the_codes() -> None:
 
 def test_the_full_model_is_never_held_in_16_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Floating point memory asked for at once stays near one layer's, beside the 16-bit rest."""
-    from evalkit.models import random_weights
+    from evalkit.backends import _bitsandbytes
 
     sizes: list[int] = []
-    original = random_weights._quantized
+    original = _bitsandbytes.random_weight
 
-    def watch(kind: str, weight: Any, device: torch.device) -> Any:
-        sizes.append(weight.numel())
-        return original(kind, weight, device)
+    def watch(layer: Any, device: torch.device) -> Any:
+        sizes.append(layer.weight.numel())
+        return original(layer, device)
 
-    monkeypatch.setattr(random_weights, "_quantized", watch)
+    monkeypatch.setattr(_bitsandbytes, "random_weight", watch)
     load(phi(), "int8")
     assert len(sizes) == 2 * 4
     assert max(sizes) == 512 * 128

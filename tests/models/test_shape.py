@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_real_model(name: str) -> None:
     assert shape.tied == (
         model.get_output_embeddings().weight is model.get_input_embeddings().weight
     )
-    assert weight_bytes(shape, PLAIN[2]).total == sum(stored_bytes(model).values())
+    assert weight_bytes(shape, PLAIN[2]).total == sum(stored_bytes(model, ()).values())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -139,7 +139,7 @@ def test_stored_bytes_of_a_scheme_are_those_of_the_backend(words: str, tmp_path:
     real_model(LLAMA, torch.float16).save_pretrained(tmp_path)
     loaded = backend.load(tmp_path, variant, "cpu")
     assert weight_bytes(shape_of(LLAMA), backend.scheme(variant)).total == pytest.approx(
-        sum(stored_bytes(loaded.model).values()), rel=1e-3
+        sum(stored_bytes(loaded.model, loaded.formats).values()), rel=1e-3
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from evalkit.backends import _bitsandbytes
 from evalkit.models.shapes import meta_model
 from evalkit.models.storage import parameter_count, weight_bytes
 
@@ -32,7 +33,7 @@ def llama(**changes: Any) -> PreTrainedModel:
 
 def test_a_plain_model() -> None:
     model = llama()
-    assert weight_bytes(model) == {
+    assert weight_bytes(model, ()) == {
         "embedding": 2 * VOCABULARY * HIDDEN,
         "linear": 2 * LINEAR,
         "norm": 2 * 3 * HIDDEN,
@@ -42,19 +43,19 @@ def test_a_plain_model() -> None:
 
 def test_an_untied_head_counts_apart() -> None:
     model = llama(tie_word_embeddings=False)
-    assert weight_bytes(model)["head"] == 2 * VOCABULARY * HIDDEN
+    assert weight_bytes(model, ())["head"] == 2 * VOCABULARY * HIDDEN
     assert parameter_count(model) == 2 * VOCABULARY * HIDDEN + LINEAR + 3 * HIDDEN
 
 
 def test_biases() -> None:
-    assert weight_bytes(llama(attention_bias=True))["bias"] == 2 * (64 + 32 + 32 + 64)
+    assert weight_bytes(llama(attention_bias=True), ())["bias"] == 2 * (64 + 32 + 32 + 64)
 
 
 def test_the_meta_device_agrees() -> None:
     model = llama()
     config = {**model.config.to_dict(), "dtype": "float16"}
     on_meta = meta_model(config).half()
-    assert weight_bytes(on_meta) == weight_bytes(model)
+    assert weight_bytes(on_meta, ()) == weight_bytes(model, ())
 
 
 def test_scales_of_llm_int8_before_and_after_it_runs(tmp_path: Any) -> None:
@@ -64,12 +65,12 @@ def test_scales_of_llm_int8_before_and_after_it_runs(tmp_path: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True), dtype=torch.float16
     )
-    before = weight_bytes(model)
+    before = weight_bytes(model, _bitsandbytes.FORMATS)
     assert before["packed"] == LINEAR
     assert before["scales"] == 4 * ROWS
     with torch.inference_mode():
         model(torch.arange(16)[None])
-    assert weight_bytes(model) == before
+    assert weight_bytes(model, _bitsandbytes.FORMATS) == before
     assert parameter_count(model) == parameter_count(llama())
 
 
@@ -84,7 +85,7 @@ def test_scales_of_4_bit(tmp_path: Any, nested: bool) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=config, dtype=torch.float16
     )
-    sizes = weight_bytes(model)
+    sizes = weight_bytes(model, _bitsandbytes.FORMATS)
     assert sizes["packed"] == LINEAR // 2
     blocks = LINEAR // 64
     if nested:
@@ -109,7 +110,7 @@ def test_tensor_subclasses_of_torchao(tmp_path: Any) -> None:
         quantization_config=TorchAoConfig(Int8WeightOnlyConfig(version=2)),
         dtype=torch.float16,
     )
-    sizes = weight_bytes(model)
+    sizes = weight_bytes(model, ())
     assert sizes["packed"] == LINEAR
     assert sizes["scales"] == 4 * ROWS
     assert "linear" not in sizes

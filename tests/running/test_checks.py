@@ -17,31 +17,31 @@ from evalkit.backends import parse_variant
 from evalkit.demo_data import demo_directory
 from evalkit.models.kernels import kernel_names
 from evalkit.models.loading import load_causal_lm, load_tokenizer
-from evalkit.running.doctor.checks import CHEAP, THOROUGH, Patient, examine, mean_loss
+from evalkit.running.doctor.checks import CHEAP, THOROUGH, LoadedVariant, examine, mean_loss
 from evalkit.texts.documents import load_text
 
 
 @pytest.fixture(scope="module")
-def demo() -> Patient:
+def demo() -> LoadedVariant:
     """The demo model in float32 on a page of its town."""
     path = demo_directory() / "model"
     model = load_causal_lm(path, dtype=torch.float32, device="cpu")
     tokenizer = load_tokenizer(path)
     page = "\n".join(load_text(str(demo_directory() / "text" / "town_test.txt")).documents[:9])
     ids = tuple(tokenizer(page)["input_ids"][:200])
-    patient = Patient(
+    variant = LoadedVariant(
         model, parse_variant("fp32"), "cpu", kernel_names(model), tokenizer, ids, None
     )
-    return Patient(**(vars(patient) | {"baseline": mean_loss(patient)}))
+    return LoadedVariant(**(vars(variant) | {"baseline": mean_loss(variant)}))
 
 
-def changed(patient: Patient, **changes: Any) -> Patient:
-    return Patient(**(vars(patient) | {"model": copy.deepcopy(patient.model)} | changes))
+def changed(variant: LoadedVariant, **changes: Any) -> LoadedVariant:
+    return LoadedVariant(**(vars(variant) | {"model": copy.deepcopy(variant.model)} | changes))
 
 
-def found(patient: Patient) -> dict[str, str]:
+def found(variant: LoadedVariant) -> dict[str, str]:
     """Level by check of everything but information."""
-    findings = examine(patient, THOROUGH)
+    findings = examine(variant, THOROUGH)
     for one in findings:
         assert one.what
         assert one.why
@@ -50,7 +50,7 @@ def found(patient: Patient) -> dict[str, str]:
     return {one.check: one.level for one in findings if one.level != "information"}
 
 
-def test_a_healthy_model_has_no_finding(demo: Patient) -> None:
+def test_a_healthy_model_has_no_finding(demo: LoadedVariant) -> None:
     assert examine(demo, THOROUGH) == []
     assert len(demo.ids) == 200
 
@@ -147,33 +147,33 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(demo: Patient, fault: str) -> None:
+def test_a_planted_fault_is_found(demo: LoadedVariant, fault: str) -> None:
     plant, check = FAULTS[fault]
-    patient = changed(demo)
+    variant = changed(demo)
     with torch.no_grad():
-        plant(patient.model)
+        plant(variant.model)
     if fault == "a small embedding":
-        patient = changed(patient, ids=tuple(i % 1000 for i in demo.ids))
-    assert check in found(patient)
+        variant = changed(variant, ids=tuple(i % 1000 for i in demo.ids))
+    assert check in found(variant)
 
 
-def test_weights_without_memory_are_found_before_anything_runs(demo: Patient) -> None:
-    patient = changed(demo)
-    without_memory(patient.model)
-    assert "devices" in {one.check for one in examine(patient, CHEAP)}
+def test_weights_without_memory_are_found_before_anything_runs(demo: LoadedVariant) -> None:
+    variant = changed(demo)
+    without_memory(variant.model)
+    assert "devices" in {one.check for one in examine(variant, CHEAP)}
 
 
-def test_an_unquantized_layer_in_a_quantized_variant(demo: Patient) -> None:
+def test_an_unquantized_layer_in_a_quantized_variant(demo: LoadedVariant) -> None:
     findings = examine(changed(demo, variant=parse_variant("int4")), CHEAP)
     assert [one.check for one in findings] == ["layers"]
     assert "left unquantized" in findings[0].what
 
 
-def test_a_quantized_layer_in_the_baseline(demo: Patient) -> None:
-    patient = changed(demo)
-    weight = layer(patient.model).weight
-    layer(patient.model).weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
-    findings = examine(patient, CHEAP)
+def test_a_quantized_layer_in_the_baseline(demo: LoadedVariant) -> None:
+    variant = changed(demo)
+    weight = layer(variant.model).weight
+    layer(variant.model).weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
+    findings = examine(variant, CHEAP)
     assert "quantized although fp32" in findings[0].what
 
 
@@ -192,7 +192,7 @@ class Doubled:
         raise ValueError("unexpected end of template")
 
 
-def test_faults_of_the_tokenizer(demo: Patient) -> None:
+def test_faults_of_the_tokenizer(demo: LoadedVariant) -> None:
     levels = found(changed(demo, tokenizer=Doubled()))
     assert levels == {"BOS": "warning", "chat template": "warning"}
     lines = [one.what for one in examine(changed(demo, tokenizer=Doubled()), THOROUGH)]

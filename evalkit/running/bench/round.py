@@ -86,7 +86,8 @@ def measure_round(round_: RoundJob, session: LoadedSession, send: Listener) -> R
 
     job = round_.job
     meter = PeakMeter(job.device, session.resident_before)
-    weights = {name: float(size) for name, size in weight_bytes(session.model).items()}
+    sizes = weight_bytes(session.model, session.loaded.formats)
+    weights = {name: float(size) for name, size in sizes.items()}
     bench = _Bench(round_, session, meter, open_sensors(job.device), send)
     result = RoundResult(session.kernel, session.notes, weights, meter.peaks(), ())
     if round_.soak:

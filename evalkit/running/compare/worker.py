@@ -99,13 +99,12 @@ def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listene
 
 def _refuse_broken(session: LoadedSession) -> None:
     """Raise VariantError where a look at the weights shows that nothing measured would be true."""
-    from evalkit.running.doctor.checks import CHEAP, Patient, examine
+    from evalkit.running.doctor.checks import CHEAP, examine, loaded_variant
 
-    job = session.job
-    patient = Patient(session.model, job.variant, job.device, session.kernel)
-    problems = [f for f in examine(patient, CHEAP) if f.level == "problem"]
+    problems = [f for f in examine(loaded_variant(session), CHEAP) if f.level == "problem"]
     if problems:
-        raise VariantError(f"{problems[0].line} (evalkit doctor {job.variant.label} tells more)")
+        label = session.job.variant.label
+        raise VariantError(f"{problems[0].line} (evalkit doctor {label} tells more)")
 
 
 def begin(store: Store, part: Part, session: Session) -> Run:

@@ -1,4 +1,4 @@
-"""Checks of a loaded model, each a function from the patient to findings.
+"""Checks of a loaded model, each a function from the variant to findings.
 
 `CHEAP` look at weights and configuration only and run before every measurement; `THOROUGH` run
 the model on a short text. A check that finds nothing returns nothing.
@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from evalkit.backends._spec import BackendSpec
+from evalkit.backends import BackendSpec, run_settings
+from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules, unquantized_layers
 from evalkit.models.storage import named_tensors
 from evalkit.plugins import load
 from evalkit.records import Variant
 from evalkit.records.findings import Finding, Level
+
+if TYPE_CHECKING:
+    from evalkit.running.session import LoadedSession
 
 # A perplexity this much above the baseline's on 200 tokens is more than rounding does.
 MUCH_WORSE, WORSE = 1.5, 1.1
@@ -30,11 +34,12 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Patient:
+class LoadedVariant:
     """A loaded variant and what it is compared with.
 
     `ids` are about 200 tokens of real text, empty for the cheap checks; `baseline` is the mean
-    negative log-likelihood of the unquantized model on them.
+    negative log-likelihood of the unquantized model on them. `formats` are the kinds of quantized
+    layers that `model` may hold.
     """
 
     model: Any
@@ -44,6 +49,7 @@ class Patient:
     tokenizer: Any = None
     ids: tuple[int, ...] = ()
     baseline: float | None = None
+    formats: tuple[LayerFormat, ...] = ()
 
     def logits(self, rows: Sequence[Sequence[int]], **more: Any) -> Tensor:
         """Float32 logits (rows, length, vocabulary) of one pass over rows of one length."""
@@ -54,13 +60,24 @@ class Patient:
         return found
 
 
-Check = Callable[[Patient], Iterator[Finding]]
+def loaded_variant(session: LoadedSession) -> LoadedVariant:
+    """What the cheap checks look at."""
+    return LoadedVariant(
+        session.model,
+        session.job.variant,
+        session.job.device,
+        session.kernel,
+        formats=session.loaded.formats,
+    )
 
 
-def weights_are_finite(patient: Patient) -> Iterator[Finding]:
+Check = Callable[[LoadedVariant], Iterator[Finding]]
+
+
+def weights_are_finite(loaded: LoadedVariant) -> Iterator[Finding]:
     """No NaN, no infinity, no scale of zero in what is stored."""
     bad, zero = [], []
-    for name, tensor in named_tensors(patient.model):
+    for name, tensor in named_tensors(loaded.model, loaded.formats):
         if tensor.device.type == "meta" or not tensor.is_floating_point():
             continue
         if not bool(torch.isfinite(tensor.float()).all()):
@@ -81,31 +98,31 @@ def weights_are_finite(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def layers_are_as_promised(patient: Patient) -> Iterator[Finding]:
+def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
     """A quantized variant has no full layer in its decoder, a full one no quantized layer."""
-    full = unquantized_layers(patient.model)
-    linears = [name for name, _ in linear_modules(patient.model)]
-    spec: BackendSpec = load("backends", patient.variant.backend).SPEC
-    promised = patient.variant.precision.startswith(("int", "nf", "fp4")) and not spec.simulates
+    full = unquantized_layers(loaded.model)
+    linears = [name for name, _ in linear_modules(loaded.model)]
+    spec: BackendSpec = load("backends", loaded.variant.backend).SPEC
+    promised = loaded.variant.precision.startswith(("int", "nf", "fp4")) and not spec.simulates
     if promised and full:
         yield _problem(
             "layers", f"left unquantized: {_listed(full)}",
-            f"the variant is called {patient.variant.label} and is larger and better than that",
+            f"the variant is called {loaded.variant.label} and is larger and better than that",
             "choose a group_size or backend that takes these layers",
         )  # fmt: skip
-    if patient.variant.backend == "transformers" and len(full) < len(linears):
+    if loaded.variant.backend == "transformers" and len(full) < len(linears):
         packed = [name for name in linears if f"{name}.weight" not in full]
         yield _problem(
-            "layers", f"quantized although {patient.variant.precision} was asked for:"
+            "layers", f"quantized although {loaded.variant.precision} was asked for:"
             f" {_listed(packed)}", "the baseline would not be the unquantized model",
             "give the unquantized checkpoint, or name this directory as the variant",
         )  # fmt: skip
 
 
-def head_is_tied_as_configured(patient: Patient) -> Iterator[Finding]:
+def head_is_tied_as_configured(loaded: LoadedVariant) -> Iterator[Finding]:
     """Where the configuration ties head and embedding, they hold the same values."""
-    head, embedding = patient.model.get_output_embeddings(), patient.model.get_input_embeddings()
-    if not getattr(patient.model.config.get_text_config(), "tie_word_embeddings", False):
+    head, embedding = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
+    if not getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False):
         return
     one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
     if one is None or other is None or one.data_ptr() == other.data_ptr():
@@ -118,12 +135,12 @@ def head_is_tied_as_configured(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def everything_is_on_the_device(patient: Patient) -> Iterator[Finding]:
+def everything_is_on_the_device(loaded: LoadedVariant) -> Iterator[Finding]:
     """No module was put on another device or left without memory."""
-    if patient.variant.option("offload", False):
+    if loaded.variant.option("offload", False):
         return
-    placed = getattr(patient.model, "hf_device_map", None) or {}
-    kind = patient.device.partition(":")[0]
+    placed = getattr(loaded.model, "hf_device_map", None) or {}
+    kind = loaded.device.partition(":")[0]
     away = [
         f"{name or 'model'} on {place}"
         for name, place in placed.items()
@@ -135,7 +152,7 @@ def everything_is_on_the_device(patient: Patient) -> Iterator[Finding]:
             "speed is that of the bus, not of the card",
             "use a smaller variant, or --offload if that is what you want to measure",
         )  # fmt: skip
-    empty = [name for name, t in patient.model.named_parameters() if t.device.type == "meta"]
+    empty = [name for name, t in loaded.model.named_parameters() if t.device.type == "meta"]
     if empty:
         yield _problem(
             "devices", f"without memory: {_listed(empty)}", "these weights were never loaded",
@@ -143,12 +160,12 @@ def everything_is_on_the_device(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def tokenizer_fits_the_embedding(patient: Patient) -> Iterator[Finding]:
+def tokenizer_fits_the_embedding(loaded: LoadedVariant) -> Iterator[Finding]:
     """Every id of the tokenizer has a row in the embedding."""
-    if patient.tokenizer is None:
+    if loaded.tokenizer is None:
         return
-    rows = patient.model.get_input_embeddings().weight.shape[0]
-    highest = max(patient.tokenizer.get_vocab().values(), default=0)
+    rows = loaded.model.get_input_embeddings().weight.shape[0]
+    highest = max(loaded.tokenizer.get_vocab().values(), default=0)
     if highest >= rows:
         yield _problem(
             "tokenizer", f"the tokenizer's ids go up to {highest}, the embedding has {rows} rows",
@@ -157,9 +174,9 @@ def tokenizer_fits_the_embedding(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def bos_is_added_once(patient: Patient) -> Iterator[Finding]:
+def bos_is_added_once(loaded: LoadedVariant) -> Iterator[Finding]:
     """The tokenizer adds BOS never or once, and the id the model expects."""
-    tokenizer = patient.tokenizer
+    tokenizer = loaded.tokenizer
     if tokenizer is None or tokenizer.bos_token_id is None:
         return
     ids = tokenizer("a")["input_ids"]
@@ -169,7 +186,7 @@ def bos_is_added_once(patient: Patient) -> Iterator[Finding]:
             "models see one in training; perplexity rises",
             "remove one from the post-processor of tokenizer.json",
         )  # fmt: skip
-    expected = getattr(patient.model.config.get_text_config(), "bos_token_id", None)
+    expected = getattr(loaded.model.config.get_text_config(), "bos_token_id", None)
     if isinstance(expected, int) and expected != tokenizer.bos_token_id:
         yield _warning(
             "BOS", f"the tokenizer's BOS is id {tokenizer.bos_token_id}, config.json says"
@@ -178,12 +195,12 @@ def bos_is_added_once(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def chat_template_renders(patient: Patient) -> Iterator[Finding]:
+def chat_template_renders(loaded: LoadedVariant) -> Iterator[Finding]:
     """A chat template that is there can be used."""
-    if patient.tokenizer is None or not getattr(patient.tokenizer, "chat_template", None):
+    if loaded.tokenizer is None or not getattr(loaded.tokenizer, "chat_template", None):
         return
     try:
-        patient.tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        loaded.tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
     except Exception as error:  # whatever a template of a checkpoint may raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         yield _warning(
@@ -192,15 +209,15 @@ def chat_template_renders(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def logits_are_finite(patient: Patient) -> Iterator[Finding]:
+def logits_are_finite(loaded: LoadedVariant) -> Iterator[Finding]:
     """No NaN in the logits of a real text, and ids the model masks stay masked."""
-    logits = patient.logits([patient.ids])
+    logits = loaded.logits([loaded.ids])
     if bool(torch.isnan(logits).any()) or bool((logits == math.inf).any()):
         yield _problem(
             "logits", "NaN or infinite logits on an ordinary text", "no score of it is a number",
             "try bf16, or another kernel; activations may overflow float16",
         )  # fmt: skip
-    dummies = getattr(patient.model.config, "dummy_token_indices", None) or ()
+    dummies = getattr(loaded.model.config, "dummy_token_indices", None) or ()
     if dummies and float(logits[..., list(dummies)].max()) > MASKED:
         yield _problem(
             "masked ids", f"{len(dummies)} ids that are never text are not masked",
@@ -209,38 +226,38 @@ def logits_are_finite(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def perplexity_is_plausible(patient: Patient) -> Iterator[Finding]:
+def perplexity_is_plausible(loaded: LoadedVariant) -> Iterator[Finding]:
     """On 200 tokens the model beats guessing and is not far from the baseline."""
-    loss = mean_loss(patient)
-    rows = patient.model.get_input_embeddings().weight.shape[0]
+    loss = mean_loss(loaded)
+    rows = loaded.model.get_input_embeddings().weight.shape[0]
     if not math.isfinite(loss) or loss > math.log(rows) - 0.5:
         yield _problem(
-            "perplexity", f"perplexity {_exp(loss)} on {len(patient.ids)} tokens, guessing among"
+            "perplexity", f"perplexity {_exp(loss)} on {len(loaded.ids)} tokens, guessing among"
             f" {rows} ids has {rows}", "the model knows nothing of this text",
             "weights may not belong to this architecture, or the tokenizer to this model",
         )  # fmt: skip
         return
-    if patient.baseline is None:
+    if loaded.baseline is None:
         return
-    ratio = math.exp(min(50.0, loss - patient.baseline))
+    ratio = math.exp(min(50.0, loss - loaded.baseline))
     if ratio > WORSE:
         level: Level = "problem" if ratio > MUCH_WORSE else "warning"
         yield Finding(
             "perplexity", level, f"perplexity is {ratio:.2f} times the unquantized model's"
-            f" ({_exp(loss)} for {_exp(patient.baseline)})",
+            f" ({_exp(loss)} for {_exp(loaded.baseline)})",
             "that is more than this precision usually costs",
             "quantize with a smaller group_size, more calibration text, or more bits",
         )  # fmt: skip
 
 
-def neighbours_do_not_matter(patient: Patient) -> Iterator[Finding]:
+def neighbours_do_not_matter(loaded: LoadedVariant) -> Iterator[Finding]:
     """A text scores the same alone and in a batch with another."""
-    half = len(patient.ids) // 2
-    mine, other = patient.ids[:half], patient.ids[half : 2 * half]
-    alone, together = patient.logits([mine])[0], patient.logits([mine, other])[0]
-    if (difference := _difference(alone, together)) <= _tolerance(patient):
+    half = len(loaded.ids) // 2
+    mine, other = loaded.ids[:half], loaded.ids[half : 2 * half]
+    alone, together = loaded.logits([mine])[0], loaded.logits([mine, other])[0]
+    if (difference := _difference(alone, together)) <= _tolerance(loaded):
         return
-    by_design = patient.variant.backend == "bitsandbytes" and patient.variant.precision == "int8"
+    by_design = "batch_tokens" in run_settings(loaded.variant)
     level: Level = "information" if by_design else "warning"
     why = (
         "LLM.int8() chooses its 16-bit columns from all tokens of a batch"
@@ -255,10 +272,10 @@ def neighbours_do_not_matter(patient: Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def passes_repeat(patient: Patient) -> Iterator[Finding]:
+def passes_repeat(loaded: LoadedVariant) -> Iterator[Finding]:
     """The same pass twice gives the same logits."""
-    once, again = patient.logits([patient.ids])[0], patient.logits([patient.ids])[0]
-    if (difference := _difference(once, again)) > _tolerance(patient):
+    once, again = loaded.logits([loaded.ids])[0], loaded.logits([loaded.ids])[0]
+    if (difference := _difference(once, again)) > _tolerance(loaded):
         yield _warning(
             "determinism", f"two equal passes differ by {difference:.2g} of the logits' spread",
             "no measured difference below that means anything",
@@ -266,17 +283,17 @@ def passes_repeat(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def cache_agrees(patient: Patient) -> Iterator[Finding]:
+def cache_agrees(loaded: LoadedVariant) -> Iterator[Finding]:
     """A pass in two pieces through the cache gives the logits of one pass."""
-    half = len(patient.ids) // 2
-    whole = patient.logits([patient.ids])[0]
-    device = patient.model.get_input_embeddings().weight.device
+    half = len(loaded.ids) // 2
+    whole = loaded.logits([loaded.ids])[0]
+    device = loaded.model.get_input_embeddings().weight.device
     with torch.inference_mode():
-        first = patient.model(
-            input_ids=torch.tensor([patient.ids[:half]], device=device), use_cache=True
+        first = loaded.model(
+            input_ids=torch.tensor([loaded.ids[:half]], device=device), use_cache=True
         )
-    second = patient.logits([patient.ids[half:]], past_key_values=first.past_key_values)[0]
-    if (difference := _difference(whole[half:], second)) > _tolerance(patient):
+    second = loaded.logits([loaded.ids[half:]], past_key_values=first.past_key_values)[0]
+    if (difference := _difference(whole[half:], second)) > _tolerance(loaded):
         yield _problem(
             "cache", f"logits through the cache differ by {difference:.2g} of their spread",
             "what is generated is not what is scored",
@@ -303,21 +320,21 @@ THOROUGH: tuple[Check, ...] = (
 )
 
 
-def examine(patient: Patient, checks: Sequence[Check]) -> list[Finding]:
+def examine(loaded: LoadedVariant, checks: Sequence[Check]) -> list[Finding]:
     """Findings of all `checks`, in their order."""
-    return [finding for check in checks for finding in check(patient)]
+    return [finding for check in checks for finding in check(loaded)]
 
 
-def mean_loss(patient: Patient) -> float:
-    """Mean negative log-likelihood of `patient.ids` after the first, in nats."""
-    logits = patient.logits([patient.ids])[0, :-1]
-    targets = torch.tensor(patient.ids[1:], device=logits.device)
+def mean_loss(loaded: LoadedVariant) -> float:
+    """Mean negative log-likelihood of `loaded.ids` after the first, in nats."""
+    logits = loaded.logits([loaded.ids])[0, :-1]
+    targets = torch.tensor(loaded.ids[1:], device=logits.device)
     return float(torch.nn.functional.cross_entropy(logits, targets))
 
 
-def _tolerance(patient: Patient) -> float:
-    dtype = patient.model.get_input_embeddings().weight.dtype
-    quantized = patient.variant.precision.startswith("int")
+def _tolerance(loaded: LoadedVariant) -> float:
+    dtype = loaded.model.get_input_embeddings().weight.dtype
+    quantized = loaded.variant.precision.startswith("int")
     return SAME.get(dtype, 0.05) * (2 if quantized else 1)
 
 

@@ -20,7 +20,7 @@ from evalkit.running.quantize import make_checkpoint
 from evalkit.texts.documents import Text, load_text
 
 if TYPE_CHECKING:
-    from evalkit.running.doctor.checks import Patient
+    from evalkit.running.doctor.checks import LoadedVariant
     from evalkit.running.session import LoadedSession
 
 TOKENS = 200
@@ -90,26 +90,26 @@ def _examine(one: Examination, send: Listener) -> tuple[str, tuple[str, ...], tu
     loss = None
     if one.baseline is not None:
         with open_variant(one.baseline, send) as opened:
-            loss = mean_loss(_patient(loaded(opened), one.text))
+            loss = mean_loss(_with_text(loaded(opened), one.text))
         # The variant is loaded when this one is gone.
         del opened
     with open_variant(one.job, send) as opened:
         session = loaded(opened)
-        patient = dataclasses.replace(
-            _patient(session, one.text), tokenizer=session.tokenizer, baseline=loss
+        variant = dataclasses.replace(
+            _with_text(session, one.text), tokenizer=session.tokenizer, baseline=loss
         )
         send(Event(one.job.variant.label, "examining"))
         names = tuple(check.__name__.replace("_", " ") for check in THOROUGH)
-        return session.kernel, names, tuple(examine(patient, THOROUGH))
+        return session.kernel, names, tuple(examine(variant, THOROUGH))
 
 
-def _patient(session: LoadedSession, text: str) -> Patient:
+def _with_text(session: LoadedSession, text: str) -> LoadedVariant:
     """The variant with the first tokens of `text`; raises UsageError where they are too few."""
-    from evalkit.running.doctor.checks import Patient
+    from evalkit.running.doctor.checks import loaded_variant
 
     job = session.job
     limit = int(job.checkpoint.config.get("max_position_embeddings") or TOKENS)
     ids = tuple(session.tokenizer(text)["input_ids"])[: min(TOKENS, limit)]
     if len(ids) < 4:
         raise UsageError("--text has fewer than 4 tokens: give a page of ordinary text")
-    return Patient(session.model, job.variant, job.device, session.kernel, ids=ids)
+    return dataclasses.replace(loaded_variant(session), ids=ids)

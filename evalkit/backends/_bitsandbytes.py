@@ -1,0 +1,122 @@
+"""The linear layers of bitsandbytes: how they are named, counted, unpacked and made at random."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from evalkit.models.kernels import dtype_name
+from evalkit.models.layer_format import LayerFormat, Part
+from evalkit.models.random_weights import DEVIATION, Memory
+
+# It looks for a package that would download kernels from the hub; its absence is no news.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+import bitsandbytes.functional  # noqa: E402
+import bitsandbytes.nn  # noqa: E402
+
+# What the fused 4-bit CPU kernel can repack: rows and columns in these multiples.
+_FUSED_ROWS, _FUSED_COLUMNS = 32, 64
+
+
+def choose_cpu_kernels(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers that the fused CPU kernel cannot repack on the general one.
+
+    It would fail at the first forward pass. On CUDA the switch has no meaning.
+    """
+    for module in model.modules():
+        if _is_4bit(module) and (
+            module.out_features % _FUSED_ROWS or module.in_features % _FUSED_COLUMNS
+        ):
+            module.support_avx512bf16_for_cpu = False
+
+
+def fill_at_random(module: nn.Module, memory: Memory) -> bool:
+    """Give a layer random weights, quantized as transformers does it; False for other modules."""
+    if not (_is_8bit(module) or _is_4bit(module)):
+        return False
+    layer: Any = module
+    layer.weight = random_weight(layer, memory.device)
+    memory.give(layer)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return True
+
+
+def random_weight(layer: Any, device: torch.device) -> Any:
+    """A random quantized weight of the shape and settings of the layer's own, which is on meta."""
+    full = torch.empty(layer.weight.shape, dtype=torch.float16, device=device)
+    full.normal_(0, DEVIATION)
+    settings = dict(layer.weight.__dict__)
+    if _is_4bit(layer):
+        return bitsandbytes.nn.Params4bit(full, requires_grad=False, **settings).to(device)
+    settings.pop("SCB", None)
+    # LLM.int8() quantizes when a weight moves from the CPU to where it will be used.
+    return bitsandbytes.nn.Int8Params(full.cpu(), requires_grad=False, **settings).to(device)
+
+
+def _is_8bit(module: nn.Module) -> bool:
+    return isinstance(module, bitsandbytes.nn.Linear8bitLt)
+
+
+def _is_4bit(module: nn.Module) -> bool:
+    return isinstance(module, bitsandbytes.nn.Linear4bit)
+
+
+def _kernel_8bit(layer: Any, dtype: torch.dtype) -> str:
+    return f"{type(layer).__name__} (int8 × int8, threshold {layer.state.threshold:g})"
+
+
+def _kernel_4bit(layer: Any, dtype: torch.dtype) -> str:
+    fused = layer.weight.device.type == "cpu" and layer.support_avx512bf16_for_cpu
+    compute = "bfloat16, fused" if fused else dtype_name(layer.compute_dtype)
+    return f"{type(layer).__name__} {layer.weight.quant_type} ({compute})"
+
+
+def _unpack_4bit(layer: Any) -> Tensor:
+    # Unpacked in the state's data type; the scales themselves are float32.
+    state = copy.copy(layer.weight.quant_state)
+    state.dtype = torch.float32
+    weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state)
+    return weight.contiguous()
+
+
+def _is_repacked(layer: Any) -> bool:
+    return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
+
+
+def _parts_8bit(layer: Any) -> Iterator[Part]:
+    """The scales of the rows, which move from the weight to the state when the layer runs."""
+    for scale in (getattr(layer.weight, "SCB", None), layer.state.SCB):
+        if isinstance(scale, Tensor):
+            yield "scales", "SCB", scale
+
+
+def _parts_4bit(layer: Any) -> Iterator[Part]:
+    state = layer.weight.quant_state
+    # Double quantization holds the scales of the scales in a second state.
+    for level in (state, getattr(state, "state2", None)):
+        if level is not None:
+            yield "scales", "absmax", level.absmax
+            yield "codebook", "code", level.code
+    if isinstance(offset := getattr(state, "offset", None), Tensor):
+        yield "scales", "offset", offset
+
+
+FORMATS = (
+    LayerFormat("LLM.int8()", _is_8bit, kernel=_kernel_8bit, runs_as_is=True, parts=_parts_8bit),
+    LayerFormat(
+        "4-bit",
+        _is_4bit,
+        kernel=_kernel_4bit,
+        unpack=_unpack_4bit,
+        is_repacked=_is_repacked,
+        parts=_parts_4bit,
+    ),
+)
