@@ -173,7 +173,7 @@ class SuiteOptions(TypedDict, total=False):
     ]
 
 
-class CompareOptions(SuiteOptions, RunOptions, total=False):
+class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
     """The options of `evalkit compare`."""
 
     margin: Annotated[

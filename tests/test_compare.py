@@ -200,7 +200,7 @@ def test_random_weights_measure_speed_and_memory_and_no_quality(tmp_path: Path) 
         assert "perplexity" not in row.metrics
         assert row.metrics["decode_tokens_per_second"].value > 0
     assert result.sentence == "Quality: not measured: random weights."
-    assert result.command.endswith("--weights random --out " + str(tmp_path / "store"))
+    assert result.command.endswith(f"--out {tmp_path / 'store'} --weights random")
     with pytest.raises(evalkit.EvalkitError, match="leave out --text"):
         evalkit.compare("fp32", weights="random", text=["a.txt"], **words)
     with pytest.raises(evalkit.EvalkitError, match="did you mean 'random'"):

@@ -35,8 +35,8 @@ def demo() -> LoadedVariant:
     return LoadedVariant(**(vars(variant) | {"baseline": mean_loss(variant)}))
 
 
-def changed(variant: LoadedVariant, **changes: Any) -> LoadedVariant:
-    return LoadedVariant(**(vars(variant) | {"model": copy.deepcopy(variant.model)} | changes))
+def changed(loaded: LoadedVariant, **changes: Any) -> LoadedVariant:
+    return LoadedVariant(**(vars(loaded) | {"model": copy.deepcopy(loaded.model)} | changes))
 
 
 def found(variant: LoadedVariant) -> dict[str, str]:
