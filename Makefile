@@ -1,6 +1,7 @@
 # make compare   sets up everything and runs the main job on the embedded demo model
 # make test      sets up everything, checks style, types and layers, and runs the tests
 # make test-all  also runs the slow comparisons with lm-eval's own backend
+# make coverage  runs the tests under coverage, child processes included, and prints the total
 # make test-browser  opens the report and JupyterLab in a headless chromium
 # make fuzz      100,000 hostile inputs for every reader, then a minute each guided by coverage
 # make docs      builds the documentation, notebooks rendered, into site/
@@ -11,7 +12,7 @@ ARGS ?=
 # Two workers of two threads each would wait for one another on two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: compare test test-all test-browser fuzz docs lint benchmarks clean
+.PHONY: compare test test-all coverage test-browser fuzz docs lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -50,6 +51,12 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m "not browser" $(ARGS)
+
+coverage: $(VENV)/.dev
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not slow and not browser" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser $(ARGS)

@@ -28,7 +28,7 @@ class VariantError(EvalkitError):
 
 
 class OutOfMemoryError(VariantError):
-    """The variant does not fit, even with the smallest batch."""
+    """The variant does not fit: not with the smallest batch, or not with the one that was asked."""
 
 
 class NotFiniteError(VariantError):
@@ -63,6 +63,19 @@ class InterruptedWorkError(EvalkitError):
 
 class NotComparableError(EvalkitError):
     """Two runs differ in a field that makes their difference meaningless."""
+
+
+# Of CUDA and its libraries (cuBLAS, cuDNN), and of torch's allocator on a CPU.
+_FULL = ("out of memory", "not enough memory", "_status_alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory on the device or the host ran out."""
+    # torch's own class has the name of the one here, and is not imported for it.
+    if isinstance(error, MemoryError) or type(error).__name__ == OutOfMemoryError.__name__:
+        return True
+    words = str(error).lower()
+    return any(full in words for full in _FULL)
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:

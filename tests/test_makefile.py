@@ -21,3 +21,8 @@ def _commands(target: str) -> str:
 def test_compare_is_the_embedded_demo_whatever_card_there_is() -> None:
     """Without a model, a card of 20 GB goes for 14.8 GB of Phi-3 Small."""
     assert "evalkit compare fp16 int8 int4 --model demo" in _commands("compare")
+
+
+def test_coverage_is_a_target_of_its_own() -> None:
+    assert "coverage report" in _commands("coverage")
+    assert "coverage" not in _commands("test")

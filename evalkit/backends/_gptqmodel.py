@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.backends._checks import DTYPES, check_all_quantized
-from evalkit.errors import VariantError
+from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.progress import Event, Listener
 from evalkit.records import OptionValue, Variant
 
@@ -269,12 +269,12 @@ def silence() -> Iterator[None]:
 @contextlib.contextmanager
 def _one_line(variant: Variant) -> Iterator[None]:
     """GPTQModel's own errors as one line; running out of memory stays what it is."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, OSError, VariantError):
+    except (OSError, VariantError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise VariantError(f"GPTQModel cannot make {variant.text}: {first}") from error

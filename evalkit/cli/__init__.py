@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What quantizing a language model costs in quality and buys in speed and memory.",
 )
-
-# The base class of all errors in the words of a command; typer exports only this heir of it.
-_CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 
 @app.callback(invoke_without_command=True)
@@ -66,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = _spread(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)
-    except _CommandLineError as error:
+    except typer.TyperException as error:
         print(f"evalkit: {clean(error.format_message())} (see evalkit --help)", file=sys.stderr)
         sys.exit(2)
     except EvalkitError as error:

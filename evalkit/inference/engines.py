@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from evalkit.errors import VariantError
+from evalkit.errors import VariantError, is_out_of_memory
 
 # Steps before a capture, so that every lazily made buffer and kernel is there.
 _WARM_STEPS = 3
@@ -188,9 +188,9 @@ def prepare_engine(name: str, model: PreTrainedModel, ids: Tensor, length: int) 
         try:
             engine = makers[name](model, length)
             found = generate(engine, ids, steps)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever tracing or capturing a foreign model may raise
+            if is_out_of_memory(error):
+                raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise VariantError(f"engine {name} does not run this model: {first}") from error
         seconds = time.perf_counter() - begun

@@ -9,6 +9,7 @@ come: a step writes one slot instead of copying everything before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from evalkit.errors import NotFiniteError
 from evalkit.inference.decode_batch import DecodeBatch, Row
 from evalkit.inference.decoding import Chooser, Decoding, Stopping
-from evalkit.inference.prefix import Budget, PrefixRunner, Step
+from evalkit.inference.prefix import PrefixRunner, Step
 from evalkit.scoring.batching import short_rope_length
 
 
@@ -76,7 +77,7 @@ class _Generation:
         finish: Callable[[Row], None],
     ) -> None:
         # New rows join when the active ones have left half of the cache.
-        half = Budget(runner.budget.batch_tokens, runner.budget.cache_tokens // 2)
+        half = replace(runner.budget, cache_tokens=runner.budget.cache_tokens // 2)
         self.runner = PrefixRunner(runner.forward, half, runner.on_halved)
         self.chooser = chooser
         self.stopping = stopping

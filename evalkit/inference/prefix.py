@@ -9,7 +9,6 @@ positions, which keeps sliding-window and block-sparse attention exact.
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from evalkit.errors import OutOfMemoryError
 from evalkit.inference.prefix_cache import KeyValues, extending, recording
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
 from evalkit.scoring.batching import short_rope_length
-from evalkit.scoring.engine import is_out_of_memory
+from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward
 
 # Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
@@ -38,11 +36,13 @@ _SMALL_BATCH = 1 / 8
 class Budget:
     """Bounds of one batch: tokens run, and tokens whose keys and values are held.
 
-    Batches are a function of the sequences and of these two numbers only.
+    Batches are a function of the sequences and of these two numbers only, unless one does not fit
+    in memory and `halve` allows to halve it.
     """
 
     batch_tokens: int = 4096
     cache_tokens: int = 32768
+    halve: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class PrefixRunner:
             reserve: keep the keys and values of every step, in batches that leave room for this
                 many more tokens a row.
 
-        Raises evalkit's OutOfMemoryError when a single row does not fit.
+        Raises evalkit's OutOfMemoryError when a single row does not fit, or a batch that the budget
+        does not allow to halve.
         """
         limit = short_rope_length(self.model.config)
         longer = {i: t for i, t in enumerate(sequences) if limit and len(t) > limit}
@@ -129,7 +130,8 @@ class PrefixRunner:
                 continue
             step = self._try_step(batch, parent, plan)
             if step is None:
-                waiting.extend(self._halves(batch))
+                waiting.extend(halves(batch))
+                self._tell_halved(len(waiting[-1]))
                 continue
             yield step
             below = [_Row(child, i) for i, row in enumerate(batch) for child in row.node.children]
@@ -142,27 +144,18 @@ class PrefixRunner:
     def _try_step(self, batch: list[_Row], parent: KeyValues | None, plan: _Plan) -> Step | None:
         """One forward pass; None when it did not fit in memory and can be halved."""
         keep = plan.reserve is not None or any(row.node.children for row in batch)
-        try:
-            return self._step(batch, parent, keep)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise OutOfMemoryError(
-                    f"one sequence of {batch[0].node.end} tokens does not fit in memory: "
-                    "lower the context length or take a smaller variant"
-                ) from error
-        # Only here, outside the handler, are the tensors of the failed batch gone.
-        gc.collect()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
+        longest = f"sequence of {max(row.node.end for row in batch)} tokens"
+        return run_or_halve(
+            lambda: self._step(batch, parent, keep),
+            len(batch),
+            longest,
+            self.model.device,
+            halve=self.budget.halve,
+        )
 
-    def _halves(self, batch: list[_Row]) -> list[list[_Row]]:
-        middle = (len(batch) + 1) // 2
+    def _tell_halved(self, rows: int) -> None:
         if self.on_halved is not None:
-            self.on_halved(middle)
-        return [batch[middle:], batch[:middle]]
+            self.on_halved(rows)
 
     def _batches(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> list[list[_Row]]:
         """Rows by falling length, as many a batch as the budget admits.

@@ -15,10 +15,6 @@ from evalkit.inference.prefix import PrefixRunner, Step
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens
 from evalkit.scoring.head import Forward
 
-# Logits of one head call: below 32 MiB the C library reuses a block, larger ones are mapped and
-# zeroed anew. Fewer rows would leave the head bound by reading its weights.
-_LOGITS_AT_ONCE = 6 * 2**20
-_ROWS_AT_ONCE = 64
 _QUOTED = 40
 
 
@@ -150,7 +146,7 @@ def _score(
     scored = states.flatten(0, 1)[torch.from_numpy(places).to(states.device)]
     values = np.empty(len(wanted.targets), dtype=np.float64)
     greedy = np.empty(len(wanted.targets), dtype=bool)
-    at_once = max(_ROWS_AT_ONCE, _LOGITS_AT_ONCE // forward.vocabulary)
+    at_once = forward.rows_at_once
     for low in range(0, len(scored), at_once):
         here = np.flatnonzero((back >= low) & (back < low + at_once))
         of = torch.from_numpy(back[here] - low).to(scored.device)

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 import evalkit.models.phi3_small  # noqa: F401  registers the architecture with the Auto classes
-from evalkit.errors import ModelError
+from evalkit.errors import ModelError, is_out_of_memory
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.offload import placement
 
@@ -91,9 +91,9 @@ def load_causal_lm(
                 ignore_mismatched_sizes=True,
                 **options,
             )
-    except torch.OutOfMemoryError:
-        raise
     except _LOADING_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path} cannot be loaded: {_first_line(error)}") from error
     _check_report(path, report)
     model.eval()

@@ -18,7 +18,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
+from evalkit.errors import (
+    EvalkitError,
+    InterruptedWorkError,
+    OutOfMemoryError,
+    VariantError,
+    is_out_of_memory,
+)
 from evalkit.progress import Event, Listener
 
 PRELOAD = ["evalkit.running.preload"]
@@ -163,8 +169,6 @@ def _child(task: Task, job: Any, sender: Connection, gpus: str | None) -> None:
         outcome = ("interrupted", None)
     except EvalkitError as error:
         outcome = ("error", error)
-    except MemoryError as error:
-        outcome = ("error", OutOfMemoryError(f"out of memory: {error or 'this machine is full'}"))
     except BaseException as error:
         outcome = ("error", _unexpected(error))
     sender.send(outcome)
@@ -175,8 +179,8 @@ def _unexpected(error: BaseException) -> EvalkitError:
     if os.environ.get("EVALKIT_DEBUG"):
         traceback.print_exception(error)
     first = (str(error).strip().splitlines() or [""])[0]
-    if type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error):
-        return OutOfMemoryError(f"out of memory: {first}")
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"out of memory: {first or 'this machine is full'}")
     return VariantError(f"{type(error).__name__}: {first} (--debug shows where)")
 
 

@@ -7,7 +7,6 @@ exist, and nothing is kept from batch to batch, so memory depends on the budget,
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,19 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evalkit.errors import OutOfMemoryError, UsageError, VariantError, unknown
+from evalkit.errors import UsageError, VariantError, unknown
 from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short_rope_length
+from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward, open_forward
 from evalkit.scoring.reference import Reference, ReferenceWriter, window_sample
 from evalkit.scoring.statistics import NEEDS_REFERENCE, STATISTICS, TokenStatistics
 from evalkit.texts.windows import Windows
-
-# Float32 logits of one head call. On the CPU below the C library's largest threshold for separate
-# mappings (32 MiB): such blocks are reused, larger ones are mapped and zeroed each time.
-_CHUNK_BYTES = 24 * 2**20
-_CUDA_CHUNK_BYTES = 2**27
-# Fewer rows would leave the head bound by reading its weights.
-_CHUNK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,7 @@ def score_windows(
     reference: Reference | None = None,
     record: ReferenceWriter | None = None,
     done: Collection[int] = (),
+    halve: bool = True,
     on_batch_halved: Callable[[int], None] | None = None,
 ) -> Iterator[ScoredBatch]:
     """Score all windows but those of `done`, batch by batch, the longest first.
@@ -68,10 +62,12 @@ def score_windows(
         reference: the baseline's stored rows, opened for this model.
         record: stores this model's rows; when a batch is yielded, its rows are on the disk.
         done: windows that were scored before.
+        halve: whether a batch that does not fit in memory may be halved; without it the values of
+            every window come from the planned batches or not at all.
         on_batch_halved: told the new budget in tokens each time a batch did not fit in memory.
 
     Raises:
-        OutOfMemoryError: a single window does not fit.
+        OutOfMemoryError: a single window does not fit, or a batch that may not be halved.
         VariantError: logits are not numbers, or the vocabulary is not the baseline's.
         StoreError: the reference cannot be read or written.
     """
@@ -80,7 +76,7 @@ def score_windows(
         opened.forward if opened else open_forward(model, window_sample(windows, model.device))
     )
     _check(statistics, reference, forward)
-    scorer = _Scorer(forward, windows, frozenset(statistics), reference, record)
+    scorer = _Scorer(forward, windows, frozenset(statistics), reference, record, halve)
     plan = plan_batches(
         windows.lengths - 1,
         batch_tokens,
@@ -92,12 +88,12 @@ def score_windows(
     while waiting:
         batch = waiting.pop()
         if len(batch) > 1 and scorer.tokens(batch) > limit:
-            waiting.extend(_halves(batch))
+            waiting.extend(halves(batch))
             continue
         scored = scorer.try_batch(batch)
         if scored is None:
             limit = scorer.tokens(batch) // 2
-            waiting.extend(_halves(batch))
+            waiting.extend(halves(batch))
             notes += (f"out of memory: the batch was halved to {limit} tokens",)
             if on_batch_halved is not None:
                 on_batch_halved(limit)
@@ -120,12 +116,6 @@ def _check(statistics: Collection[str], reference: Reference | None, forward: Fo
         )
 
 
-def _halves(batch: Indexes) -> list[Indexes]:
-    """The second and the first half: batches are taken from the end."""
-    middle = (len(batch) + 1) // 2
-    return [batch[middle:], batch[:middle]]
-
-
 class _Scorer:
     """Scores one batch at a time."""
 
@@ -136,15 +126,15 @@ class _Scorer:
         names: frozenset[str],
         reference: Reference | None,
         record: ReferenceWriter | None,
+        halve: bool,
     ) -> None:
         self.forward = forward
         self.windows = windows
         self.names = names
         self.reference = reference if names & NEEDS_REFERENCE else None
         self.record = record
+        self.halve = halve
         self.device = forward.model.device
-        size = _CHUNK_BYTES if self.device.type == "cpu" else _CUDA_CHUNK_BYTES
-        self.chunk_rows = max(_CHUNK_ROWS, size // (4 * forward.vocabulary))
         self.statistics = TokenStatistics(names | {"nll"}, forward.vocabulary, self.device)
 
     def tokens(self, batch: Indexes) -> int:
@@ -153,21 +143,10 @@ class _Scorer:
 
     def try_batch(self, batch: Indexes) -> dict[str, NDArray[Any]] | None:
         """Columns of `batch`; None when it did not fit in memory and can be halved."""
-        try:
-            return self._score(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise OutOfMemoryError(
-                    f"one window of {self.tokens(batch)} tokens does not fit in memory: lower the "
-                    "context length or take a smaller variant"
-                ) from error
-        # Only here, outside the handler, are the tensors of the failed batch gone.
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
+        longest = f"window of {int(self.windows.lengths[batch].max() - 1)} tokens"
+        return run_or_halve(
+            lambda: self._score(batch), len(batch), longest, self.device, halve=self.halve
+        )
 
     @torch.inference_mode()
     def _score(self, batch: Indexes) -> dict[str, NDArray[Any]]:
@@ -209,8 +188,9 @@ class _Scorer:
         """The statistics of scored tokens with `rows` (tokens, width), chunk by chunk."""
         stored = self.reference.rows(batch) if self.reference is not None else None
         chunks = []
-        for start in range(0, len(rows), self.chunk_rows):
-            part = slice(start, start + self.chunk_rows)
+        at_once = self.forward.rows_at_once
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
             theirs = None
             if self.reference is not None and stored is not None:
                 theirs = self.reference.logits(stored[part].to(self.device))
@@ -226,11 +206,3 @@ class _Scorer:
                 f"the logits of window {window[wrong][0]} are not numbers (NaN): float16 overflows "
                 "in this model, or its weights are damaged; try bf16 or fp32"
             )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory on the device or the host ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = str(error).lower()
-    return "not enough memory" in words or "out of memory" in words

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evalkit.errors import is_out_of_memory
 from evalkit.scoring.batching import short_rope_length
 
 Kind = Literal["hidden", "logits"]
@@ -28,6 +29,12 @@ MASKED_BELOW = -3e4
 _LARGEST_ROUNDING = 0.05
 # Up to here the matrix product of a CPU is bound by reading the head's weights.
 _FEW_ROWS = 24
+# Float32 logits of one call of the head. On a CPU below the C library's largest threshold for
+# separate mappings (32 MiB): such blocks are reused, larger ones are mapped and zeroed each time.
+_LOGITS_BYTES = 24 * 2**20
+_CUDA_LOGITS_BYTES = 2**27
+# Fewer rows would leave the head bound by reading its weights.
+_FEWEST_AT_ONCE = 64
 # Longer prompts are read in chunks: neither activations nor the attention mask of a pass, which has
 # a column for every token before it, may grow with the square of the context.
 WHOLE_TOKENS, CHUNK_TOKENS = 8192, 2048
@@ -115,6 +122,12 @@ class Forward:
         """What a row is."""
         return "logits" if self.head is None else "hidden"
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are taken through the head in one call, so that their logits stay small."""
+        size = _LOGITS_BYTES if self.model.device.type == "cpu" else _CUDA_LOGITS_BYTES
+        return max(_FEWEST_AT_ONCE, size // (4 * self.vocabulary))
+
     def rows(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows (batch, length, width) of `ids` (batch, length); long ones in chunks."""
         if ids.shape[1] <= WHOLE_TOKENS or mask is not None:
@@ -165,9 +178,9 @@ def open_forward(model: PreTrainedModel, sample: Tensor, *, stored: bool = False
             hidden = output.last_hidden_state
             linear = plain_head(model) if stored else None
             rebuilt = OutputHead(model, body, type(output), linear)(hidden[0])
-        except torch.OutOfMemoryError:
-            raise
         except _TRIED as error:
+            if is_out_of_memory(error):
+                raise
             reasons.append(str(error).strip().partition("\n")[0] or type(error).__name__)
             continue
         if not same_logits(rebuilt, own[0]):

@@ -162,6 +162,21 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
         score_requests(runner, requests, max_length=100)
 
 
+def test_a_batch_that_may_not_be_halved_ends_in_one_line() -> None:
+    model = model_of("llama-tied")
+    halved: list[int] = []
+    runner = runner_of(model, Budget(512, 4096, halve=False), on_halved=halved.append)
+
+    def limited(_module: Any, _arguments: Any, keywords: dict[str, Any]) -> None:
+        if keywords["input_ids"].numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.model.register_forward_pre_hook(limited, with_kwargs=True)
+    with pytest.raises(OutOfMemoryError, match="not halved because the numbers"):
+        score_requests(runner, questions(), max_length=100)
+    assert not halved
+
+
 def test_the_softmax_may_keep_the_type_of_the_logits() -> None:
     model = model_of("phi-3").to(torch.bfloat16)
     own, _ = score_requests(runner_of(model), questions(), max_length=100)

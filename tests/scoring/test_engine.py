@@ -14,7 +14,7 @@ from scoring_models import CONFIGS, build, disturbed, oracle, ragged_windows, wi
 from transformers import PreTrainedModel
 
 from evalkit.errors import OutOfMemoryError, UsageError, VariantError
-from evalkit.scoring.engine import ScoredBatch, is_out_of_memory, score_windows
+from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.scoring.statistics import STATISTICS
 from evalkit.texts.windows import Windows
@@ -189,12 +189,27 @@ def test_a_window_that_does_not_fit_ends_in_one_line() -> None:
         list(score_windows(model, windows, batch_tokens=64, statistics={"nll"}))
 
 
+def test_a_batch_that_may_not_be_halved_ends_in_one_line() -> None:
+    model = build("phi-3")
+    memory = SmallMemory(model, 100, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(OutOfMemoryError, match="a batch of 16 rows, the longest a window of 32"):
+        list(
+            score_windows(
+                model,
+                ragged_windows([33] * 16),
+                batch_tokens=512,
+                statistics={"nll"},
+                halve=False,
+            )
+        )
+    assert sum(size > 100 for size in memory.sizes) == 1
+
+
 def test_other_errors_of_a_model_are_not_taken_for_memory() -> None:
     model = build("phi-3")
     SmallMemory(model, 70, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(score_windows(model, ragged_windows([80]), batch_tokens=64, statistics={"nll"}))
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_a_window_longer_than_the_budget_is_a_batch_of_its_own() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.analysis.sweep import next_batch
-from evalkit.errors import VariantError
+from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, unfragmented
 from evalkit.progress import Event, Listener
 from evalkit.records.bench import SoakSample
@@ -147,7 +146,7 @@ class _Bench:
 
     def _point(self, batch: int, context: int) -> Iterator[PhaseResult]:
         """Prefill and decode at one batch and context; out of memory is a result."""
-        import torch
+        from evalkit.scoring.halving import release_memory
 
         stop_if_asked()
         label = self.round.job.variant.label
@@ -155,7 +154,9 @@ class _Bench:
         try:
             self._check_room(batch)
             yield from self._measure(batch, context)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             message = (str(error).strip().splitlines() or ["out of memory"])[0]
             for phase in ("prefill", "decode"):
                 yield PhaseResult(phase, batch, context, "out_of_memory", message)
@@ -163,9 +164,7 @@ class _Bench:
             for phase in ("prefill", "decode"):
                 yield PhaseResult(phase, batch, context, "failed", str(error))
         finally:
-            gc.collect()
-            if self.round.job.device != "cpu":
-                torch.cuda.empty_cache()
+            release_memory(self.round.job.device)
 
     def _check_room(self, batch: int) -> None:
         """On a CPU, end a sweep before memory does: the next point takes what the last took, and
