@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evalkit import plugins
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
     Option,
     check_device,
     check_installed,
+    method_label,
     resolved_options,
 )
+from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from evalkit.models.loading import Loaded
@@ -23,10 +26,29 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "label",
+    "method_label",
     "parse_variant",
     "resolved_options",
+    "run_settings",
     "spec_of",
 ]
+
+
+def label(variant: Variant) -> str:
+    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8()"."""
+    backend = plugins.load("backends", variant.backend)
+    if hasattr(backend, "label"):
+        return str(backend.label(variant))
+    return method_label(variant, variant.backend)
+
+
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """Names of the settings of a run that change the numbers of `variant`, such as batch_tokens."""
+    backend = plugins.load("backends", variant.backend)
+    if hasattr(backend, "run_settings"):
+        return tuple(backend.run_settings(variant))
+    return ()
 
 
 def for_scoring(loaded: Loaded, device: str) -> Loaded:

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalkit.backends._spec import BackendSpec
+from evalkit.backends import label, run_settings, spec_of
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules, unquantized_layers
 from evalkit.models.storage import named_tensors
-from evalkit.plugins import load
 from evalkit.records import Variant
 from evalkit.records.findings import Finding, Level
 
@@ -88,8 +87,10 @@ def layers_are_as_promised(patient: Patient) -> Iterator[Finding]:
     """A quantized variant has no full layer in its decoder, a full one no quantized layer."""
     full = unquantized_layers(patient.model)
     linears = [name for name, _ in linear_modules(patient.model)]
-    spec: BackendSpec = load("backends", patient.variant.backend).SPEC
-    promised = patient.variant.precision.startswith(("int", "nf", "fp4")) and not spec.simulates
+    promised = (
+        patient.variant.precision.startswith(("int", "nf", "fp4"))
+        and not spec_of(patient.variant).simulates
+    )
     if promised and full:
         yield _problem(
             "layers", f"left unquantized: {_listed(full)}",
@@ -243,10 +244,10 @@ def neighbours_do_not_matter(patient: Patient) -> Iterator[Finding]:
     alone, together = patient.logits([mine])[0], patient.logits([mine, other])[0]
     if (difference := _difference(alone, together)) <= _tolerance(patient):
         return
-    by_design = patient.variant.backend == "bitsandbytes" and patient.variant.precision == "int8"
+    by_design = "batch_tokens" in run_settings(patient.variant)
     level: Level = "information" if by_design else "warning"
     why = (
-        "LLM.int8() chooses its 16-bit columns from all tokens of a batch"
+        f"by design: {label(patient.variant)} depends on all tokens of a batch"
         if by_design
         else "scores then depend on what else is in the batch"
     )
