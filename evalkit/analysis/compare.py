@@ -50,7 +50,7 @@ class Measured:
     """One variant with its runs (probes, texts, tasks) and the raw values behind them.
 
     `tokens` is the pass over the texts, `noise` the baseline's second pass with another batch
-    size, `tasks` the per-item values of each task score.
+    size, `tasks` the per-item values of each task score. `label` is what the row is called.
     """
 
     variant: Variant
@@ -58,6 +58,7 @@ class Measured:
     tokens: TokenTable | None = None
     noise: TokenTable | None = None
     tasks: Mapping[str, ItemScores] = field(default_factory=dict)
+    label: str = ""
 
     def measurements(self) -> dict[str, Measurement]:
         """Every measurement of the runs by metric; the newest of a metric counts."""
@@ -186,6 +187,7 @@ def _row(
         slices=slices,
         notes=tuple(dict.fromkeys(note for run in one.runs for note in run.notes)),
         runs=tuple(run.id for run in one.runs),
+        label=one.label,
     )
 
 

@@ -11,6 +11,7 @@ from evalkit.backends._spec import (
     Option,
     check_device,
     check_installed,
+    method_label,
     resolved_options,
 )
 from evalkit.records import Variant
@@ -25,12 +26,30 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "label",
     "libraries",
+    "method_label",
     "parse_variant",
     "resolved_options",
     "run_settings",
     "spec_of",
 ]
+
+
+def label(variant: Variant) -> str:
+    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8()"."""
+    backend = plugins.load("backends", variant.backend)
+    if hasattr(backend, "label"):
+        return str(backend.label(variant))
+    return method_label(variant, variant.backend)
+
+
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """Names of the settings of a run that change the numbers of `variant`, such as batch_tokens."""
+    backend = plugins.load("backends", variant.backend)
+    if hasattr(backend, "run_settings"):
+        return tuple(backend.run_settings(variant))
+    return ()
 
 
 def for_scoring(loaded: Loaded, device: str) -> Loaded:
@@ -46,11 +65,4 @@ def libraries(variant: Variant) -> tuple[str, ...]:
     found: tuple[str, ...] = (
         backend.libraries(variant) if hasattr(backend, "libraries") else backend.SPEC.requires
     )
-    return found
-
-
-def run_settings(variant: Variant) -> tuple[str, ...]:
-    """Names of the settings of a run that change the numbers of `variant`, as its backend says."""
-    backend = plugins.load("backends", variant.backend)
-    found: tuple[str, ...] = getattr(backend, "run_settings", lambda _: ())(variant)
     return found

@@ -12,6 +12,11 @@ A backend is one file in this folder with
 - `content(variant, *, offline, allow_pickle, trust_remote_code, hash_cache) -> str`, where the
   weights are not made from the model's: what identifies them, taken from their content
 - `libraries(variant) -> tuple[str, ...]`, where they are not those of `SPEC.requires`
+- `label(variant) -> str`: what tables and charts call the variant ("int8 LLM.int8()"); it is
+  stored with the row. Without it the backend's name stands for the method (`method_label`)
+- `run_settings(variant) -> tuple[str, ...]`: names of settings of the run that change the numbers
+  of this variant, such as ("batch_tokens",) where a layer looks at all tokens of a batch; none
+  without it
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
@@ -80,6 +85,24 @@ class BackendSpec:
 def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionValue]:
     """Every option that applies to `variant` with its value, defaults included."""
     return {o.name: variant.option(o.name, o.default) for o in spec.options_for(variant.precision)}
+
+
+def method_label(variant: Variant, method: str) -> str:
+    """Precision, method and options in the words of the field, such as "int4 GPTQ g128".
+
+    An empty `method` is left out: plain 16 and 32 bit weights have none.
+    """
+    words = [variant.precision, method]
+    words += [_option_word(name, value) for name, value in variant.options]
+    return " ".join(word for word in words if word)
+
+
+def _option_word(name: str, value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, str):
+        return value
+    return f"g{value}" if name == "group_size" else f"{name}={value}"
 
 
 def check_installed(spec: BackendSpec) -> None:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
-from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.backends._spec import (
+    BackendSpec,
+    Option,
+    check_device,
+    method_label,
+    resolved_options,
+)
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant
 
@@ -60,18 +66,23 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     check_unquantized(checkpoint, variant)
 
 
+def label(variant: Variant) -> str:
+    """The method's own name for INT8; NF4 and FP4 are named by their option."""
+    return method_label(variant, "LLM.int8()" if variant.precision == "int8" else SPEC.name)
+
+
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """LLM.int8() chooses its 16-bit columns from all tokens of a batch, unless there are none."""
+    mixes = variant.precision == "int8" and resolved_options(SPEC, variant)["threshold"] != 0.0
+    return ("batch_tokens",) if mixes else ()
+
+
 def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
     if variant.precision == "int8":
         return _schemes.llm_int8()
     options = resolved_options(SPEC, variant)
     return _schemes.four_bit(str(options["quant_type"]), bool(options["double_quant"]))
-
-
-def run_settings(variant: Variant) -> tuple[str, ...]:
-    """LLM.int8() chooses its 16-bit columns from all tokens of a batch."""
-    mixed = variant.precision == "int8" and resolved_options(SPEC, variant)["threshold"] != 0
-    return ("batch_tokens",) if mixed else ()
 
 
 def prepare() -> None:
@@ -197,7 +208,7 @@ def _config(variant: Variant, options: dict[str, Any]) -> Any:
 
 
 def _notes(variant: Variant) -> tuple[str, ...]:
-    if variant.precision == "int8" and variant.option("threshold", 6.0) != 0.0:
+    if "batch_tokens" in run_settings(variant):
         return (
             "LLM.int8() chooses its 16-bit columns from all tokens of a batch, so results depend "
             "slightly on what is batched together",

@@ -55,6 +55,26 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
         )
 
 
+def label(variant: Variant) -> str:
+    """The directory or hub id."""
+    return _reference(variant)
+
+
+def run_settings(variant: Variant) -> tuple[str, ...]:
+    """Those of LLM.int8(), where its own config.json says that it is made by that method."""
+    from evalkit.models.resolve import resolve_config
+
+    try:
+        made = resolve_config(_reference(variant)).config.get("quantization_config")
+    except ModelError:
+        # What cannot be read is refused by `check`, with the reason.
+        return ()
+    if not isinstance(made, dict) or made.get("quant_method") != "bitsandbytes":
+        return ()
+    mixes = made.get("load_in_8bit") and made.get("llm_int8_threshold", 6.0) != 0.0
+    return ("batch_tokens",) if mixes else ()
+
+
 def scheme(variant: Variant) -> Scheme:
     """How its own config.json says that a linear layer is stored, for the planner."""
     from evalkit.models.resolve import resolve_config

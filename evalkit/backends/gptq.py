@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from evalkit.backends import _gptqmodel, _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
-from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.backends._spec import (
+    BackendSpec,
+    Option,
+    check_device,
+    method_label,
+    resolved_options,
+)
 from evalkit.errors import VariantError
 from evalkit.progress import Listener, ignore
 from evalkit.records import Variant
@@ -65,6 +71,11 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     shapes = decoder_shapes(checkpoint)
     _check_packing(shapes, variant)
     _check_groups(shapes, variant)
+
+
+def label(variant: Variant) -> str:
+    """The method's usual name."""
+    return method_label(variant, "GPTQ")
 
 
 def scheme(variant: Variant) -> Scheme:

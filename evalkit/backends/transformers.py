@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_unquantized
-from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.backends._spec import (
+    BackendSpec,
+    Option,
+    check_device,
+    method_label,
+    resolved_options,
+)
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
@@ -28,6 +34,11 @@ SPEC = BackendSpec(
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
     """Raise VariantError for a checkpoint that is already quantized."""
     check_unquantized(checkpoint, variant)
+
+
+def label(variant: Variant) -> str:
+    """The precision alone: nothing is quantized."""
+    return method_label(variant, "")
 
 
 def scheme(variant: Variant) -> Scheme:

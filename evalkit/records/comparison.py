@@ -35,6 +35,8 @@ class Value:
 class Row:
     """One variant of a comparison.
 
+    `label` is what its backend calls the variant in tables and charts ("int8 LLM.int8()"); empty in
+    results that were stored without it.
     `verdict` is the row's overall finding at the margin, in words fit for a table ("no loss",
     "inconclusive: 900 more items"): over the tasks where there are any, else of perplexity.
     """
@@ -48,6 +50,7 @@ class Row:
     slices: dict[str, dict[str, Value]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)

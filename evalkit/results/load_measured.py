@@ -27,12 +27,13 @@ def load_measured(
     baseline: str,
     *,
     items: bool = True,
+    label: str = "",
 ) -> Measured:
     """One variant's runs with their raw tables.
 
     `baseline` is the run its divergences refer to, empty for the baseline itself; measurements
     against another baseline or of another machine are left out. Values of task items are read
-    where `items` are wanted.
+    where `items` are wanted; `label` is what the row is called.
     """
     chosen = tuple(_chosen(run, machine, baseline) for run in runs)
     tables = {m.metric: m.table for run in chosen for m in run.measurements if m.table}
@@ -42,6 +43,7 @@ def load_measured(
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
         tasks=_task_scores(store, chosen) if items else {},
+        label=label,
     )
 
 

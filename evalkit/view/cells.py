@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from evalkit.records import Comparison, OptionValue, Row, Value, Variant
+from evalkit.records import Comparison, Row, Value
 from evalkit.view import numbers
 
 Cell = Callable[[Value, Value | None], str]
@@ -134,7 +134,7 @@ def slice_grid(comparison: Comparison) -> Grid | None:
             if name in row.slices:
                 against = None if row is base else mine
                 cells = _cells(row.slices[name], against, columns)
-                lines.append(Line(f"  {label(row.variant)}", cells))
+                lines.append(Line(f"  {label(row)}", cells))
     return Grid(tuple(column.title for column in columns), tuple(lines))
 
 
@@ -143,20 +143,9 @@ def baseline_row(comparison: Comparison) -> Row | None:
     return next((row for row in comparison.rows if row.variant.label == comparison.baseline), None)
 
 
-def label(variant: Variant) -> str:
-    """A variant in the words of the field: "fp16", "int8 LLM.int8()", "int4 GPTQ g128"."""
-    if variant.checkpoint is not None:
-        return numbers.clean(variant.checkpoint)
-    words = [variant.precision, method_name(variant)]
-    words += [_option(name, value) for name, value in variant.options]
-    return numbers.clean(" ".join(word for word in words if word))
-
-
-def method_name(variant: Variant) -> str:
-    """The method's usual name, else the backend's; nothing for plain 16 and 32 bit weights."""
-    known = {("int8", "bitsandbytes"): "LLM.int8()", (variant.precision, "gptq"): "GPTQ"}
-    plain = "" if variant.backend == "transformers" else variant.backend
-    return known.get((variant.precision, variant.backend), plain)
+def label(row: Row) -> str:
+    """What a row is called, in its backend's words; the canonical form where none are stored."""
+    return numbers.clean(row.label or row.variant.text)
 
 
 def margin_text(comparison: Comparison) -> str:
@@ -170,7 +159,7 @@ def has(metrics: Mapping[str, Value], metric: str) -> bool:
 
 
 def _line(row: Row, base: Row | None, columns: Iterable[Column]) -> Line:
-    name = label(row.variant)
+    name = label(row)
     if row.status != "ok":
         status = row.status.replace("_", " ")
         message = numbers.clean(row.message)
@@ -198,14 +187,6 @@ def _noise_line(comparison: Comparison, columns: Iterable[Column]) -> Line:
     floor = comparison.noise_floor
     cells = [c.noise(floor[c.metric]) if c.noise and c.metric in floor else "" for c in columns]
     return Line("noise floor", (*cells, ""), finding="noise")
-
-
-def _option(name: str, value: OptionValue) -> str:
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    if isinstance(value, str):
-        return value
-    return f"g{value}" if name == "group_size" else f"{name}={value}"
 
 
 def _number(value: Value) -> float:

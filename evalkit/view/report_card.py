@@ -23,7 +23,7 @@ def render_model_card(comparison: Comparison) -> str:
     metrics of type, name and value. Raises EvalkitError where no quality was measured.
     """
     entries = [
-        {"name": f"{numbers.clean(comparison.model.name)} {label(row.variant)}", "results": results}
+        {"name": f"{numbers.clean(comparison.model.name)} {label(row)}", "results": results}
         for row in comparison.rows
         if row.status == "ok" and (results := list(_results(comparison, row)))
     ]

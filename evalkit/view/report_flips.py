@@ -62,7 +62,7 @@ def flip_section(
     """
     if not flips:
         return None
-    names = {row.variant.label: label(row.variant) for row in comparison.rows}
+    names = {row.variant.label: label(row) for row in comparison.rows}
     chosen = list(_within(MOST_BYTES, (_shown(flip, names) for flip in _in_turn(flips))))
     tasks = tuple(dict.fromkeys(flip.task for flip in chosen))
     variants = tuple(dict.fromkeys(flip.variant for flip in chosen))

@@ -70,7 +70,7 @@ def tasks_table(comparison: Comparison) -> TasksTable | None:
         )
         for score in scores
     ]
-    return TasksTable(tuple(label(row.variant) for row in rows), tuple(lines))
+    return TasksTable(tuple(label(row) for row in rows), tuple(lines))
 
 
 def numbers_table(comparison: Comparison) -> list[NumberLine]:
@@ -120,7 +120,7 @@ def _number_line(name: str, row: Row, value: Value) -> NumberLine:
     shown = numbers.MISSING if value.value is None else _figure(value.value, value.unit)
     return NumberLine(
         metric=numbers.clean(name),
-        variant=label(row.variant),
+        variant=label(row),
         value=f"{shown} {unit}".strip(),
         interval=_bounds(value.low, value.high, value.unit).strip(),
         n=f"{value.n:,}",

@@ -90,7 +90,7 @@ def remarks(comparison: Comparison) -> list[str]:
     found += not_measured(comparison)
     found += [f"note: {numbers.clean(note)}" for note in comparison.notes]
     found += [
-        f"note on {label(row.variant)}: {numbers.clean(note)}"
+        f"note on {label(row)}: {numbers.clean(note)}"
         for row in comparison.rows
         for note in row.notes
     ]
@@ -123,7 +123,7 @@ def _lacks(comparison: Comparison, row: Row, metric: str) -> bool:
 
 
 def _names(rows: Iterable[Row]) -> str:
-    return ", ".join(label(row.variant) for row in rows)
+    return ", ".join(label(row) for row in rows)
 
 
 def _reason(comparison: Comparison, row: Row, metric: str) -> str:

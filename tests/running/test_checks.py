@@ -17,7 +17,14 @@ from evalkit.backends import parse_variant
 from evalkit.demo_data import demo_directory
 from evalkit.models.kernels import kernel_names
 from evalkit.models.loading import load_causal_lm, load_tokenizer
-from evalkit.running.doctor.checks import CHEAP, THOROUGH, LoadedVariant, examine, mean_loss
+from evalkit.running.doctor.checks import (
+    CHEAP,
+    THOROUGH,
+    LoadedVariant,
+    examine,
+    mean_loss,
+    neighbours_do_not_matter,
+)
 from evalkit.texts.documents import load_text
 
 
@@ -197,6 +204,30 @@ def test_faults_of_the_tokenizer(demo: LoadedVariant) -> None:
     assert levels == {"BOS": "warning", "chat template": "warning"}
     lines = [one.what for one in examine(changed(demo, tokenizer=Doubled()), THOROUGH)]
     assert "two BOS tokens" in lines[0]
+
+
+def test_a_fault_in_what_a_library_holds_beside_its_weights(tmp_path: Path) -> None:
+    """The scales of 4-bit weights are no parameters: the backend's formats name them."""
+    from evalkit.backends import bitsandbytes
+
+    variant = parse_variant("int4@bitsandbytes")
+    loaded = bitsandbytes.load(tiny.make_llama(tmp_path), variant, "cpu")
+    variant = LoadedVariant(loaded.model, variant, "cpu", loaded.kernel, formats=loaded.formats)
+    assert examine(variant, CHEAP) == []
+    layer: Any = loaded.model.get_submodule("model.layers.0.mlp.up_proj")
+    layer.weight.quant_state.absmax[0] = float("nan")
+    (finding,) = examine(variant, CHEAP)
+    assert finding.what == "NaN or infinite values in model.layers.0.mlp.up_proj.absmax"
+
+
+def test_a_method_that_looks_at_the_whole_batch_is_no_fault(demo: LoadedVariant) -> None:
+    levels = {}
+    for words in ("int8", "int8@bitsandbytes,threshold=0"):
+        variant = changed(demo, variant=parse_variant(words))
+        neighbours(variant.model)
+        (finding,) = neighbours_do_not_matter(variant)
+        levels[words] = finding.level
+    assert levels == {"int8": "information", "int8@bitsandbytes,threshold=0": "warning"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.summaries import TokenTable
+from evalkit.backends import label
 from evalkit.records import (
     Comparison,
     Environment,
@@ -179,7 +180,10 @@ def _row(
         name: _tokens(place, width, 1 + number) for number, name in enumerate(texts) if texts[1:]
     }
     verdict = "baseline" if place == 0 else "no loss" if place < count / 2 else "worse"
-    return Row(variant, "ok", "", "Linear", verdict, metrics, slices, runs=(f"run{place}",))
+    return Row(
+        variant, "ok", "", "Linear", verdict, metrics, slices,
+        runs=(f"run{place}",), label=label(variant),
+    )  # fmt: skip
 
 
 def _probes(place: int, width: float) -> dict[str, Value]:

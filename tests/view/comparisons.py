@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evalkit.backends import label
 from evalkit.records import (
     Comparison,
     Environment,
@@ -93,6 +94,8 @@ def row(variant: Variant, factor: float | None = None, **changes: Any) -> Row:
         "metrics": metrics,
         "runs": (f"run-{variant.precision}",),
     }
+    if "label" not in changes:
+        given["label"] = label(variant)
     return Row(**(given | changes))
 
 

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from evalkit.records import Comparison, Environment, Model, Row, Suite, TextSlice, Value, Variant
-from evalkit.view.cells import label
+from evalkit.records import (
+    Comparison,
+    Environment,
+    Model,
+    Row,
+    Suite,
+    TextSlice,
+    Value,
+    Variant,
+    from_json,
+    to_json,
+)
 from evalkit.view.table import print_table, table_text
 
 FAILED = row(
@@ -166,14 +176,15 @@ def test_long_names_lose_their_middle() -> None:
     assert "…" in table_text(comparison(row(FP16), row(wide, 2.0)))
 
 
-def test_labels_are_in_the_words_of_the_field() -> None:
-    assert label(FP16) == "fp16"
-    assert label(INT4) == "int4 GPTQ g128"
-    options = (("double_quant", True), ("quant_type", "nf4"), ("threshold", 6.0))
-    assert label(Variant("int4", "bitsandbytes", options)) == (
-        "int4 bitsandbytes double_quant nf4 threshold=6.0"
-    )
-    assert label(Variant("int4", "gptq", (("sym", False),))) == "int4 GPTQ no sym"
+def test_a_row_is_called_as_its_backend_said_when_it_was_measured() -> None:
+    """Also where that backend is not installed: the name is stored with the row."""
+    ternary = Variant("ternary", "bitnet", (("group_size", 64),), asked="ternary@bitnet")
+    stored = to_json(comparison(row(FP16), row(ternary, 2.0, label="BitNet b1.58")))
+    assert "BitNet b1.58   ÷ 2.0" in table_text(from_json(Comparison, stored))
+    for one in stored["rows"]:
+        del one["label"]
+    older = table_text(from_json(Comparison, stored))
+    assert "ternary@bitnet,group_size=64   ÷ 2.0" in older
 
 
 def test_text_from_models_is_neither_markup_nor_commands() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
+from evalkit.backends import label
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
@@ -158,6 +159,7 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
             tuple(_stored(store, job, part) for part in job.parts),
             job.environment.machine,
             "" if job.is_baseline else job.reference,
+            label=label(job.variant),
         )
         for job in plan.jobs
     ]

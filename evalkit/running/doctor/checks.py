@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evalkit.backends import BackendSpec, run_settings
+from evalkit.backends import label, run_settings, spec_of
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules, unquantized_layers
 from evalkit.models.storage import named_tensors
-from evalkit.plugins import load
 from evalkit.records import Variant
 from evalkit.records.findings import Finding, Level
 
@@ -102,8 +101,10 @@ def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
     """A quantized variant has no full layer in its decoder, a full one no quantized layer."""
     full = unquantized_layers(loaded.model)
     linears = [name for name, _ in linear_modules(loaded.model)]
-    spec: BackendSpec = load("backends", loaded.variant.backend).SPEC
-    promised = loaded.variant.precision.startswith(("int", "nf", "fp4")) and not spec.simulates
+    promised = (
+        loaded.variant.precision.startswith(("int", "nf", "fp4"))
+        and not spec_of(loaded.variant).simulates
+    )
     if promised and full:
         yield _problem(
             "layers", f"left unquantized: {_listed(full)}",
@@ -260,7 +261,7 @@ def neighbours_do_not_matter(loaded: LoadedVariant) -> Iterator[Finding]:
     by_design = "batch_tokens" in run_settings(loaded.variant)
     level: Level = "information" if by_design else "warning"
     why = (
-        "LLM.int8() chooses its 16-bit columns from all tokens of a batch"
+        f"by design: {label(loaded.variant)} depends on all tokens of a batch"
         if by_design
         else "scores then depend on what else is in the batch"
     )

@@ -56,7 +56,7 @@ def entries(comparison: Comparison) -> list[Entry]:
     """Every row with its name and look; the look depends only on the row's place."""
     base = baseline_row(comparison)
     found = []
-    names = _unique([drawable(label(row.variant)) for row in comparison.rows])
+    names = _unique([drawable(label(row)) for row in comparison.rows])
     place = 0
     for row, name in zip(comparison.rows, names, strict=True):
         if row is base:
