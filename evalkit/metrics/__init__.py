@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evalkit import plugins
 from evalkit.metrics._spec import ProbeMetric, Protocol, TokenMetric
+from evalkit.scoring.statistics import find_statistic
 
 __all__ = [
     "ProbeMetric",
@@ -15,17 +16,25 @@ __all__ = [
 ]
 
 
-def token_metrics(convention: str, *, is_baseline: bool) -> list[TokenMetric]:
+# What a server says of given text: the likelihood of its tokens.
+SERVED_STATISTICS = frozenset({"nll"})
+
+
+def token_metrics(
+    convention: str, *, is_baseline: bool, divergence: bool = True
+) -> list[TokenMetric]:
     """The token metrics that apply under a window convention.
 
-    The baseline has no divergence from itself; word and byte perplexity need the counts that only
-    the convention lm-eval defines.
+    The baseline has no divergence from itself: its metrics need no statistic of a reference.
+    Without `divergence` there are no distributions, only the likelihood of the text that a server
+    gives. Word and byte perplexity need the counts that only the convention lm-eval defines.
     """
     return [
         spec
         for spec in _specs()
         if isinstance(spec, TokenMetric)
-        and (not is_baseline or set(spec.needs) <= {"nll"})
+        and (divergence or set(spec.needs) <= SERVED_STATISTICS)
+        and not (is_baseline and any(find_statistic(name).needs_reference for name in spec.needs))
         and (convention == "lm-eval" or not spec.summary.startswith("exp_per_"))
     ]
 

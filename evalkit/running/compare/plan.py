@@ -300,7 +300,7 @@ def _parts(
         needed = [
             (metric.name, metric.version)
             for metric in token_metrics(
-                piece.convention, is_baseline=is_baseline or not template.divergence
+                piece.convention, is_baseline=is_baseline, divergence=template.divergence
             )
         ]
         if is_baseline:
