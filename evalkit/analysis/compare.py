@@ -25,7 +25,18 @@ from evalkit.analysis.task_values import ItemScores, task_values
 from evalkit.analysis.values import finite, value_of
 from evalkit.analysis.verdicts import Margin, Verdict, judge
 from evalkit.errors import NotComparableError
-from evalkit.records import Comparison, Measurement, Model, Row, Run, Status, Suite, Value, Variant
+from evalkit.records import (
+    Column,
+    Comparison,
+    Measurement,
+    Model,
+    Row,
+    Run,
+    Status,
+    Suite,
+    Value,
+    Variant,
+)
 
 # Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
 # differences from the baseline.
@@ -65,8 +76,12 @@ def compare(
     margin: Margin,
     notes: tuple[str, ...] = (),
     store: str = "",
+    columns: tuple[Column, ...] = (),
 ) -> Comparison:
-    """Compare `measured` variants with the first one, the baseline."""
+    """Compare `measured` variants with the first one, the baseline.
+
+    `columns` are those of the table.
+    """
     baseline = measured[0]
     floor = noise_floor(baseline)
     rows = tuple(_row(suite, baseline, one, margin, floor) for one in measured)
@@ -81,6 +96,7 @@ def compare(
         environment=environments[0] if environments else None,
         notes=notes,
         store=store,
+        columns=columns,
     )
     return advise(comparison)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
 from evalkit.errors import StoreError, UsageError, unknown
+from evalkit.metrics import table_columns
 from evalkit.records import Comparison, Flip, Run
 from evalkit.records.bench import Bench
 from evalkit.store.store import Store, read_bench, read_comparison, read_run
@@ -29,11 +31,13 @@ def load_comparison(
 ) -> Comparison:
     """A stored comparison by its id or file, the newest one by default; needs no torch."""
     if comparison is not None and Path(comparison).suffix == ".json":
-        return read_comparison(Path(comparison))
-    folder = Store(store).root / "comparisons"
-    if comparison is None:
-        return read_comparison(_newest(folder, "compare"))
-    return read_comparison(_one(folder, str(comparison)))
+        file = Path(comparison)
+    else:
+        folder = Store(store).root / "comparisons"
+        file = _newest(folder, "compare") if comparison is None else _one(folder, str(comparison))
+    found = read_comparison(file)
+    # Stored before comparisons kept their columns.
+    return found if found.columns else dataclasses.replace(found, columns=table_columns())
 
 
 def load_bench(bench: str | Path | None = None, store: str | Path | None = None) -> Bench:

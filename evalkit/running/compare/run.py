@@ -9,6 +9,7 @@ from functools import partial
 from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError, VariantError
+from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
@@ -164,7 +165,13 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
     ]
     model = dataclasses.replace(plan.model, parameters=_parameters(measured))
     return compare(
-        model, plan.suite, measured, plan.margin, notes=plan.notes, store=str(store.root)
+        model,
+        plan.suite,
+        measured,
+        plan.margin,
+        notes=plan.notes,
+        store=str(store.root),
+        columns=table_columns(),
     )
 
 
