@@ -78,19 +78,23 @@ def chart(
     missing.
     """
     from evalkit.view import charts
-    from evalkit.view.charts import bench
+    from evalkit.view.charts.canvas import write
 
-    if name not in (*charts.CHARTS, *bench.CHARTS):
-        raise unknown("chart", name, [*charts.CHARTS, *bench.CHARTS])
-    if name in bench.CHARTS:
-        opened = result if isinstance(result, Bench) else load_bench(_stored(result), store)
-        figure = bench.draw(name, opened)
+    known = {kind: charts.chart_names(kind) for kind in ("comparison", "bench")}
+    kinds = [kind for kind, names in known.items() if name in names]
+    if not kinds:
+        raise unknown("chart", name, [one for names in known.values() for one in names])
+    if isinstance(result, Comparison | Bench):
+        kind = charts.kind_of(result)
+        if kind not in kinds:
+            raise UsageError(f"a {kind} has no chart {name}: allowed are {', '.join(known[kind])}")
+    if isinstance(result, Bench):
+        drawn = charts.draw(name, result)
+    elif isinstance(result, Comparison) or kinds[0] == "comparison":
+        drawn = charts.draw(name, *_opened(result, store))
     else:
-        kept = result if isinstance(result, Comparison) else _stored(result)
-        comparison, tables = _opened(kept, store)
-        figure = charts.draw(name, comparison, tables)
-    charts.write(figure, Path(out))
-    return Path(out)
+        drawn = charts.draw(name, load_bench(result, store))
+    return write(drawn, Path(out))
 
 
 def report(
@@ -126,14 +130,6 @@ def _comparison(comparison: Comparison | str | Path | None, store: str | Path | 
     if isinstance(comparison, Comparison):
         return comparison
     return load_comparison(comparison, store)
-
-
-def _stored(result: Any) -> Any:
-    """What is not the record of the other kind: a chart of a bench is none of a comparison."""
-    if isinstance(result, Comparison | Bench):
-        kind = type(result).__name__.lower()
-        raise UsageError(f"a {kind} has no such chart: give the other kind of result")
-    return result
 
 
 def _opened(

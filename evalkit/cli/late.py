@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from evalkit.analysis.gate import Limit
+if TYPE_CHECKING:
+    from evalkit.analysis.gate import Limit
 
 
 class CheckCommand(TyperCommand):
@@ -46,8 +47,8 @@ class ChartCommand(TyperCommand):
         params = super().get_params(ctx)
         name: Any = next(param for param in params if param.name == "name")
         kinds = ("comparison", "bench")
-        words = [f"of a {kind} {', '.join(chart_names(kind))}" for kind in kinds]
-        name.help = f"{'; '.join(words)}."
+        words = [f"of a {kind}: {', '.join(chart_names(kind))}." for kind in kinds]
+        name.help = f"A chart {' Or '.join(words)}"
         return params
 
 
@@ -58,13 +59,17 @@ def _options(limits: Mapping[str, Limit]) -> list[Any]:
         pass
 
     declared.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        inspect.Parameter(
-            limit.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(metavar=limit.example, help=limit.help)],
-        )
-        for limit in limits.values()
+        [
+            inspect.Parameter(
+                limit.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    str | None, typer.Option(metavar=limit.example, help=limit.help)
+                ],
+            )
+            for limit in limits.values()
+        ]
     )
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(declared)

@@ -48,10 +48,10 @@ def plan(
         prefill_chunk=prefill_chunk, offline=offline,
     )  # fmt: skip
     if chart is not None:
+        from evalkit.view.charts import draw
         from evalkit.view.charts.canvas import write as write_chart
-        from evalkit.view.charts.plan import plan_chart
 
-        write_chart(plan_chart(found), chart)
+        write_chart(draw("memory", found), chart)
     if format_ is PlanFormat.table:
         plan_table.print_plan(found)
     else:
