@@ -46,10 +46,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from evalkit import plugins
 from evalkit.scoring.batching import padded_inputs, plan_batches
 from evalkit.scoring.engine import score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
-from evalkit.scoring.statistics import STATISTICS
 from evalkit.texts.documents import Text
 from evalkit.texts.encoding import text_encoder
 from evalkit.texts.windows import Windows, make_windows
@@ -129,7 +129,7 @@ class Case:
 
     def divergences(self) -> None:
         reference = Reference.open(self.folder, self.variant, self.windows)
-        self._score(self.variant, STATISTICS, reference=reference)
+        self._score(self.variant, set(plugins.names("statistics")), reference=reference)
 
     def lm_eval(self, batch_size: int) -> Callable[[], Any]:
         from lm_eval.api.instance import Instance

@@ -1,34 +1,32 @@
-"""Discovery of backends and metrics: a file in the folder, or an entry point, is the registration.
+"""Discovery of backends, metrics, statistics and charts: a file in the folder, or an entry point.
 
-The file name is the plugin's name. Listing reads names only and imports nothing.
+The file's name, or the entry point's, is the plugin's name. Listing reads names only and imports
+nothing. Of a backend and of a metric the module is the plugin (its SPEC or SPECS); a statistic and
+a chart are the function of the module that has their name.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from evalkit.errors import unknown
+from evalkit.errors import EvalkitError, unknown
 
-GROUPS = ("backends", "metrics")
-
-
-@cache
-def _sources(group: str) -> dict[str, str]:
-    """Map plugin name to module path for `group` ("backends" or "metrics")."""
-    folder = Path(__file__).parent / group
-    found = {
-        module.name: f"evalkit.{group}.{module.name}"
-        for module in pkgutil.iter_modules([str(folder)])
-        if not module.name.startswith("_")
-    }
-    for entry in metadata.entry_points(group=f"evalkit.{group}"):
-        found.setdefault(entry.name, entry.value)
-    return found
+# The folder of each group; the entry points of other packages are in the group "evalkit.GROUP".
+GROUPS: Mapping[str, str] = {
+    "backends": "backends",
+    "metrics": "metrics",
+    "statistics": "scoring/statistics",
+    "charts.comparison": "view/charts/comparison",
+    "charts.bench": "view/charts/bench",
+    "charts.plan": "view/charts/plan",
+}
 
 
 def names(group: str) -> list[str]:
@@ -37,8 +35,58 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> ModuleType:
-    """Import plugin `name` of `group`; raises UsageError with a suggestion if there is none."""
+    """Import the module of plugin `name` of `group`.
+
+    Raises UsageError with a suggestion if there is none, EvalkitError if the module of another
+    package cannot be imported.
+    """
     sources = _sources(group)
     if name not in sources:
-        raise unknown(group.removesuffix("s"), name, sources)
-    return importlib.import_module(sources[name])
+        raise unknown(_noun(group), name, sources)
+    source = sources[name]
+    try:
+        return importlib.import_module(source)
+    except ImportError as error:
+        if source.startswith("evalkit."):
+            raise
+        raise EvalkitError(
+            f"{_noun(group)} {name!r} cannot be imported from {source} ({error}): mend or uninstall"
+            " the package that names it"
+        ) from error
+
+
+def function(group: str, name: str) -> Any:
+    """Import the function that is plugin `name` of `group`; raises what `load` raises."""
+    module = load(group, name)
+    if not hasattr(module, name):
+        raise EvalkitError(
+            f"{_noun(group)} {name!r}: {module.__name__} has no function {name}; give it the name"
+            " of its file or entry point"
+        )
+    return getattr(module, name)
+
+
+@cache
+def _sources(group: str) -> dict[str, str]:
+    """Map plugin name to module path for `group`, a key of GROUPS."""
+    folder = GROUPS[group]
+    package = f"evalkit.{folder.replace('/', '.')}"
+    found = {
+        module.name: f"{package}.{module.name}"
+        for module in pkgutil.iter_modules([str(Path(__file__).parent / folder)])
+        if not module.name.startswith("_")
+    }
+    for entry in _entry_points().select(group=f"evalkit.{group}"):
+        found.setdefault(entry.name, entry.value)
+    return found
+
+
+@cache
+def _entry_points() -> Any:
+    """The entry points of all installed packages, read once: it takes hundredths of a second."""
+    return metadata.entry_points()
+
+
+def _noun(group: str) -> str:
+    """What one plugin of `group` is called: "backend", "chart"."""
+    return group.partition(".")[0].removesuffix("s")

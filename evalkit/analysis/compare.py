@@ -27,6 +27,7 @@ from evalkit.analysis.verdicts import Margin, Verdict, judge
 from evalkit.analysis.versions import quality_notes, speed_difference
 from evalkit.errors import NotComparableError
 from evalkit.records import (
+    Column,
     Comparison,
     Environment,
     Measurement,
@@ -79,10 +80,12 @@ def compare(
     notes: tuple[str, ...] = (),
     store: str = "",
     environment: Environment | None = None,
+    columns: tuple[Column, ...] = (),
 ) -> Comparison:
     """Compare `measured` variants with the first one, the baseline.
 
     `environment` is that of the machine now; without it the first run's is the comparison's.
+    `columns` are those of the table.
     """
     baseline = measured[0]
     floor = noise_floor(baseline)
@@ -102,6 +105,7 @@ def compare(
         environment=environments[0] if environments else None,
         notes=notes,
         store=store,
+        columns=columns,
     )
     return advise(comparison)
 

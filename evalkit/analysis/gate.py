@@ -5,25 +5,50 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from evalkit.errors import UsageError, unknown
 from evalkit.records import Comparison, Row, Value
 
-_UNITS = {"": 1.0, "%": 0.01, "pp": 0.01, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "tok/s": 1.0}
+# What a unit is worth; any other is that of the metric itself.
+_UNITS = {"%": 0.01, "pp": 0.01, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s*(\S*)\s*")
+
+BYTES = ("kB", "MB", "GB", "TB", "")
+SPEEDS = ("tok/s", "")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit by name: its units, and the worst end of the interval it is compared with."""
+    """A limit that a metric can be judged by; the file of the metric declares it.
+
+    `metric` is its name, or a function from a row to the names of all metrics that are judged.
+    `units` may be written behind the number, "" for none; those unknown here are the metric's own.
+    `judged` says what is held against the
+    limit: the value, its increase as a share of the baseline's, or the loss against the baseline;
+    always the worst end of the interval, the upper one unless it must be `at_least`.
+    """
 
     name: str
-    units: tuple[str, ...]
+    metric: str | Callable[[Row], list[str]]
     example: str
-    metrics: Callable[[Row], list[str]]
-    worst: Callable[[Value], float | None]
+    help: str
+    units: tuple[str, ...] = ("",)
+    judged: Literal["value", "increase", "loss"] = "value"
     at_least: bool = False
+
+    def metrics(self, row: Row) -> list[str]:
+        """Names of the metrics of `row` that are judged."""
+        return [self.metric] if isinstance(self.metric, str) else self.metric(row)
+
+    def worst(self, value: Value) -> float | None:
+        """The worst end of the interval; None where it was not measured."""
+        if self.judged == "increase":
+            return _increase(value)
+        if self.judged == "loss":
+            return None if value.delta_low is None else -value.delta_low
+        end = value.low if self.at_least else value.high
+        return end if end is not None else value.value
 
 
 @dataclass(frozen=True)
@@ -37,22 +62,6 @@ class Judgement:
     message: str
 
 
-def _one(metric: str) -> Callable[[Row], list[str]]:
-    return lambda row: [metric]
-
-
-def _tasks(row: Row) -> list[str]:
-    """Scores that are lost in points: shares of items, not perplexities."""
-    return [
-        name
-        for name, value in row.metrics.items()
-        if "." in name
-        and not name.endswith((".flips", "perplexity", "bits_per_byte"))
-        and value.value is not None
-        and 0 <= value.value <= 1
-    ]
-
-
 def _increase(value: Value) -> float | None:
     """The upper end of the increase over the baseline, as a share of it."""
     if value.delta_high is None or value.delta is None or value.value is None:
@@ -61,67 +70,40 @@ def _increase(value: Value) -> float | None:
     return value.delta_high / base if base else None
 
 
-def _loss(value: Value) -> float | None:
-    return None if value.delta_low is None else -value.delta_low
+def parse_limits(words: Mapping[str, Any], known: Mapping[str, Limit]) -> dict[Limit, float]:
+    """Bounds of limits from words such as {"max_task_loss": "1pp"}; `known` are all there are.
 
-
-def _highest(value: Value) -> float | None:
-    return value.high if value.high is not None else value.value
-
-
-def _lowest(value: Value) -> float | None:
-    return value.low if value.low is not None else value.value
-
-
-LIMITS = {
-    limit.name: limit
-    for limit in (
-        Limit("max_perplexity_increase", ("%",), "2%", _one("perplexity"), _increase),
-        Limit("max_task_loss", ("pp", "%"), "1pp", _tasks, _loss),
-        Limit("max_kl", ("",), "0.05", _one("kl_divergence_mean"), _highest),
-        Limit("min_top1", ("%",), "97%", _one("top1_agreement"), _lowest, at_least=True),
-        Limit("max_memory", ("kB", "MB", "GB", "TB", ""), "8GB", _one("peak_memory_bytes"),
-              _highest),
-        Limit("max_size", ("kB", "MB", "GB", "TB", ""), "5GB", _one("weight_bytes"), _highest),
-        Limit("min_decode_speed", ("tok/s", ""), "40", _one("decode_tokens_per_second"), _lowest,
-              at_least=True),
-        Limit("min_prefill_speed", ("tok/s", ""), "2000", _one("prefill_tokens_per_second"),
-              _lowest, at_least=True),
-    )
-}  # fmt: skip
-
-
-def parse_limits(words: Mapping[str, Any]) -> dict[str, float]:
-    """Limits by name from words such as {"max_task_loss": "1pp"}; names may have hyphens.
-
-    Raises UsageError for an unknown name, a value that is no number, or a unit that does not fit.
+    Names may have hyphens. Raises UsageError for an unknown name, a value that is no number, or a
+    unit that does not fit.
     """
     found = {}
     for key, text in words.items():
         name = str(key).replace("-", "_")
-        if name not in LIMITS:
-            raise unknown("limit", str(key), LIMITS)
-        limit = LIMITS[name]
+        if name not in known:
+            raise unknown("limit", str(key), known)
+        limit = known[name]
         match = _NUMBER.fullmatch(str(text))
         if isinstance(text, bool) or match is None or match[2] not in limit.units:
             raise UsageError(f"{name} {text!r}: write a number such as {limit.example}")
-        found[name] = float(match[1]) * _UNITS[match[2]]
+        found[limit] = float(match[1]) * _UNITS.get(match[2], 1.0)
     if not found:
-        raise UsageError(f"no limit given: name at least one of {', '.join(LIMITS)}")
+        raise UsageError(f"no limit given: name at least one of {', '.join(known)}")
     return found
 
 
-def judge(comparison: Comparison, limits: Mapping[str, float]) -> list[Judgement]:
+def judge(comparison: Comparison, bounds: Mapping[Limit, float]) -> list[Judgement]:
     """Every limit on every variant but the baseline (on the baseline where it is alone).
 
     A variant that failed and a metric that was not measured do not pass.
     """
     rows = comparison.rows[1:] or comparison.rows
-    return [one for row in rows for name, bound in limits.items() for one in _row(row, name, bound)]
+    return [
+        one for row in rows for limit, bound in bounds.items() for one in _row(row, limit, bound)
+    ]
 
 
-def _row(row: Row, name: str, bound: float) -> Iterator[Judgement]:
-    label, limit = row.variant.label, LIMITS[name]
+def _row(row: Row, limit: Limit, bound: float) -> Iterator[Judgement]:
+    label, name = row.variant.label, limit.name
     if row.status != "ok":
         yield Judgement(label, name, "", False, f"{row.status}: {row.message}")
         return

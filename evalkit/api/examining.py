@@ -9,6 +9,7 @@ from evalkit.analysis.gate import Judgement, judge, parse_limits
 from evalkit.api.opening import load_comparison
 from evalkit.declaration import documented, resolved
 from evalkit.errors import UsageError
+from evalkit.metrics import gate_limits
 from evalkit.options import DoctorOptions
 from evalkit.progress import Listener, listening
 from evalkit.records import Comparison
@@ -43,7 +44,7 @@ def check(
     max_perplexity_increase="2%", max_memory="8GB", … Raises UsageError for a limit that is none.
     """
     asked = {**(_read(Path(limits)) if limits is not None else {}), **words}
-    parsed = parse_limits(asked)
+    parsed = parse_limits(asked, gate_limits())
     if not isinstance(comparison, Comparison):
         comparison = load_comparison(comparison, store)
     return judge(comparison, parsed)

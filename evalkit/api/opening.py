@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
 from evalkit.errors import StoreError, UsageError, unknown
+from evalkit.metrics import table_columns
 from evalkit.records import Comparison, Flip, Run
 from evalkit.records.bench import Bench
 from evalkit.store.store import Store, read_bench, read_comparison, read_run
@@ -29,11 +31,13 @@ def load_comparison(
 ) -> Comparison:
     """A stored comparison by its id or file, the newest one by default; needs no torch."""
     if comparison is not None and Path(comparison).suffix == ".json":
-        return read_comparison(Path(comparison))
-    folder = Store(store).root / "comparisons"
-    if comparison is None:
-        return read_comparison(_newest(folder, "compare"))
-    return read_comparison(_one(folder, str(comparison)))
+        file = Path(comparison)
+    else:
+        folder = Store(store).root / "comparisons"
+        file = _newest(folder, "compare") if comparison is None else _one(folder, str(comparison))
+    found = read_comparison(file)
+    # Stored before comparisons kept their columns.
+    return found if found.columns else dataclasses.replace(found, columns=table_columns())
 
 
 def load_bench(bench: str | Path | None = None, store: str | Path | None = None) -> Bench:
@@ -74,19 +78,23 @@ def chart(
     missing.
     """
     from evalkit.view import charts
-    from evalkit.view.charts import bench
+    from evalkit.view.charts.canvas import write
 
-    if name not in (*charts.CHARTS, *bench.CHARTS):
-        raise unknown("chart", name, [*charts.CHARTS, *bench.CHARTS])
-    if name in bench.CHARTS:
-        opened = result if isinstance(result, Bench) else load_bench(_stored(result), store)
-        figure = bench.draw(name, opened)
+    known = {kind: charts.chart_names(kind) for kind in ("comparison", "bench")}
+    kinds = [kind for kind, names in known.items() if name in names]
+    if not kinds:
+        raise unknown("chart", name, [one for names in known.values() for one in names])
+    if isinstance(result, Comparison | Bench):
+        kind = charts.kind_of(result)
+        if kind not in kinds:
+            raise UsageError(f"a {kind} has no chart {name}: allowed are {', '.join(known[kind])}")
+    if isinstance(result, Bench):
+        drawn = charts.draw(name, result)
+    elif isinstance(result, Comparison) or kinds[0] == "comparison":
+        drawn = charts.draw(name, *_opened(result, store))
     else:
-        kept = result if isinstance(result, Comparison) else _stored(result)
-        comparison, tables = _opened(kept, store)
-        figure = charts.draw(name, comparison, tables)
-    charts.write(figure, Path(out))
-    return Path(out)
+        drawn = charts.draw(name, load_bench(result, store))
+    return write(drawn, Path(out))
 
 
 def report(
@@ -122,14 +130,6 @@ def _comparison(comparison: Comparison | str | Path | None, store: str | Path | 
     if isinstance(comparison, Comparison):
         return comparison
     return load_comparison(comparison, store)
-
-
-def _stored(result: Any) -> Any:
-    """What is not the record of the other kind: a chart of a bench is none of a comparison."""
-    if isinstance(result, Comparison | Bench):
-        kind = type(result).__name__.lower()
-        raise UsageError(f"a {kind} has no such chart: give the other kind of result")
-    return result
 
 
 def _opened(

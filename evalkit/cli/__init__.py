@@ -14,6 +14,7 @@ import typer
 
 from evalkit import __version__
 from evalkit.cli import batch, bench, comparing, examining, making, opening, planning, speculating
+from evalkit.cli.late import ChartCommand, CheckCommand
 from evalkit.errors import EvalkitError
 from evalkit.plain_text import clean
 
@@ -48,12 +49,12 @@ for command in (
     batch.batch,
     speculating.speculate,
     examining.doctor,
-    examining.check,
     opening.flips,
-    opening.chart,
     opening.report,
 ):
     app.command()(command)
+app.command(cls=CheckCommand)(examining.check)
+app.command(cls=ChartCommand)(opening.chart)
 app.add_typer(making.data_app, name="data")
 app.command("list")(opening.list_)
 

@@ -28,18 +28,11 @@ def doctor(
 
 
 def check(
+    context: typer.Context,
     run: StoredComparison = None,
     limits: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML of limits: max_task_loss: 1pp")
     ] = None,
-    max_perplexity_increase: Annotated[str | None, typer.Option(metavar="2%")] = None,
-    max_task_loss: Annotated[str | None, typer.Option(metavar="1pp")] = None,
-    max_kl: Annotated[str | None, typer.Option(metavar="0.05")] = None,
-    min_top1: Annotated[str | None, typer.Option(metavar="97%")] = None,
-    max_memory: Annotated[str | None, typer.Option(metavar="8GB")] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="5GB")] = None,
-    min_decode_speed: Annotated[str | None, typer.Option(metavar="40")] = None,
-    min_prefill_speed: Annotated[str | None, typer.Option(metavar="2000")] = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
     ] = None,
@@ -50,13 +43,7 @@ def check(
     from evalkit.store.files import explained
     from evalkit.view import gate
 
-    words = {
-        "max_perplexity_increase": max_perplexity_increase, "max_task_loss": max_task_loss,
-        "max_kl": max_kl, "min_top1": min_top1, "max_memory": max_memory, "max_size": max_size,
-        "min_decode_speed": min_decode_speed, "min_prefill_speed": min_prefill_speed,
-    }  # fmt: skip
-    given = {name: value for name, value in words.items() if value is not None}
-    found = api.check(run, limits, store=out, **given)
+    found = api.check(run, limits, store=out, **context.obj)
     if junit is not None:
         with explained(junit):
             junit.write_text(gate.junit(found), encoding="utf-8")

@@ -30,8 +30,7 @@ def chart(
         str,
         typer.Argument(
             metavar="NAME",
-            help="tradeoff, tradeoff_memory, tasks, flips, divergence, position, slices, memory,"
-            " latency; of a bench batches, contexts, steps, roofline, bench_memory, soak.",
+            help="A chart.",
         ),
     ],
     run: StoredComparison = None,

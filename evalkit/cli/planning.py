@@ -38,10 +38,10 @@ def plan(
 
     found = api.plan(*variants, **options)
     if chart is not None:
+        from evalkit.view.charts import draw
         from evalkit.view.charts.canvas import write as write_chart
-        from evalkit.view.charts.plan import plan_chart
 
-        write_chart(plan_chart(found), chart)
+        write_chart(draw("memory", found), chart)
     if format_ is PlanFormat.table:
         plan_table.print_plan(found)
     else:

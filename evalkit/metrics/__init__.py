@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from evalkit import plugins
+from evalkit.analysis.gate import Limit
+from evalkit.errors import EvalkitError
 from evalkit.metrics._spec import Probe, ProbeMetric, Protocol, TokenMetric
+from evalkit.records import Column
+from evalkit.scoring.statistics import find_statistic
 
 __all__ = [
+    "Column",
+    "Limit",
     "Probe",
     "ProbeMetric",
     "Protocol",
     "TokenMetric",
     "definitions",
+    "gate_limits",
     "probe_metrics",
+    "table_columns",
     "token_metrics",
 ]
 
 
-def token_metrics(convention: str, *, is_baseline: bool) -> list[TokenMetric]:
+# What a server says of given text: the likelihood of its tokens.
+SERVED_STATISTICS = frozenset({"nll"})
+
+
+def token_metrics(
+    convention: str, *, is_baseline: bool, divergence: bool = True
+) -> list[TokenMetric]:
     """The token metrics that apply under a window convention.
 
-    The baseline has no divergence from itself; word and byte perplexity need the counts that only
-    the convention lm-eval defines.
+    The baseline has no divergence from itself: its metrics need no statistic of a reference.
+    Without `divergence` there are no distributions, only the likelihood of the text that a server
+    gives. Word and byte perplexity need the counts that only the convention lm-eval defines.
     """
     return [
         spec
         for spec in _specs()
         if isinstance(spec, TokenMetric)
-        and (not is_baseline or set(spec.needs) <= {"nll"})
+        and (divergence or set(spec.needs) <= SERVED_STATISTICS)
+        and not (is_baseline and any(find_statistic(name).needs_reference for name in spec.needs))
         and (convention == "lm-eval" or not spec.summary.startswith("exp_per_"))
     ]
 
@@ -41,6 +59,31 @@ def definitions() -> list[tuple[str, str, str]]:
     return [(spec.name, spec.unit, spec.definition) for spec in _specs()]
 
 
+def table_columns() -> tuple[Column, ...]:
+    """The columns that metrics declare, in the order of the table."""
+    found = [column for module in _modules() for column in getattr(module, "COLUMNS", ())]
+    return tuple(sorted(found, key=lambda column: column.place))
+
+
+def gate_limits() -> dict[str, Limit]:
+    """The limits that metrics declare, by name; torch is not imported.
+
+    Raises EvalkitError where two metrics declare a limit of the same name.
+    """
+    found: dict[str, Limit] = {}
+    for module in _modules():
+        for limit in getattr(module, "LIMITS", ()):
+            if limit.name in found:
+                raise EvalkitError(
+                    f"{module.__name__} declares the limit {limit.name} again: give it another name"
+                )
+            found[limit.name] = limit
+    return found
+
+
 def _specs() -> list[TokenMetric | ProbeMetric]:
-    modules = [plugins.load("metrics", name) for name in plugins.names("metrics")]
-    return [spec for module in modules for spec in module.SPECS]
+    return [spec for module in _modules() for spec in module.SPECS]
+
+
+def _modules() -> list[ModuleType]:
+    return [plugins.load("metrics", name) for name in plugins.names("metrics")]

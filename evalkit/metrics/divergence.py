@@ -14,8 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.analysis.gate import Limit
 from evalkit.metrics._spec import Columns, TokenMetric
-from evalkit.records import Direction
+from evalkit.records import Column, Direction
 
 Values = Callable[[Columns], NDArray[np.float32]]
 
@@ -100,3 +101,14 @@ SPECS: tuple[TokenMetric, ...] = (
         values=_log_ratio,
     ),
 )
+COLUMNS = (
+    Column("kl_divergence_mean", "KL", "divergence", place=60),
+    Column("top1_agreement", "top-1", "agreement", place=70),
+)
+LIMITS = (
+    Limit("max_kl", "kl_divergence_mean", "0.05", "Mean KL divergence, in nats."),
+    Limit(
+        "min_top1", "top1_agreement", "97%", "Share of tokens with the baseline's top token.",
+        units=("%",), at_least=True,
+    ),
+)  # fmt: skip

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evalkit.analysis.gate import BYTES, Limit
 from evalkit.metrics._spec import Probe, ProbeMetric
-from evalkit.records import Measurement
+from evalkit.records import Column, Measurement
 
 PEAK_MEMORY = ProbeMetric(
     name="peak_memory_bytes",
@@ -23,6 +24,8 @@ PEAK_MEMORY = ProbeMetric(
     " decode.",
 )
 SPECS = (PEAK_MEMORY,)
+COLUMNS = (Column(PEAK_MEMORY.name, "peak", "size", measured_on="model", place=20),)
+LIMITS = (Limit("max_memory", PEAK_MEMORY.name, "8GB", "Peak memory.", units=BYTES),)
 DECODE_TOKENS = 8
 # mallopt(3): parameters, and the thresholds of separate mappings.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.analysis.gate import Limit
 from evalkit.metrics._spec import Columns, TokenMetric
+from evalkit.records import Column
 
 
 def _nll(columns: Columns) -> NDArray[np.float32]:
@@ -45,3 +47,10 @@ SPECS: tuple[TokenMetric, ...] = (
         "(lm-eval's byte_perplexity)",
     ),
 )
+COLUMNS = (Column("perplexity", "perplexity", "difference", place=50),)
+LIMITS = (
+    Limit(
+        "max_perplexity_increase", "perplexity", "2%", "Increase as a share of the baseline's.",
+        units=("%",), judged="increase",
+    ),
+)  # fmt: skip

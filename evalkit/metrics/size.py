@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from evalkit.analysis.gate import BYTES, Limit
 from evalkit.metrics._spec import Probe, ProbeMetric
-from evalkit.records import Measurement
+from evalkit.records import Column, Measurement
 
 WEIGHT_BYTES = ProbeMetric(
     name="weight_bytes",
@@ -23,6 +24,8 @@ BITS_PER_WEIGHT = ProbeMetric(
     per_machine=False,
 )
 SPECS = (WEIGHT_BYTES, BITS_PER_WEIGHT)
+COLUMNS = (Column(WEIGHT_BYTES.name, "size", "size", measured_on="model", place=10),)
+LIMITS = (Limit("max_size", WEIGHT_BYTES.name, "5GB", "Bytes of the weights.", units=BYTES),)
 
 
 def measure(probe: Probe) -> list[Measurement]:

@@ -7,8 +7,9 @@ measured apart.
 
 from __future__ import annotations
 
+from evalkit.analysis.gate import SPEEDS, Limit
 from evalkit.metrics._spec import Probe, ProbeMetric
-from evalkit.records import Measurement
+from evalkit.records import Column, Measurement
 
 PREFILL = ProbeMetric(
     name="prefill_tokens_per_second",
@@ -26,6 +27,20 @@ DECODE = ProbeMetric(
     " dynamic cache, no stop at the end-of-text token.",
 )
 SPECS = (PREFILL, DECODE)
+COLUMNS = (
+    Column(PREFILL.name, "prefill", "speed", measured_on="model", place=30),
+    Column(DECODE.name, "decode", "speed", measured_on="model", place=40),
+)
+LIMITS = (
+    Limit(
+        "min_decode_speed", DECODE.name, "40", "Tokens a second of decode.",
+        units=SPEEDS, at_least=True,
+    ),
+    Limit(
+        "min_prefill_speed", PREFILL.name, "2000", "Tokens a second of prefill.",
+        units=SPEEDS, at_least=True,
+    ),
+)  # fmt: skip
 _WARM_UP = 8
 
 

@@ -6,6 +6,7 @@ into plain dictionaries and back; the store adds the schema version.
 
 from __future__ import annotations
 
+from evalkit.records.column import Column
 from evalkit.records.comparison import Comparison, Flip, Row, Value
 from evalkit.records.run import Direction, Environment, Measurement, Model, Run, Status
 from evalkit.records.serialization import content_hash, from_json, to_json
@@ -13,6 +14,7 @@ from evalkit.records.suite import Suite, TaskSlice, TextSlice
 from evalkit.records.variant import OptionValue, Variant
 
 __all__ = [
+    "Column",
     "Comparison",
     "Direction",
     "Environment",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
+from evalkit.records.column import Column
 from evalkit.records.run import Environment, Model, Status
 from evalkit.records.suite import Suite
 from evalkit.records.variant import Variant
@@ -80,7 +81,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class Comparison(Displayable):
-    """A baseline run and its variants: values, paired differences, verdicts, noise floor."""
+    """A baseline run and its variants: values, paired differences, verdicts, noise floor.
+
+    `columns` are those of the table, as the metrics declare them.
+    """
 
     model: Model
     suite: Suite
@@ -93,6 +97,7 @@ class Comparison(Displayable):
     notes: tuple[str, ...] = ()
     store: str = ""
     command: str = ""
+    columns: tuple[Column, ...] = ()
 
     def flips(self, task: str | None = None) -> Any:
         """The items that changed between right and wrong, to browse in a notebook."""

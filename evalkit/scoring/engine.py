@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evalkit.errors import UsageError, VariantError, unknown
+from evalkit.errors import UsageError, VariantError
 from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short_rope_length
 from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward, open_forward
 from evalkit.scoring.reference import Reference, ReferenceWriter, window_sample
-from evalkit.scoring.statistics import NEEDS_REFERENCE, STATISTICS, TokenStatistics
+from evalkit.scoring.token_statistics import TokenStatistics
 from evalkit.texts.windows import Windows
 
 
@@ -58,8 +58,8 @@ def score_windows(
         model: any causal language model in evaluation mode.
         windows: none longer than the model's context.
         batch_tokens: budget of a batch, see `plan_batches`; the plan is the same for all variants.
-        statistics: names of STATISTICS; all but nll need `reference`.
-        reference: the baseline's stored rows, opened for this model.
+        statistics: names of files in `evalkit.scoring.statistics` or of other packages.
+        reference: the baseline's stored rows, opened for this model, where a statistic needs them.
         record: stores this model's rows; when a batch is yielded, its rows are on the disk.
         done: windows that were scored before.
         halve: whether a batch that does not fit in memory may be halved; without it the values of
@@ -67,6 +67,7 @@ def score_windows(
         on_batch_halved: told the new budget in tokens each time a batch did not fit in memory.
 
     Raises:
+        UsageError: a statistic is unknown, or needs a reference and there is none.
         OutOfMemoryError: a single window does not fit, or a batch that may not be halved.
         VariantError: logits are not numbers, or the vocabulary is not the baseline's.
         StoreError: the reference cannot be read or written.
@@ -75,7 +76,6 @@ def score_windows(
     forward = (
         opened.forward if opened else open_forward(model, window_sample(windows, model.device))
     )
-    _check(statistics, reference, forward)
     scorer = _Scorer(forward, windows, frozenset(statistics), reference, record, halve)
     plan = plan_batches(
         windows.lengths - 1,
@@ -102,11 +102,8 @@ def score_windows(
         notes = ()
 
 
-def _check(statistics: Collection[str], reference: Reference | None, forward: Forward) -> None:
-    for name in statistics:
-        if name not in STATISTICS:
-            raise unknown("statistic", name, STATISTICS)
-    missing = sorted(NEEDS_REFERENCE & set(statistics))
+def _check(statistics: TokenStatistics, reference: Reference | None, forward: Forward) -> None:
+    missing = [name for name, one in statistics.statistics.items() if one.needs_reference]
     if missing and reference is None:
         raise UsageError(f"statistics {', '.join(missing)} need the baseline's reference")
     if reference is not None and reference.layout.vocabulary != forward.vocabulary:
@@ -131,11 +128,13 @@ class _Scorer:
         self.forward = forward
         self.windows = windows
         self.names = names
-        self.reference = reference if names & NEEDS_REFERENCE else None
         self.record = record
         self.halve = halve
         self.device = forward.model.device
+        # The likelihood of the text shows whether logits are numbers.
         self.statistics = TokenStatistics(names | {"nll"}, forward.vocabulary, self.device)
+        _check(self.statistics, reference, forward)
+        self.reference = reference if self.statistics.needs_reference else None
 
     def tokens(self, batch: Indexes) -> int:
         """Size of a batch, padding included."""

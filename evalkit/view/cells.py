@@ -6,24 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from evalkit.records import Comparison, Row, Value
+from evalkit.records import Column, Comparison, Row, Value
 from evalkit.view import numbers
-
-Cell = Callable[[Value, Value | None], str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of one metric.
-
-    `cell` shows a value beside the baseline's, which is None in the baseline's own row and where
-    the two cannot be compared; `noise` shows the noise floor.
-    """
-
-    title: str
-    metric: str
-    cell: Cell
-    noise: Callable[[float], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,26 +28,35 @@ class Grid:
     lines: tuple[Line, ...]
 
 
-def _smaller(show: Callable[[float], str]) -> Cell:
-    def cell(value: Value, base: Value | None) -> str:
-        ratio = _ratio(value, base)
-        return show(_number(value)) if ratio is None else numbers.divided(1 / ratio)
+@dataclass(frozen=True)
+class Writing:
+    """How cells of one kind are written.
 
-    return cell
+    `cell` writes a value beside the baseline's, which is None in the baseline's own row and where
+    the two cannot be compared; `noise` writes the noise floor.
+    """
+
+    cell: Callable[[Value, Value | None], str]
+    noise: Callable[[float], str] | None = None
 
 
-def _faster(value: Value, base: Value | None) -> str:
+def _size(value: Value, base: Value | None) -> str:
+    ratio = _ratio(value, base)
+    return numbers.byte_size(_number(value)) if ratio is None else numbers.divided(1 / ratio)
+
+
+def _speed(value: Value, base: Value | None) -> str:
     ratio = _ratio(value, base)
     return numbers.rate(_number(value)) if ratio is None else numbers.times(ratio)
 
 
-def _perplexity(value: Value, base: Value | None) -> str:
+def _difference(value: Value, base: Value | None) -> str:
     if base is None or value.delta is None:
         return numbers.around(_number(value), value.low, value.high)
     return numbers.difference(value.delta, value.delta_low, value.delta_high)
 
 
-def _tasks(value: Value, base: Value | None) -> str:
+def _points(value: Value, base: Value | None) -> str:
     if base is None or value.delta is None:
         text = numbers.around(
             100 * _number(value), _scaled(value.low), _scaled(value.high), least=1
@@ -73,49 +66,34 @@ def _tasks(value: Value, base: Value | None) -> str:
     return numbers.difference(100 * value.delta, low, high, least=1)
 
 
-COLUMNS = (
-    Column("size", "weight_bytes", _smaller(numbers.byte_size)),
-    Column("peak", "peak_memory_bytes", _smaller(numbers.byte_size)),
-    Column("prefill", "prefill_tokens_per_second", _faster),
-    Column("decode", "decode_tokens_per_second", _faster),
-    Column(
-        "perplexity",
-        "perplexity",
-        _perplexity,
-        lambda floor: f"± {numbers.plain(floor, numbers.places(floor, 2, 2))}",
+WRITINGS: Mapping[str, Writing] = {
+    "size": Writing(_size),
+    "speed": Writing(_speed),
+    "difference": Writing(
+        _difference, lambda floor: f"± {numbers.plain(floor, numbers.places(floor, 2, 2))}"
     ),
-    Column(
-        "KL",
-        "kl_divergence_mean",
-        lambda value, base: numbers.small(_number(value)),
-        numbers.small,
-    ),
-    Column(
-        "top-1",
-        "top1_agreement",
+    "divergence": Writing(lambda value, base: numbers.small(_number(value)), numbers.small),
+    "agreement": Writing(
         lambda value, base: numbers.percent(_number(value)),
         lambda floor: numbers.percent(1 - floor),
     ),
-    Column(
-        "tasks, paired",
-        "tasks_mean",
-        _tasks,
+    "points": Writing(
+        _points,
         lambda floor: f"± {numbers.plain(100 * floor, numbers.places(100 * floor, 2, 1))}",
     ),
-)
-SLICE_METRICS = ("perplexity", "kl_divergence_mean", "top1_agreement")
-# A divergence is measured against the baseline, which therefore has none.
-DIVERGENCES = ("kl_divergence_mean", "top1_agreement")
+}
 
 
 def main_grid(comparison: Comparison) -> Grid:
     """One line a variant, then the noise floor; columns nobody measured are left out."""
-    columns = [c for c in COLUMNS if any(has(row.metrics, c.metric) for row in comparison.rows)]
+    rows = comparison.rows
+    columns = [c for c in comparison.columns if any(has(row.metrics, c.metric) for row in rows)]
     base = baseline_row(comparison)
-    lines = [_line(row, base, columns) for row in comparison.rows]
-    if any(c.noise and c.metric in comparison.noise_floor for c in columns):
-        lines.append(_noise_line(comparison, columns))
-    titles = [column.title for column in columns]
+    lines = [_line(row, base, columns) for row in rows]
+    noise = _noise_line(comparison, columns)
+    if any(noise.cells):
+        lines.append(noise)
+    titles = [numbers.clean(column.title) for column in columns]
     return Grid((*titles, f"verdict at {margin_text(comparison)}"), tuple(lines))
 
 
@@ -124,7 +102,7 @@ def slice_grid(comparison: Comparison) -> Grid | None:
     names = dict.fromkeys(name for row in comparison.rows for name in row.slices)
     if len(names) < 2:
         return None
-    columns = [column for column in COLUMNS if column.metric in SLICE_METRICS]
+    columns = [column for column in comparison.columns if column.measured_on == "texts"]
     base = baseline_row(comparison)
     lines: list[Line] = []
     for name in names:
@@ -135,7 +113,12 @@ def slice_grid(comparison: Comparison) -> Grid | None:
                 against = None if row is base else mine
                 cells = _cells(row.slices[name], against, columns)
                 lines.append(Line(f"  {label(row)}", cells))
-    return Grid(tuple(column.title for column in columns), tuple(lines))
+    return Grid(tuple(numbers.clean(column.title) for column in columns), tuple(lines))
+
+
+def against_baseline(column: Column) -> bool:
+    """Whether the metric is measured against the baseline, which therefore has none."""
+    return column.cell in ("divergence", "agreement")
 
 
 def baseline_row(comparison: Comparison) -> Row | None:
@@ -174,18 +157,21 @@ def _cells(
 ) -> tuple[str, ...]:
     cells = []
     for column in columns:
-        if not has(metrics, column.metric) or (base is None and column.metric in DIVERGENCES):
+        if not has(metrics, column.metric) or (base is None and against_baseline(column)):
             cells.append(numbers.MISSING)
             continue
         value = metrics[column.metric]
         known = base is not None and has(base, column.metric) and value.verdict != "not comparable"
-        cells.append(column.cell(value, base[column.metric] if base and known else None))
+        writing = WRITINGS[column.cell]
+        cells.append(writing.cell(value, base[column.metric] if base and known else None))
     return tuple(cells)
 
 
 def _noise_line(comparison: Comparison, columns: Iterable[Column]) -> Line:
-    floor = comparison.noise_floor
-    cells = [c.noise(floor[c.metric]) if c.noise and c.metric in floor else "" for c in columns]
+    cells = []
+    for column in columns:
+        floor, write = comparison.noise_floor.get(column.metric), WRITINGS[column.cell].noise
+        cells.append("" if floor is None or write is None else write(floor))
     return Line("noise floor", (*cells, ""), finding="noise")
 
 

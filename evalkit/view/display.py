@@ -106,41 +106,19 @@ class Plots:
         return f"charts: {', '.join(_chart_names(self._record))}"
 
 
-@singledispatch
 def _chart_names(record: Any) -> list[str]:
-    return []
-
-
-@_chart_names.register
-def _(record: Comparison) -> list[str]:
     from evalkit.view import charts
 
-    return charts.chart_names()
-
-
-@_chart_names.register
-def _(record: Bench) -> list[str]:
-    from evalkit.view.charts import bench
-
-    return list(bench.CHARTS)
-
-
-@_chart_names.register
-def _(record: Plan) -> list[str]:
-    return ["memory"]
+    return charts.chart_names(charts.kind_of(record))
 
 
 def _drawn(name: str, record: Any) -> Any:
     from evalkit.results.load_measured import reopen
     from evalkit.view import charts
-    from evalkit.view.charts import bench
-    from evalkit.view.charts.plan import plan_chart
 
-    if isinstance(record, Plan):
-        return plan_chart(record)
-    if isinstance(record, Bench):
-        return bench.draw(name, record)
-    return charts.draw(name, record, reopen(record, Store(record.store or None)))
+    has_tables = isinstance(record, Comparison)
+    tables = reopen(record, Store(record.store or None)) if has_tables else None
+    return charts.draw(name, record, tables)
 
 
 def flip_browser(comparison: Comparison, task: str | None = None) -> Any:

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from evalkit.errors import EvalkitError
 from evalkit.records import Comparison
-from evalkit.view.charts import Chart, chart_names, draw, image
-from evalkit.view.charts.canvas import Tables
+from evalkit.view.charts import draw, in_report_order
+from evalkit.view.charts.canvas import Chart, Tables, image
 from evalkit.view.charts.variants import GRID, INK, MUTED, PAPER
 
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
@@ -32,7 +32,7 @@ class InlineChart:
 def inline_charts(comparison: Comparison, tables: Tables) -> tuple[list[InlineChart], list[str]]:
     """All charts the comparison has the values for, and one line each for those it has not."""
     found, missing = [], []
-    for name in chart_names():
+    for name in in_report_order("comparison"):
         try:
             figure = draw(name, comparison, tables)
         except EvalkitError as error:

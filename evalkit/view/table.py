@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from rich.console import Console, Group
 from rich.text import Text
 
-from evalkit.records import Comparison, Environment, Row
+from evalkit.records import Column, Comparison, Environment, Row
 from evalkit.view import numbers
 from evalkit.view.cells import (
-    COLUMNS,
-    DIVERGENCES,
+    against_baseline,
     baseline_row,
     has,
     label,
@@ -103,12 +102,12 @@ def not_measured(comparison: Comparison) -> list[str]:
     """Lines naming the metrics that variants without a failure do not have, with the reason."""
     rows = [row for row in comparison.rows if row.status == "ok"]
     gaps: dict[tuple[str, str], list[str]] = {}
-    for column in COLUMNS:
-        missing = [row for row in rows if _lacks(comparison, row, column.metric)]
+    for column in comparison.columns:
+        missing = [row for row in rows if _lacks(comparison, row, column)]
         if missing:
             whose = "" if len(missing) == len(rows) else _names(missing)
-            gaps.setdefault((whose, _reason(comparison, missing[0], column.metric)), []).append(
-                column.title.partition(",")[0]
+            gaps.setdefault((whose, _reason(comparison, missing[0], column)), []).append(
+                numbers.clean(column.title).partition(",")[0]
             )
     return [
         f"not measured{f' for {whose}' if whose else ''}: {', '.join(titles)}"
@@ -117,27 +116,25 @@ def not_measured(comparison: Comparison) -> list[str]:
     ]
 
 
-def _lacks(comparison: Comparison, row: Row, metric: str) -> bool:
+def _lacks(comparison: Comparison, row: Row, column: Column) -> bool:
     own = row is baseline_row(comparison)
-    return not has(row.metrics, metric) and not (own and metric in DIVERGENCES)
+    return not has(row.metrics, column.metric) and not (own and against_baseline(column))
 
 
 def _names(rows: Iterable[Row]) -> str:
     return ", ".join(label(row) for row in rows)
 
 
-def _reason(comparison: Comparison, row: Row, metric: str) -> str:
+def _reason(comparison: Comparison, row: Row, column: Column) -> str:
+    metric = column.metric
     stated = row.metrics[metric].details.get("reason") if metric in row.metrics else None
     if stated:
         return numbers.clean(str(stated))
-    if metric == "tasks_mean" and not comparison.suite.tasks:
+    if column.measured_on == "tasks" and not comparison.suite.tasks:
         return "the suite has no tasks"
-    if metric in ("perplexity", *DIVERGENCES) and not comparison.suite.texts:
+    if column.measured_on == "texts" and not comparison.suite.texts:
         return "the suite has no text"
-    if (
-        metric in ("perplexity", "tasks_mean", *DIVERGENCES)
-        and comparison.model.weights == "random"
-    ):
+    if column.measured_on != "model" and comparison.model.weights == "random":
         return "random weights"
     return ""
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from view.comparisons import comparison, standard_rows
 
 import evalkit
-from evalkit.analysis.gate import judge, parse_limits
+from evalkit.analysis import gate
+from evalkit.analysis.gate import Judgement, Limit
 from evalkit.errors import UsageError
+from evalkit.metrics import gate_limits
 from evalkit.records import Comparison, Value
 from evalkit.view.gate import gate_text, junit
+
+LIMITS = gate_limits()
+
+
+def parse_limits(words: dict[str, Any]) -> dict[str, float]:
+    return {limit.name: bound for limit, bound in gate.parse_limits(words, LIMITS).items()}
+
+
+def judge(one: Comparison, bounds: dict[str, float]) -> list[Judgement]:
+    return gate.judge(one, {LIMITS[name]: bound for name, bound in bounds.items()})
 
 
 def with_value(name: str, value: Value) -> Comparison:
@@ -104,3 +117,10 @@ def test_names_are_escaped_in_junit() -> None:
     message = ElementTree.fromstring(page).find("testcase/failure").get("message")
     assert message == 'failed: <x y="1">'
     assert "\x1b" not in page
+
+
+def test_a_unit_that_is_not_known_here_is_the_metrics_own() -> None:
+    limit = Limit("max_heat", "heat", "3J", "Joules a token.", units=("J",))
+    assert gate.parse_limits({"max_heat": "3.5J"}, {"max_heat": limit}) == {limit: 3.5}
+    with pytest.raises(UsageError, match="write a number such as 3J"):
+        gate.parse_limits({"max_heat": "3"}, {"max_heat": limit})

@@ -13,11 +13,13 @@ import torch
 from scoring_models import CONFIGS, build, disturbed, oracle, ragged_windows, windows_of
 from transformers import PreTrainedModel
 
+from evalkit import plugins
 from evalkit.errors import OutOfMemoryError, UsageError, VariantError
 from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
-from evalkit.scoring.statistics import STATISTICS
 from evalkit.texts.windows import Windows
+
+STATISTICS = plugins.names("statistics")
 
 
 def record(model: PreTrainedModel, windows: Windows, path: Path, batch_tokens: int = 64) -> Any:

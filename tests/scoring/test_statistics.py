@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from scoring_models import direct
 
-from evalkit.scoring.statistics import STATISTICS, TokenStatistics
+from evalkit import plugins
+from evalkit.errors import EvalkitError, UsageError
+from evalkit.scoring.block import Block, Distribution
+from evalkit.scoring.statistics import Statistic, find_statistic, statistic
+from evalkit.scoring.token_statistics import TokenStatistics
+
+STATISTICS = ("nll", "ref_nll", "kl", "tv", "delta_p", "same_top1")
 
 CPU = torch.device("cpu")
 
@@ -118,3 +127,62 @@ def test_first_of_equal_maxima_is_the_top_token(vocabulary: int) -> None:
     found = compute(q, torch.zeros(64, dtype=torch.long), p)
     torch.testing.assert_close(found["same_top1"], (p.argmax(-1) == q.argmax(-1)).float())
     assert 0 < found["same_top1"].mean() < 1
+
+
+def test_every_file_is_a_statistic_and_only_the_likelihood_needs_no_reference() -> None:
+    found = {name: find_statistic(name) for name in plugins.names("statistics")}
+    assert set(found) == set(STATISTICS)
+    assert [name for name, one in found.items() if not one.needs_reference] == ["nll"]
+
+
+def test_a_mistyped_statistic_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match=r"unknown statistic 'delta'.*did you mean 'delta_p'"):
+        find_statistic("delta")
+
+
+def test_declaring_a_statistic_imports_no_torch() -> None:
+    code = (
+        "import sys; from evalkit import plugins; from evalkit.scoring.statistics import"
+        " find_statistic; [find_statistic(name) for name in plugins.names('statistics')];"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_statistic_of_one_function_sees_what_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    @statistic(needs_reference=False)
+    def entropy(block: Block) -> torch.Tensor:
+        return torch.special.entr(torch.mul(block.q.probabilities(), 1, out=block.buffer)).sum(-1)
+
+    add(monkeypatch, "entropy", entropy)
+    p = logits_like_a_model(40, 3000)
+    found = TokenStatistics({"entropy"}, 3000, CPU)(p, torch.arange(40))
+    expected = torch.distributions.Categorical(logits=p.double()).entropy()
+    torch.testing.assert_close(found["entropy"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_statistic_of_another_shape_or_without_declaration_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(monkeypatch, "whole", Statistic(lambda block: block.q.softmax, needs_reference=False))
+    p = logits_like_a_model(4, 100)
+    with pytest.raises(EvalkitError, match=r"shape \(4, 100\) for 4 tokens: give one number a"):
+        TokenStatistics({"whole"}, 100, CPU)(p, torch.arange(4))
+    add(monkeypatch, "plain", lambda block: block.q.nll)
+    with pytest.raises(EvalkitError, match=r"'plain' is not declared: decorate it with @statistic"):
+        find_statistic("plain")
+
+
+def test_probabilities_sum_to_one() -> None:
+    p = logits_like_a_model(8, 100352)
+    one = Distribution(p, torch.arange(8)[:, None], torch.empty_like(p))
+    sums = one.probabilities().double().sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
+
+
+def add(monkeypatch: pytest.MonkeyPatch, name: str, function: object) -> None:
+    """Let `name` be a statistic of another package."""
+    known = plugins.function
+    monkeypatch.setattr(
+        plugins, "function", lambda group, one: function if one == name else known(group, one)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evalkit.backends import label
+from evalkit.metrics import table_columns
 from evalkit.records import (
     Comparison,
     Environment,
@@ -122,6 +123,7 @@ def comparison(*rows: Row, **changes: Any) -> Comparison:
         "sentence": "Use int8: it loses nothing beyond 1pp (weights ÷ 1.8); int4 is undecided.",
         "notes": ("baseline scored in batches of 4096 tokens",),
         "store": "/home/someone/.cache/evalkit",
+        "columns": table_columns(),
     }
     return Comparison(**(given | changes))
 

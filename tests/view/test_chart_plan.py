@@ -9,13 +9,14 @@ import pytest
 
 from evalkit.analysis.roofline import decode_expected
 from evalkit.errors import EvalkitError
+from evalkit.view.charts import draw
 from evalkit.view.charts.canvas import Chart, image
-from evalkit.view.charts.plan import batches, parts, plan_chart
+from evalkit.view.charts.plan.memory import batches, parts
 from tests.view.plans import planned
 
 
 def drawn() -> Chart:
-    figure = plan_chart(planned())
+    figure = draw("memory", planned())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.draw_without_rendering()
@@ -53,4 +54,4 @@ def test_refused_variants_are_named_and_the_figure_is_an_image() -> None:
 
 def test_nothing_to_draw_is_one_line() -> None:
     with pytest.raises(EvalkitError, match=r"^[^\n]*every variant was refused[^\n]*$"):
-        plan_chart(dataclasses.replace(planned(), rows=()))
+        draw("memory", dataclasses.replace(planned(), rows=()))

@@ -12,12 +12,15 @@ import matplotlib
 import numpy as np
 import pytest
 
+from evalkit import plugins
 from evalkit.errors import EvalkitError, UsageError
 from evalkit.records import Comparison, Variant
-from evalkit.view.charts import CHARTS, Chart, chart_names, draw, image, write
+from evalkit.view.charts import chart_names, draw, in_report_order
+from evalkit.view.charts.canvas import Chart, image, write
 from tests.view import charted
 
 FULL = charted.full()
+CHARTS = chart_names("comparison")
 KINDS = {
     "full": FULL,
     "one variant": charted.with_rows(FULL, FULL.rows[0]),
@@ -61,9 +64,27 @@ def test_is_drawn_or_says_in_one_line_what_was_not_measured(kind: str, name: str
 
 
 def test_names_are_listed_and_a_wrong_one_gets_a_suggestion():
-    assert chart_names()[:2] == ["tradeoff", "tradeoff_memory"]
+    assert in_report_order("comparison") == [
+        "tradeoff", "tradeoff_memory", "tasks", "flips", "divergence", "position", "slices",
+        "memory", "latency",
+    ]  # fmt: skip
+    assert chart_names("run") == []
     with pytest.raises(UsageError, match="did you mean 'tradeoff'"):
         draw("tradeof", FULL)
+
+
+def test_listing_charts_imports_no_matplotlib() -> None:
+    code = (
+        "import sys; from evalkit.view.charts import KINDS, chart_names;"
+        "assert all(chart_names(kind) for kind in KINDS); assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_chart_that_is_not_declared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "function", lambda *_: charted.full)
+    with pytest.raises(EvalkitError, match=r"^chart 'mine' is not declared: decorate"):
+        draw("mine", FULL)
 
 
 def test_a_failed_variant_is_named_with_its_reason():

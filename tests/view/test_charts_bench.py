@@ -10,10 +10,11 @@ from view.benched import bench, with_failures
 
 from evalkit.errors import EvalkitError, UsageError
 from evalkit.records.bench import Bench
-from evalkit.view.charts.bench import CHARTS, draw
+from evalkit.view.charts import chart_names, draw, in_report_order
 from evalkit.view.charts.canvas import Chart, image
 
 LONG = tuple(f"int4@gptq,group_size=128,damp_percent=0.0{i},desc_act=true" for i in range(12))
+CHARTS = chart_names("bench")
 CASES = {
     "three": bench(),
     "one": bench(("fp16",)),
@@ -78,6 +79,12 @@ def test_without_sensors_the_soak_says_so() -> None:
     figure = draw("soak", bench(sensors=False))
     assert len(figure.axes) == 1
     assert "not available" in figure.description
+
+
+def test_they_are_listed_in_their_order() -> None:
+    assert in_report_order("bench") == [
+        "batches", "contexts", "steps", "roofline", "bench_memory", "soak",
+    ]  # fmt: skip
 
 
 def test_missing_values_are_one_line() -> None:

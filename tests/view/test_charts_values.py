@@ -9,8 +9,8 @@ import pytest
 
 from evalkit.analysis.summaries import TokenTable
 from evalkit.view.charts.canvas import power
+from evalkit.view.charts.comparison.position import by_position
 from evalkit.view.charts.pareto import Point, Span, pareto_front, significantly_dominated
-from evalkit.view.charts.position import by_position
 from evalkit.view.charts.variants import entries
 from tests.view import charted
 

@@ -262,7 +262,9 @@ def _probes(job: Job) -> Part:
 
 
 def _texts(job: Job, piece: Suite) -> Part:
-    metrics = token_metrics(piece.convention, is_baseline=job.is_baseline or not job.divergence)
+    metrics = token_metrics(
+        piece.convention, is_baseline=job.is_baseline, divergence=job.divergence
+    )
     needed = [(metric.name, metric.version) for metric in metrics]
     if job.is_baseline:
         needed.append(("noise", NOISE_VERSION))

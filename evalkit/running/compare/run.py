@@ -9,6 +9,7 @@ from functools import partial
 from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import label
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
+from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
@@ -172,6 +173,7 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         notes=plan.notes,
         store=str(store.root),
         environment=plan.environment,
+        columns=table_columns(),
     )
 
 

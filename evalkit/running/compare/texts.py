@@ -58,7 +58,7 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *session.quality_notes))))
     scoring = Scoring(store, run, windows, session, send)
     convention = part.run.suite.convention
-    metrics = token_metrics(convention, is_baseline=job.is_baseline or not job.divergence)
+    metrics = token_metrics(convention, is_baseline=job.is_baseline, divergence=job.divergence)
     table = scoring.table(part.baseline or "self")
     record = scoring.record(table)
     reference = scoring.reference() if record is None else None
@@ -71,7 +71,7 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
     measured = [_measurement(store, metric, table, part) for metric in metrics]
     if job.is_baseline:
-        noisy = token_metrics(convention, is_baseline=not job.divergence)
+        noisy = token_metrics(convention, is_baseline=False, divergence=job.divergence)
         measured.append(_noise(scoring, noisy))
     return add(store, run, measured)
 
@@ -102,7 +102,7 @@ def measure_share(store: Store, part: Part, session: Session, send: Listener) ->
     if not batches:
         return
     metrics = token_metrics(
-        part.run.suite.convention, is_baseline=job.is_baseline or not job.divergence
+        part.run.suite.convention, is_baseline=job.is_baseline, divergence=job.divergence
     )
     table = scoring.table(part.baseline or "self")
     record = scoring.record(table)

@@ -1,50 +1,57 @@
-"""Charts of a comparison: pure functions, each returning a matplotlib figure.
+"""Charts of comparisons, benches and plans: one file each, in the folder of what it draws.
 
-`draw("tradeoff", comparison, tables)` draws one by name. `tables` holds the raw values by label of
-the variant and may be empty; charts that need them say so in one line.
+`draw("tradeoff", comparison, tables)` draws one by name. Listing names imports no matplotlib; what
+a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
+groups evalkit.charts.comparison, evalkit.charts.bench and evalkit.charts.plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import unknown
-from evalkit.records import Comparison
-from evalkit.view.charts.canvas import Chart, Tables, image, write
-from evalkit.view.charts.divergence import divergence
-from evalkit.view.charts.latency import latency
-from evalkit.view.charts.memory import memory
-from evalkit.view.charts.position import position
-from evalkit.view.charts.slices import slices
-from evalkit.view.charts.tasks import flips, tasks
-from evalkit.view.charts.tradeoff import tradeoff, tradeoff_memory
+from evalkit import plugins
+from evalkit.errors import EvalkitError
 
-__all__ = ["CHARTS", "Chart", "Tables", "chart_names", "draw", "image", "write"]
+if TYPE_CHECKING:
+    from evalkit.view.charts.canvas import Chart, ChartFunction, Tables
 
-CHARTS: Mapping[str, Callable[[Comparison, Tables], Chart]] = {
-    "tradeoff": tradeoff,
-    "tradeoff_memory": tradeoff_memory,
-    "tasks": tasks,
-    "flips": flips,
-    "divergence": divergence,
-    "position": position,
-    "slices": slices,
-    "memory": memory,
-    "latency": latency,
-}
+__all__ = ["KINDS", "chart_names", "draw", "find_chart", "in_report_order", "kind_of"]
+
+KINDS = ("comparison", "bench", "plan")
 
 
-def chart_names() -> list[str]:
-    """Names of all charts, in the order of a report."""
-    return list(CHARTS)
+def kind_of(result: Any) -> str:
+    """The kind of `result` as charts are sorted by it: "comparison", "bench", "plan"."""
+    return type(result).__name__.lower()
 
 
-def draw(name: str, comparison: Comparison, tables: Tables | None = None) -> Chart:
-    """The chart called `name`.
+def chart_names(kind: str) -> list[str]:
+    """Names of all charts of results of `kind`, sorted; none for a kind without charts."""
+    return plugins.names(f"charts.{kind}") if kind in KINDS else []
 
-    Raises UsageError with a suggestion for an unknown name, and EvalkitError in one line where
-    the comparison (or `tables`) lacks what the chart shows.
+
+def in_report_order(kind: str) -> list[str]:
+    """Names of all charts of `kind` in the order of a report."""
+    return sorted(chart_names(kind), key=lambda name: (find_chart(kind, name).place, name))
+
+
+def find_chart(kind: str, name: str) -> ChartFunction[...]:
+    """The chart `name` of results of `kind`; raises UsageError if there is none."""
+    from evalkit.view.charts.canvas import ChartFunction
+
+    found = plugins.function(f"charts.{kind}", name)
+    if not isinstance(found, ChartFunction):
+        raise EvalkitError(f"chart {name!r} is not declared: decorate it with @chart()")
+    return found
+
+
+def draw(name: str, result: Any, tables: Tables | None = None) -> Chart:
+    """The chart `name` of a comparison, a bench or a plan.
+
+    `tables` holds the raw values of a comparison by label of the variant and may be empty; charts
+    that need them say so. Raises UsageError with a suggestion for an unknown name, and
+    EvalkitError in one line where the result (or `tables`) lacks what the chart shows.
     """
-    if name not in CHARTS:
-        raise unknown("chart", name, CHARTS)
-    return CHARTS[name](comparison, tables or {})
+    kind = kind_of(result)
+    chart = find_chart(kind, name)
+    return chart(result, tables or {}) if kind == "comparison" else chart(result)

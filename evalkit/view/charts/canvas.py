@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Generic, ParamSpec
 
 import matplotlib
 import seaborn
@@ -69,15 +69,25 @@ class Chart(Figure):
         return image(self, "png")
 
 
-def styled(function: Callable[Words, Chart]) -> Callable[Words, Chart]:
-    """Draw under evalkit's style, whatever the style of the caller is."""
+@dataclass(frozen=True)
+class ChartFunction(Generic[Words]):
+    """A function that draws a chart; a report shows charts in the order of `place`.
 
-    @functools.wraps(function)
-    def draw(*args: Words.args, **kwargs: Words.kwargs) -> Chart:
+    Drawing is under evalkit's style, whatever the style of the caller is.
+    """
+
+    function: Callable[Words, Chart]
+    place: int
+
+    def __call__(self, *args: Words.args, **kwargs: Words.kwargs) -> Chart:
+        """Draw."""
         with matplotlib.rc_context(STYLE):
-            return function(*args, **kwargs)
+            return self.function(*args, **kwargs)
 
-    return draw
+
+def chart(*, place: int = 100) -> Callable[[Callable[Words, Chart]], ChartFunction[Words]]:
+    """Declare the decorated function as a chart."""
+    return lambda function: ChartFunction(function, place)
 
 
 def image(figure: Figure, form: str) -> bytes:

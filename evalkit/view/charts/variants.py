@@ -31,6 +31,11 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p")
 _HATCHES = ("//", "\\\\", "xx", "--", "||", "++", "////", "\\\\\\\\", "xxxx", "/-", "\\|")
 _LINES = ("--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
 
+# Benches and plans have no baseline: their variants are told apart by place alone.
+PLACE_COLOURS = (INK, "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161")
+PLACE_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PLACE_LINES = ("-", "--", "-.", ":")
+
 
 @dataclass(frozen=True)
 class Look:

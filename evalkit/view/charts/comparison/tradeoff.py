@@ -1,4 +1,4 @@
-"""Quality lost against what it buys: decode speed, or bytes of weights."""
+"""Quality lost against what it buys: decode speed here, bytes of weights in tradeoff_memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     legend,
     not_measured,
-    styled,
     tolerated,
 )
 from evalkit.view.charts.pareto import (
@@ -100,25 +100,17 @@ MEMORY = Gain(
 )  # fmt: skip
 
 
-@styled
+@chart(place=10)
 def tradeoff(comparison: Comparison, tables: Tables) -> Chart:
     """Quality lost against decode speed, with intervals, the Pareto front and the margin.
 
     Raises EvalkitError where no variant has both.
     """
-    return _draw(comparison, SPEED)
+    return draw_tradeoff(comparison, SPEED)
 
 
-@styled
-def tradeoff_memory(comparison: Comparison, tables: Tables) -> Chart:
-    """Quality lost against the bytes of the weights, with intervals and the Pareto front.
-
-    Raises EvalkitError where no variant has both.
-    """
-    return _draw(comparison, MEMORY)
-
-
-def _draw(comparison: Comparison, gain: Gain) -> Chart:
+def draw_tradeoff(comparison: Comparison, gain: Gain) -> Chart:
+    """Quality lost against `gain`; raises EvalkitError where no variant has both."""
     known = entries(comparison)
     quality = max(QUALITIES, key=lambda quality: len(_have(known, quality, gain)))
     points = _have(known, quality, gain)

@@ -15,15 +15,15 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     legend,
     logarithmic,
     not_measured,
     power,
-    styled,
     titled,
 )
-from evalkit.view.charts.divergence import (
+from evalkit.view.charts.comparison.divergence import (
     SMALLEST,
     Floats,
     has_tokens,
@@ -45,7 +45,7 @@ class Curve:
     halves: Floats
 
 
-@styled
+@chart(place=60)
 def position(comparison: Comparison, tables: Tables) -> Chart:
     """Perplexity, and KL divergence from the baseline, by position in the window.
 

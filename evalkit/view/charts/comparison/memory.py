@@ -15,10 +15,10 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     legend,
     not_measured,
-    styled,
 )
 from evalkit.view.charts.variants import (
     INK,
@@ -49,7 +49,7 @@ CATEGORIES = {
 ABOVE = "above the weights"
 
 
-@styled
+@chart(place=80)
 def memory(comparison: Comparison, tables: Tables, card: Card | None = None) -> Chart:
     """Bytes of the weights by category, and the peak above them, against the card's memory.
 

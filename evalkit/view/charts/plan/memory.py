@@ -8,9 +8,16 @@ from matplotlib.patches import Patch
 from evalkit.analysis.planner import Plan, PlanRow
 from evalkit.analysis.roofline import decode_expected
 from evalkit.view import numbers
-from evalkit.view.charts.canvas import HEIGHT, Chart, finish, legend, not_measured, page, styled
+from evalkit.view.charts.canvas import HEIGHT, Chart, chart, finish, legend, not_measured, page
 from evalkit.view.charts.canvas import titled as name_panel
-from evalkit.view.charts.variants import INK, PAPER, drawable
+from evalkit.view.charts.variants import (
+    INK,
+    PAPER,
+    PLACE_COLOURS,
+    PLACE_LINES,
+    PLACE_MARKERS,
+    drawable,
+)
 from evalkit.view.plan_table import heading
 
 # Colour and hatch of each part, from seaborn's colour-blind palette as the other charts have them.
@@ -22,13 +29,10 @@ PARTS = {
     "activations": ("#cc78bc", "\\\\"),
     "runtime": ("#949494", "++"),
 }
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-COLOURS = (INK, "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161")
 
 
-@styled
-def plan_chart(plan: Plan) -> Chart:
+@chart(place=10)
+def memory(plan: Plan) -> Chart:
     """Memory of each variant by part against the card's, and tokens/s to expect over the batch.
 
     A line of the right panel ends at the largest batch that fits. Raises EvalkitError where no
@@ -92,9 +96,9 @@ def _speed(axes: Axes, plan: Plan) -> None:
     for place, row in enumerate(plan.rows):
         at = batches(row)
         rates = [decode_expected(plan.shape, row.scheme, plan.card, n, plan.context) for n in at]
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot(at, rates, color=colour, marker=MARKERS[place % len(MARKERS)],
-                  linestyle=LINES[place % len(LINES)], linewidth=2)  # fmt: skip
+        colour = PLACE_COLOURS[place % len(PLACE_COLOURS)]
+        axes.plot(at, rates, color=colour, marker=PLACE_MARKERS[place % len(PLACE_MARKERS)],
+                  linestyle=PLACE_LINES[place % len(PLACE_LINES)], linewidth=2)  # fmt: skip
         if at:
             axes.annotate(drawable(row.variant), (at[-1], rates[-1]), (6, 0), color=colour,
                           textcoords="offset points", va="center", fontsize=10)  # fmt: skip

@@ -11,11 +11,11 @@ from evalkit.view.bench_table import heading
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,
+    chart,
     finish,
     legend,
     not_measured,
     page,
-    styled,
     titled,
 )
 from evalkit.view.charts.variants import INK, PAPER, shortened
@@ -29,7 +29,7 @@ PARTS = {
 }
 
 
-@styled
+@chart(place=50)
 def bench_memory(bench: Bench) -> Chart:
     """Bytes held at the largest batch and context measured, by part, beside the plan."""
     uses = _largest(bench)

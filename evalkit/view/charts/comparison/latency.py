@@ -15,9 +15,9 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     not_measured,
-    styled,
     titled,
 )
 from evalkit.view.charts.variants import INK, Entry, drawable, entries, left_out, measured
@@ -27,7 +27,7 @@ PANELS = (("decode_tokens_per_second", "decode"), ("prefill_tokens_per_second", 
 UNSTEADY = 0.1
 
 
-@styled
+@chart(place=90)
 def latency(comparison: Comparison, tables: Tables) -> Chart:
     """Milliseconds per token of every repetition, decode and prefill, with their medians.
 

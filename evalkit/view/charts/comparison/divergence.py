@@ -18,12 +18,12 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     legend,
     logarithmic,
     not_measured,
     power,
-    styled,
 )
 from evalkit.view.charts.variants import (
     GREYED,
@@ -50,7 +50,7 @@ PERCENTILES = (
 SMALLEST = 1e-9
 
 
-@styled
+@chart(place=50)
 def divergence(comparison: Comparison, tables: Tables) -> Chart:
     """Distribution of the KL divergence over tokens, per variant and of the noise floor.
 

@@ -17,15 +17,15 @@ from evalkit.view.charts.canvas import (
     Chart,
     Tables,
     canvas,
+    chart,
     finish,
     legend,
     logarithmic,
     not_measured,
-    styled,
     titled,
     tolerated,
 )
-from evalkit.view.charts.divergence import SMALLEST
+from evalkit.view.charts.comparison.divergence import SMALLEST
 from evalkit.view.charts.variants import (
     INK,
     MUTED,
@@ -40,7 +40,7 @@ MOST_ROWS = 72
 LONGEST = 24
 
 
-@styled
+@chart(place=70)
 def slices(comparison: Comparison, tables: Tables) -> Chart:
     """Change of perplexity and KL divergence text by text, paired, with the margin.
 

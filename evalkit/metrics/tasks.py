@@ -1,0 +1,29 @@
+"""Task scores: lm-eval makes them (evalkit/tasks); here stands how they are shown and judged."""
+
+from __future__ import annotations
+
+from evalkit.analysis.gate import Limit
+from evalkit.records import Column, Row
+
+SPECS = ()
+COLUMNS = (Column("tasks_mean", "tasks, paired", "points", measured_on="tasks", place=80),)
+
+
+def _shares(row: Row) -> list[str]:
+    """Scores that are lost in points: shares of items, not perplexities."""
+    return [
+        name
+        for name, value in row.metrics.items()
+        if "." in name
+        and not name.endswith((".flips", "perplexity", "bits_per_byte"))
+        and value.value is not None
+        and 0 <= value.value <= 1
+    ]
+
+
+LIMITS = (
+    Limit(
+        "max_task_loss", _shares, "1pp", "Points that any task may lose.",
+        units=("pp", "%"), judged="loss",
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Charts of a bench: functions of the bench alone."""

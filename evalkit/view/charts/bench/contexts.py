@@ -1,0 +1,39 @@
+"""Speed over the length of the prompt, prefill and decode."""
+
+from __future__ import annotations
+
+from evalkit.records.bench import Bench
+from evalkit.view.bench_table import heading
+from evalkit.view.charts.bench_series import (
+    MORE,
+    excluded_note,
+    intervals_note,
+    looks,
+    plot_speeds,
+    points_by_variant,
+    powers_of_two,
+    speeds_in_words,
+    variant_handles,
+)
+from evalkit.view.charts.canvas import Chart, chart, finish, legend, not_measured, page, titled
+
+
+@chart(place=20)
+def contexts(bench: Bench) -> Chart:
+    """Prefill and decode tokens/s at batch 1 over the length of the prompt."""
+    prefill = points_by_variant(bench, lambda p: p.phase == "prefill" and p.batch_size == 1)
+    decode = points_by_variant(bench, lambda p: p.phase == "decode" and p.batch_size == 1)
+    if all(len(points) < 2 for points in decode.values()):
+        raise not_measured("more than one prompt length", f"{MORE} --contexts 512,2048")
+    figure, panels = page(heading(bench), "Speed over the length of the prompt", columns=2)
+    for axes, shown, title in zip(panels, (prefill, decode), ("prefill", "decode"), strict=True):
+        for look, points in zip(looks(), shown.values(), strict=False):
+            ordered = sorted(points, key=lambda point: point.context)
+            plot_speeds(axes, [point.context for point in ordered], ordered, look)
+        powers_of_two(axes)
+        axes.set_ylim(bottom=0)
+        titled(axes, title, "tokens of the prompt", "tokens/s at batch 1 (up is better)")
+    legend(panels[-1], variant_handles(bench, decode))
+    return finish(
+        figure, [intervals_note(decode), excluded_note(bench)], speeds_in_words(decode, "context")
+    )

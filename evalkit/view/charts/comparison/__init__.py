@@ -1,0 +1,1 @@
+"""Charts of a comparison: functions of the comparison and the raw values behind it."""

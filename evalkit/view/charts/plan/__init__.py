@@ -1,0 +1,1 @@
+"""Charts of a plan: functions of the plan alone."""
