@@ -166,6 +166,7 @@ class LoadedSession(Session):
             reference=reference,
             record=record,
             done=done,
+            halve=not depends_on_batches(self.job),
         )
 
     def language_model(self, seed: int, batch_tokens: int | None = None) -> LanguageModel:
@@ -175,6 +176,7 @@ class LoadedSession(Session):
             self.tokenizer,
             batch_tokens=batch_tokens or self.job.settings.batch_tokens,
             seed=seed,
+            halve=not depends_on_batches(self.job),
         )
 
 

@@ -38,6 +38,7 @@ class LocalLanguageModel(LanguageModel):
         cache_tokens: int | None = None,
         max_length: int | None = None,
         softmax_dtype: torch.dtype | None = torch.float32,
+        halve: bool = True,
         **options: Any,
     ) -> None:
         """Wrap `model` (evaluation mode) and its tokenizer.
@@ -49,6 +50,7 @@ class LocalLanguageModel(LanguageModel):
             cache_tokens: tokens whose keys and values are held; eight batches by default.
             max_length: context in tokens; that of the configuration by default.
             softmax_dtype: type of the log-softmax; None keeps that of the logits, as in lm-eval.
+            halve: whether a batch that does not fit in memory may be halved.
             options: further arguments of `LanguageModel` (max_gen_toks, double_bos, seed, …).
         """
         length = max_length or resolve_max_length(model.config, tokenizer)
@@ -62,7 +64,7 @@ class LocalLanguageModel(LanguageModel):
         sample = torch.arange(min(_SAMPLE_TOKENS, length)) % vocabulary
         self.runner = PrefixRunner(
             open_forward(model, sample.to(model.device)),
-            Budget(batch_tokens, cache_tokens or 8 * batch_tokens),
+            Budget(batch_tokens, cache_tokens or 8 * batch_tokens, halve),
             on_halved=self._count_halved,
         )
 
