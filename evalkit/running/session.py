@@ -31,6 +31,7 @@ from evalkit.models.identity import GENERATION_FILE
 from evalkit.models.loading import Loaded, load_tokenizer
 from evalkit.progress import Event, Listener
 from evalkit.running.job import Job
+from evalkit.running.keys import depends_on_batches
 from evalkit.running.served import open_server
 from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
