@@ -15,6 +15,7 @@ from evalkit.records import Measurement, Run
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.compare.worst_tokens import save_worst_tokens
 from evalkit.running.job import NOISE_VERSION, Part, VariantJob
+from evalkit.running.remaining import add
 from evalkit.scoring.batching import plan_batches, short_rope_length
 from evalkit.store.store import Store
 from evalkit.tasks.served_model import ServedModel
@@ -57,7 +58,6 @@ def measure_texts(
     text itself is measured.
     """
     from evalkit.models.compute import for_scoring
-    from evalkit.running.compare.worker import add
 
     windows = load_windows(store, job, part)
     if isinstance(loaded, Loaded):
