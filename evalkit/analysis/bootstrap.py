@@ -8,12 +8,10 @@ two variants paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 from evalkit.analysis.blocks import (
     FloatArray,
@@ -164,45 +162,6 @@ def bootstrap_percentile(
     if not (levels[0] >= 0 and levels[1] <= 1):
         return Interval(estimate, np.nan, np.nan)
     low, high = np.quantile(ordered, levels)
-    return Interval(estimate, float(low), float(high))
-
-
-def corpus_interval(
-    aggregate: Callable[[IndexArray], float],
-    n: int,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Bootstrap interval of a metric that is defined on the whole corpus, such as BLEU or F1.
-
-    Metrics that are functions of sums over items are faster by `bootstrap.bootstrap_interval`.
-
-    Args:
-        aggregate: maps item indices, shape (m,), repetitions included, to the metric's value. For
-            a paired difference it returns the variant's value minus the baseline's on those items.
-        n: number of items, taken as independent.
-        confidence, resamples, seed: as in `bootstrap_interval`.
-
-    Returns:
-        The value on all items and its percentile bounds. Slightly fewer than n items are drawn, so
-        that the spread is that of Student's t with n - 1 degrees of freedom.
-
-    Raises:
-        EvalkitError: for no items.
-    """
-    if n < 1:
-        raise EvalkitError(f"{n} items: a corpus metric needs at least one")
-    estimate = float(aggregate(np.arange(n)))
-    # Below five items the draws would be too few to show any spread.
-    if n < 5:
-        return Interval(estimate, np.nan, np.nan)
-    tail = (1 - confidence) / 2
-    draws = max(2, round((n - 1) * float(ndtri(tail) / stdtrit(n - 1, tail)) ** 2))
-    rng = np.random.default_rng(seed)
-    values = [aggregate(rng.integers(0, n, size=draws)) for _ in range(resamples)]
-    low, high = np.quantile(values, [tail, 1 - tail], method="weibull")
     return Interval(estimate, float(low), float(high))
 
 

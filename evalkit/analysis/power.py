@@ -1,52 +1,12 @@
-"""Planning: how many items an answer needs, and what effect a number of items can show."""
+"""Planning: how many items an answer needs."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from evalkit.analysis.spread import tango_variance
 from evalkit.errors import EvalkitError
-
-
-def minimum_detectable_effect(
-    n: int,
-    discordance: float,
-    *,
-    power: float = 0.8,
-    confidence: float = 0.95,
-    design_effect: float = 1.0,
-) -> float:
-    """Smallest true difference that n items would show as better or worse with this power.
-
-    The formula of Miettinen (1968, Biometrics 24:339), solved for the difference.
-
-    Args:
-        n: number of items.
-        discordance: share of items that flip (mean squared difference of real scores). A
-            difference needs as many flips as itself, so a larger effect raises it.
-        power: probability of a significant result.
-        confidence: of the two-sided interval.
-        design_effect: see `PairedDifference`.
-
-    Returns:
-        The difference in the unit of the scores; 1.0 where not even that would be seen.
-
-    Raises:
-        EvalkitError: for an argument out of range.
-    """
-    _check_plan(discordance, power, confidence, design_effect)
-    if n < 1:
-        raise EvalkitError(f"{n} items: at least one is needed")
-    critical, other = -float(ndtri((1 - confidence) / 2)), float(ndtri(power))
-
-    def shortfall(effect: float) -> float:
-        flips = max(discordance, effect)
-        wanted = critical * np.sqrt(flips) + other * np.sqrt(flips - effect**2)
-        return float(wanted - effect * np.sqrt(n / design_effect))
-
-    return 1.0 if shortfall(1.0) > 0 else float(brentq(shortfall, 1e-12, 1.0))
 
 
 def items_needed(

@@ -7,7 +7,7 @@ which sequences continue from there; `evalkit.inference.prefix` runs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -78,15 +78,6 @@ def build_tree(sequences: Mapping[int, TokenIds], *, share: bool = True) -> list
     keys = sorted(groups)
     arrays = [np.frombuffer(key, dtype=">i4").astype(np.int32) for key in keys]
     return _Builder(arrays, [groups[key] for key in keys]).build(share)
-
-
-def all_nodes(roots: Sequence[Node]) -> Iterator[Node]:
-    """Every node of the tree, each before its children."""
-    waiting = list(reversed(roots))
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting.extend(reversed(node.children))
 
 
 class _Builder:

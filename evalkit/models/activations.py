@@ -112,9 +112,9 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def short_cache(model: Any, tokens: int = 8) -> Any:
+def short_cache(model: Any) -> Any:
     """The transformers cache of `model`, which is on the meta device, after a few tokens."""
-    ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
+    ids = torch.zeros((1, 8), dtype=torch.long, device="meta")
     with torch.inference_mode(), _explained(model):
         return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
 

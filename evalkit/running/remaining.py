@@ -1,11 +1,11 @@
-"""What of a job is done, and what a failed part looks like. No torch import."""
+"""What of a job is done, what is added, and what a failed part looks like. No torch import."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError
-from evalkit.records import Run, Status
+from evalkit.records import Measurement, Run, Status
 from evalkit.running.job import Job, Part
 from evalkit.store.store import Store
 
@@ -20,6 +20,15 @@ def unfinished(store: Store, job: Job, part: Part) -> bool:
     reference = store.reference(job.reference) / "complete.json"
     makes_reference = part.kind == "texts" and job.is_baseline and job.divergence
     return makes_reference and not reference.exists()
+
+
+def add(store: Store, run: Run, new: list[Measurement]) -> Run:
+    """`run` with measurements added (older ones of the same kind replaced), stored."""
+    replaced = {(m.metric, m.machine, m.baseline) for m in new}
+    kept = [m for m in run.measurements if (m.metric, m.machine, m.baseline) not in replaced]
+    run = dataclasses.replace(run, measurements=(*kept, *new))
+    store.save(run)
+    return run
 
 
 def failed_run(store: Store, job: Job, part: Part, error: EvalkitError) -> Run:

@@ -48,7 +48,7 @@ def run_or_halve(
             raise OutOfMemoryError(
                 f"a batch of {rows} rows, the longest a {longest}, does not fit in memory, and is "
                 "not halved because the numbers of this variant depend on what runs together: "
-                "measure all variants with fewer tokens a batch"
+                "measure all variants with a smaller --batch-tokens"
             ) from error
     # Only here, outside the handler, are the tensors of the failed batch gone.
     release_memory(device)

@@ -257,14 +257,6 @@ def check_joinable(baseline: SampleRecords, other: SampleRecords) -> None:
                 )
 
 
-def joined_items(
-    baseline: SampleRecords, other: SampleRecords, metric: str, name: str | None = None
-) -> tuple[ItemValues, ItemValues]:
-    """Per-item values of both, in the same order; refuses what `check_joinable` refuses."""
-    check_joinable(baseline, other)
-    return baseline.items(metric, name), other.items(metric, name)
-
-
 def _identities(records: SampleRecords) -> dict[tuple[str, int], tuple[str, ...]]:
     columns = [records.table[name].to_pylist() for name in ("filter", "doc_id", *JOINED)]
     return {(row[0], row[1]): tuple(row[2:]) for row in zip(*columns, strict=True)}

@@ -145,11 +145,6 @@ def read_comparison(file: Path) -> Comparison:
     return from_schema(file, COMPARISON_SCHEMA, "comparison", Comparison)
 
 
-def read_speculation(file: Path) -> tuple[Speculation, ...]:
-    """Read stored speculative decoding; raises StoreError in one line with the fix."""
-    return from_schema(file, SPECULATION_SCHEMA, "speculation", tuple[Speculation, ...])
-
-
 def read_bench(file: Path) -> Bench:
     """Read one stored bench; raises StoreError in one line with the fix."""
     return from_schema(file, BENCH_SCHEMA, "bench", Bench)

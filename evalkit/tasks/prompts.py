@@ -77,7 +77,7 @@ class ChatFormatter:
         if not self.template:
             name = getattr(tokenizer, "name_or_path", "") or "of this model"
             raise UsageError(
-                f"the tokenizer {name} has no chat template: leave out --chat-template, "
+                f"the tokenizer {name} has no chat template: leave out --apply-chat-template, "
                 "or use an instruction-tuned model"
             )
         self._tokenizer = tokenizer

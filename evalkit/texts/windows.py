@@ -128,12 +128,11 @@ class _Rules:
     every: int | None
 
 
-def default_context(convention: str, model_limit: int | None = None) -> int:
-    """The convention's own context length, or the model's maximum where that is shorter."""
+def default_context(convention: str) -> int:
+    """The convention's own context length in tokens."""
     if convention not in DEFAULT_CONTEXT:
         raise unknown("convention", convention, CONVENTIONS)
-    context = DEFAULT_CONTEXT[convention]
-    return min(context, model_limit) if model_limit else context
+    return DEFAULT_CONTEXT[convention]
 
 
 def make_windows(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evalkit.analysis.paired import PairedDifference, paired_difference
-from evalkit.analysis.power import items_needed, minimum_detectable_effect
+from evalkit.analysis.power import items_needed
 from evalkit.errors import EvalkitError
 
 
@@ -66,15 +66,6 @@ def test_real_scores_need_items_by_their_variance() -> None:
     assert 0.75 <= found / 1000 <= 0.85
 
 
-@pytest.mark.parametrize(("n", "discordance"), [(200, 0.1), (500, 0.05), (1000, 0.2)])
-def test_the_detectable_effect_is_detected_with_the_stated_power(
-    n: int, discordance: float
-) -> None:
-    effect = minimum_detectable_effect(n, discordance)
-    flips = max(discordance, effect)
-    assert 0.75 <= share(n, flips, -effect, lambda paired: paired.high < 0) <= 0.87
-
-
 def test_an_assumed_loss_beyond_the_margin_needs_more_than_any_number() -> None:
     assert items_needed(0.01, 0.1, delta=-0.01) is None
     assert items_needed(0.01, 0.1, delta=-0.02) is None
@@ -88,13 +79,6 @@ def test_clusters_multiply_and_flips_raise_the_number() -> None:
     assert items_needed(0.01, 0.0) == 381
     counts = [items_needed(0.01, discordance) or 0 for discordance in (0, 0.02, 0.05, 0.2)]
     assert counts == sorted(counts)
-    assert minimum_detectable_effect(500, 0.1, design_effect=2) > minimum_detectable_effect(
-        500, 0.1
-    )
-
-
-def test_two_items_can_show_nothing() -> None:
-    assert minimum_detectable_effect(2, 0.5) == 1.0
 
 
 def test_the_method_plans_with_what_was_seen() -> None:
@@ -118,7 +102,6 @@ def test_the_method_plans_with_what_was_seen() -> None:
         (lambda: items_needed(0.01, 0.1, power=80), "power 80"),
         (lambda: items_needed(0.01, 0.1, confidence=1), "confidence 1"),
         (lambda: items_needed(0.01, 0.1, design_effect=0.5), "design effect 0.5"),
-        (lambda: minimum_detectable_effect(0, 0.1), "at least one"),
     ],
 )
 def test_bad_input_is_one_line(call: Callable, words: str) -> None:

@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.inference.prefix_tree import MAXIMUM_LEVELS, Node, all_nodes, build_tree
+from evalkit.inference.prefix_tree import MAXIMUM_LEVELS, Node, build_tree
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=40), min_size=1, max_size=12)
+
+
+def nodes(roots: list[Node]) -> list[Node]:
+    """Every node of the tree, each before its children."""
+    return [found for root in roots for found in (root, *nodes(root.children))]
 
 
 def paths(roots: list[Node]) -> dict[int, list[int]]:
@@ -40,7 +45,7 @@ def test_every_sequence_is_one_path(sequences: list[list[int]], share: bool) -> 
 @given(SEQUENCES)
 def test_sharing_never_costs_tokens_and_order_plays_no_part(sequences: list[list[int]]) -> None:
     def described(numbered: dict[int, list[int]]) -> list[tuple[int, list[int]]]:
-        return [(node.start, node.tokens.tolist()) for node in all_nodes(build_tree(numbered))]
+        return [(node.start, node.tokens.tolist()) for node in nodes(build_tree(numbered))]
 
     shared = described(dict(enumerate(sequences)))
     distinct = {tuple(sequence) for sequence in sequences}
@@ -57,7 +62,7 @@ def test_examples_questions_and_choices_are_three_levels() -> None:
     assert root.tokens.tolist() == examples
     assert [child.tokens.tolist() for child in root.children] == questions
     assert all(len(child.children) == 4 for child in root.children)
-    tokens = sum(len(node.tokens) for node in all_nodes([root]))
+    tokens = sum(len(node.tokens) for node in nodes([root]))
     assert tokens == 100 + 3 * 30 + 12 * 4
 
 

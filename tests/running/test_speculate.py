@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 import evalkit
-from evalkit.store.store import read_speculation
+from evalkit.records.bench import Speculation
+from evalkit.store.store import SPECULATION_SCHEMA, from_schema
 from evalkit.view import speculation
 
 
@@ -37,7 +38,8 @@ def test_measured_and_predicted_side_by_side(tmp_path: Path) -> None:
     assert int4.sampled_accepted == pytest.approx(accepted, abs=0.2)
     assert lookup.predicted_accepted is None
     (file,) = (store / "speculation").glob("*.json")
-    assert read_speculation(file) == (lookup, int4)
+    stored = from_schema(file, SPECULATION_SCHEMA, "speculation", tuple[Speculation, ...])
+    assert stored == (lookup, int4)
     shown = speculation.to_text((lookup, int4))
     assert f"{100 * accepted:.1f} % 1 − TV" in shown
     assert len(json.loads(speculation.to_json((int4,)))["rows"]) == 1

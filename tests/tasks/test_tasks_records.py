@@ -17,7 +17,6 @@ from evalkit.store.samples import (
     SampleRecords,
     TaskScore,
     check_joinable,
-    joined_items,
 )
 
 
@@ -124,7 +123,8 @@ def test_margins_compare_what_lm_eval_compares() -> None:
 
 def test_equal_items_join_in_any_order() -> None:
     shuffled = SampleRecords(records().head, records().table.take([2, 0, 3, 1]))
-    one, two = joined_items(records(), shuffled, "acc")
+    check_joinable(records(), shuffled)
+    one, two = records().items("acc"), shuffled.items("acc")
     np.testing.assert_array_equal(one.doc_ids, two.doc_ids)
     np.testing.assert_array_equal(one.values, two.values)
 

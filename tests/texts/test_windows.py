@@ -200,10 +200,8 @@ def test_wrong_words_are_refused() -> None:
         default_context("other")
 
 
-def test_default_contexts_and_the_models_limit() -> None:
+def test_default_contexts() -> None:
     assert [default_context(c) for c in CONVENTIONS] == [512, 2048, 2048, 512]
-    assert default_context("gptq", 1024) == 1024
-    assert default_context("llama.cpp", 8192) == 512
 
 
 def test_saved_windows_come_back_equal(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from evalkit.records import Measurement, Run
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.compare.worst_tokens import save_worst_tokens
 from evalkit.running.job import NOISE_VERSION, Job, Part
+from evalkit.running.remaining import add
 from evalkit.running.session import Session, loaded
 from evalkit.scoring.batching import plan_batches, short_rope_length
 from evalkit.store.store import Store
@@ -51,8 +52,6 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     Where there are no distributions to compare (`job.divergence`), only the likelihood of the
     text itself is measured.
     """
-    from evalkit.running.compare.worker import add
-
     job = session.job
     windows = load_windows(store, job, part)
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *session.quality_notes))))

@@ -12,12 +12,12 @@ import time
 from evalkit import plugins
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.progress import Event, Listener
-from evalkit.records import Measurement, Run, content_hash
+from evalkit.records import Run, content_hash
 from evalkit.running.compare.texts import measure_share, measure_texts
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
 from evalkit.running.keys import depends_on_batches
-from evalkit.running.remaining import failed_run, unfinished
+from evalkit.running.remaining import add, failed_run, unfinished
 from evalkit.running.session import LoadedSession, Session, loaded, open_variant
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
@@ -119,15 +119,6 @@ def begin(store: Store, part: Part, session: Session) -> Run:
         measurements=stored.measurements if stored else (),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    store.save(run)
-    return run
-
-
-def add(store: Store, run: Run, new: list[Measurement]) -> Run:
-    """`run` with measurements added (older ones of the same kind replaced), stored."""
-    replaced = {(m.metric, m.machine, m.baseline) for m in new}
-    kept = [m for m in run.measurements if (m.metric, m.machine, m.baseline) not in replaced]
-    run = dataclasses.replace(run, measurements=(*kept, *new))
     store.save(run)
     return run
 
