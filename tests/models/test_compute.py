@@ -8,10 +8,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evalkit.backends import bitsandbytes, for_scoring, parse_variant
 from evalkit.backends import transformers as plain
+from evalkit.errors import ModelError
+from evalkit.models.layer_format import LayerFormat
+from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
 
 
@@ -121,3 +125,65 @@ def test_too_little_memory_is_said(source: Path, monkeypatch: pytest.MonkeyPatch
     scored = for_scoring(loaded, "cpu")
     assert scored.model.dtype == torch.float16
     assert any("float32 would need" in note for note in scored.notes)
+
+
+class Packed(nn.Module):
+    """A made-up library's layer: whole numbers and one scale, which only its backend can read."""
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.scale = float(linear.weight.detach().abs().max()) / 127
+        self.register_buffer("codes", (linear.weight / self.scale).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(inputs, self.codes.to(inputs.dtype) * self.scale, self.bias)
+
+
+def packed(source: Path, **said: Any) -> Loaded:
+    """The model in layers of `Packed`; the backend says `said` of them, or nothing."""
+    loaded = plain.load(source, parse_variant("fp16"), "cpu")
+    for name, layer in list(linear_modules(loaded.model)):
+        loaded.model.set_submodule(name, Packed(layer))
+    formats = (LayerFormat("made up", lambda m: isinstance(m, Packed), **said),) if said else ()
+    return Loaded(loaded.model, "Packed", formats=formats)
+
+
+def test_layers_are_unpacked_as_their_backend_says(source: Path) -> None:
+    loaded = packed(source, unpack=lambda layer: layer.codes.float() * layer.scale)
+    layer: Any = loaded.model.model.layers[0].mlp.up_proj
+    scored = for_scoring(loaded, "cpu")
+    weight = scored.model.model.layers[0].mlp.up_proj.weight
+    assert torch.equal(weight, layer.codes.float() * layer.scale)
+    assert scored.kernel == "Packed as Linear (float32)"
+    assert logits(scored).dtype == torch.float32
+
+
+def test_layers_that_are_more_than_their_weights_run_as_they_are(source: Path) -> None:
+    scored = for_scoring(packed(source, runs_as_is=True), "cpu")
+    assert isinstance(scored.model.model.layers[0].mlp.up_proj, Packed)
+    assert scored.kernel == "Packed"
+    assert scored.notes == (
+        "quality on CPU: made up layers as they are, everything else in float32",
+    )
+    assert logits(scored).dtype == torch.float32
+
+
+@pytest.mark.parametrize("said", [{}, {"kernel": lambda layer, dtype: "Packed"}])
+def test_layers_that_nobody_unpacks_keep_their_kernels(source: Path, said: Any) -> None:
+    scored = for_scoring(packed(source, **said), "cpu")
+    assert scored.model.dtype == torch.float16
+    assert scored.notes == (
+        "quality is measured with the variant's own kernels: they are not of a kind that is"
+        " unpacked to float32",
+    )
+
+
+def test_repacked_layers_are_loaded_again_or_refused(source: Path) -> None:
+    said = {"unpack": lambda layer: layer.codes.float(), "is_repacked": lambda layer: True}
+    with pytest.raises(ModelError, match="load it again"):
+        for_scoring(packed(source, **said), "cpu")
+    again = packed(source, **said)
+    again.reload = lambda: packed(source).model
+    assert for_scoring(again, "cpu").model is not again.model

@@ -39,7 +39,7 @@ def memory(plan: Plan) -> Chart:
     variant could be planned.
     """
     if not plan.rows:
-        raise not_measured("every variant was refused", "plan fp16 or int8@bitsandbytes")
+        raise not_measured("every variant was refused", "plan fp16 or int8")
     height = max(HEIGHT, 2.6 + 0.42 * len(plan.rows))
     figure, (left, right) = page(heading(plan), "Plan: what fits and how fast", columns=2,
                                  height=height)  # fmt: skip
