@@ -62,6 +62,7 @@ def build_requests(
         random_seeds=asdict(lm_eval_task.seeds(task.seed)),
         notes=tuple(notes),
         items=tuple(items),
+        lm_eval=lm_eval_task.lm_eval_version(),
     )
 
 
@@ -77,7 +78,7 @@ class ChatFormatter:
         if not self.template:
             name = getattr(tokenizer, "name_or_path", "") or "of this model"
             raise UsageError(
-                f"the tokenizer {name} has no chat template: leave out --chat-template, "
+                f"the tokenizer {name} has no chat template: leave out --apply-chat-template, "
                 "or use an instruction-tuned model"
             )
         self._tokenizer = tokenizer

@@ -20,6 +20,7 @@ from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskRequests
 from evalkit.tasks.answers import answer_requests
 from evalkit.tasks.language_model import LanguageModel
+from evalkit.tasks.lm_eval_task import lm_eval_version
 from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
 from evalkit.tasks.local_model import LocalLanguageModel
 from evalkit.tasks.prompts import ChatFormatter, build_requests
@@ -74,15 +75,29 @@ def _requests(
     store: Store, job: VariantJob, chosen: TaskSlice, task: LoadedTask, tokenizer: Any
 ) -> tuple[TaskRequests, str]:
     """The prompts of `task`, built by the first variant and read by the others; their file."""
-    chat = ChatFormatter(tokenizer) if chosen.chat else None
-    identity = job.checkpoint.identity if chosen.chat else ""
-    key = content_hash([dataclasses.astuple(chosen), task.name, identity, job.seed])
-    name = f"prompts/{key}.parquet"
+    name = f"prompts/{_prompts_key(job, chosen, task)}.parquet"
     if (store.root / name).exists():
         return TaskRequests.load(store.root / name), name
+    chat = ChatFormatter(tokenizer) if chosen.chat else None
     requests = build_requests(task, chat_template=chat, system=chosen.system or None)
     requests.save(store.root / name)
     return requests, name
+
+
+def _prompts_key(job: VariantJob, chosen: TaskSlice, task: LoadedTask) -> str:
+    """Hash of what makes the prompts of `task`: its settings and files, lm-eval, the seed.
+
+    The data files are those that were read: `chosen` knows only what lies where data is looked
+    for first.
+    """
+    files = [(file.split, file.sha256) for file in task.files]
+    content = [dataclasses.astuple(chosen), task.name, task.shots, files, lm_eval_version()]
+    return content_hash([*content, job.seed, _chat_template(job) if chosen.chat else ""])
+
+
+def _chat_template(job: VariantJob) -> str:
+    """What stands for the chat template of all variants: the identity of their checkpoint."""
+    return job.checkpoint.identity
 
 
 @dataclasses.dataclass
