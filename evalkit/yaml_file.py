@@ -6,6 +6,7 @@ one after minutes), so depth is counted on the stream of events first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ def compose_yaml(file: Path) -> yaml.Node | None:
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(_line(file, error)) from error
     return root
+
+
+def nodes_of(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node below `root` once, however often aliases name it."""
+    waiting, seen = [root] if root is not None else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [one for pair in node.value for one in pair]
 
 
 def checked_text(file: Path) -> str:

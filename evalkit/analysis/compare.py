@@ -43,6 +43,7 @@ from evalkit.records import (
 # Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
 # differences from the baseline.
 PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
+_NAMED = 3
 WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "running", "ok")
 
 
@@ -189,7 +190,10 @@ def _row(
         verdict=_verdict(one, baseline, metrics),
         metrics=metrics,
         slices=slices,
-        notes=tuple(dict.fromkeys(note for run in one.runs for note in run.notes)),
+        notes=(
+            *dict.fromkeys(note for run in one.runs for note in run.notes),
+            *_refusals(metrics),
+        ),
         runs=tuple(run.id for run in one.runs),
         label=one.label,
     )
@@ -207,6 +211,20 @@ def _with_versions(row: Row, baseline: Measured, one: Measured, now: Environment
                 metrics[name], delta=None, delta_low=None, delta_high=None, verdict="not comparable"
             )
     return dataclasses.replace(row, metrics=metrics, notes=(*row.notes, *notes))
+
+
+def _refusals(metrics: Mapping[str, Value]) -> list[str]:
+    """Lines naming the task scores that are not comparable, and why, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        if "." in name and value.verdict == Verdict.NOT_COMPARABLE:
+            reasons.setdefault(str(value.details.get("reason")), []).append(name)
+    return [
+        f"not comparable with the baseline: {', '.join(names[:_NAMED])}"
+        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        + f": {reason}"
+        for reason, names in reasons.items()
+    ]
 
 
 def _same_runs(one: Measured, other: Measured) -> bool:

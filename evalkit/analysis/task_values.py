@@ -7,6 +7,7 @@ documents. p-values are adjusted over the tasks by Holm's method.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.analysis.asked import Asked, asked_difference
 from evalkit.analysis.bootstrap import Interval, bootstrap_interval
 from evalkit.analysis.paired import PairedDifference, holm, mean_interval, paired_difference
 from evalkit.analysis.values import value_of
@@ -35,9 +37,9 @@ CONFIDENT = 1.959964  # two-sided 95 % of the normal distribution
 class ItemScores:
     """One score of a task for one variant, item by item.
 
-    `key` names it (arc_easy.acc_norm); `keys` identify item and prompt, `values` and `weights`
-    float64[n] are aligned with them, `clusters` group items that belong together. `primary` marks
-    the score that stands for its task.
+    `key` names it (arc_easy.acc_norm); `asked` says what was asked of the n items, `values` and
+    `weights` float64[n] are aligned with them, `clusters` group items that belong together.
+    `primary` marks the score that stands for its task.
     """
 
     task: str
@@ -45,7 +47,7 @@ class ItemScores:
     statistic: str
     higher_is_better: bool
     primary: bool
-    keys: tuple[str, ...]
+    asked: Asked
     values: Floats
     weights: Floats
     clusters: NDArray[np.int32]
@@ -70,32 +72,45 @@ def task_values(
 ) -> dict[str, Value]:
     """Values of all scores of `variant` by key, TASK.flips for each task, and tasks_mean.
 
-    A score whose items or prompts are not the baseline's is "not comparable".
+    A score whose items or prompts are not the baseline's is "not comparable", and so is then
+    tasks_mean; the detail "reason" says what differs.
     """
     if is_baseline:
         found = {key: _alone(scores, Verdict.BASELINE) for key, scores in variant.items()}
-        return found | _mean_alone(variant)
+        return found | _mean_alone(variant, Verdict.BASELINE)
+    reasons = {key: _reason(baseline, scores) for key, scores in variant.items()}
     differences = {
         key: paired_difference(*_aligned(baseline[key], scores))
         for key, scores in variant.items()
-        if scores.is_mean and key in baseline and _joinable(baseline[key], scores)
+        if scores.is_mean and not reasons[key]
     }
     adjusted = _adjusted(variant, differences)
     found = {}
     for key, scores in variant.items():
-        if key not in baseline or not _joinable(baseline[key], scores):
-            found[key] = _alone(scores, Verdict.NOT_COMPARABLE)
+        if reasons[key]:
+            found[key] = _refused(_alone(scores, Verdict.NOT_COMPARABLE), reasons[key])
         elif key in differences:
             found[key] = _judged(scores, differences[key], margin, adjusted.get(key))
             if scores.primary and differences[key].is_binary:
                 found[f"{scores.task}.flips"] = _flips(differences[key])
         else:
             found[key] = _corpus(baseline[key], scores, margin)
+    unlike = [f"{one.task}: {reasons[one.key]}" for one in _means(variant) if reasons[one.key]]
+    if any(one.key in baseline and reasons[one.key] for one in _means(variant)):
+        mean = _mean_alone(variant, Verdict.NOT_COMPARABLE)
+        return found | {key: _refused(value, "; ".join(unlike)) for key, value in mean.items()}
     return found | _mean(variant, differences, margin)
 
 
-def _joinable(baseline: ItemScores, variant: ItemScores) -> bool:
-    return baseline.keys == variant.keys
+def _reason(baseline: TaskScores, scores: ItemScores) -> str:
+    """Why a score cannot be paired with the baseline's; "" where it can."""
+    if scores.key not in baseline:
+        return "the baseline has none"
+    return asked_difference(baseline[scores.key].asked, scores.asked)
+
+
+def _refused(value: Value, reason: str) -> Value:
+    return dataclasses.replace(value, details={**value.details, "reason": reason})
 
 
 def _aligned(baseline: ItemScores, variant: ItemScores) -> tuple[Floats, Floats, NDArray[np.int32]]:
@@ -190,14 +205,14 @@ def _means(scores: TaskScores) -> list[ItemScores]:
     return [one for one in scores.values() if one.primary and one.is_mean and one.higher_is_better]
 
 
-def _mean_alone(scores: TaskScores) -> dict[str, Value]:
+def _mean_alone(scores: TaskScores, verdict: Verdict) -> dict[str, Value]:
     """The plain mean over tasks of their primary scores."""
     parts = [mean_interval(one.values[one.measured]) for one in _means(scores)]
     if not parts:
         return {}
     n = sum(int(one.measured.sum()) for one in _means(scores))
     details = {"tasks": len(parts)}
-    return {"tasks_mean": value_of(_averaged(parts), n, None, Verdict.BASELINE, details)}
+    return {"tasks_mean": value_of(_averaged(parts), n, None, verdict, details)}
 
 
 def _mean(
@@ -210,7 +225,7 @@ def _mean(
     delta = _averaged([one.interval for one in paired])
     noise = max(one.noise for one in means)
     verdict = judge(delta, margin=margin.points, direction="higher", noise_floor=noise)
-    value = _mean_alone(variant)["tasks_mean"]
+    value = _mean_alone(variant, Verdict.BASELINE)["tasks_mean"]
     details: dict[str, object] = {"tasks": len(means)}
     if verdict is Verdict.INCONCLUSIVE:
         details |= _mean_more(delta, paired, margin)

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evalkit.analysis.asked import asked_difference
 from evalkit.errors import unknown
 from evalkit.records import Comparison, Flip, Measurement, Run
-from evalkit.store.samples import SampleRecords, check_joinable, margins_of
+from evalkit.results.load_measured import asked_of
+from evalkit.store.samples import SampleRecords, margins_of
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskItem, read_items
 
@@ -114,13 +116,14 @@ def _scores(store: Store, run_ids: tuple[str, ...]) -> dict[str, Measurement]:
 def _changes(
     store: Store, baseline: Measurement, variants: Mapping[str, Measurement]
 ) -> Iterator[_Changed]:
-    """What each variant (by its label) changed in one task."""
+    """What each variant (by its label) changed in one task; one asked otherwise is left out."""
     details = baseline.details
     mine = SampleRecords.load(store.root / str(baseline.table))
-    rows = mine.rows(details["filter"])
+    rows, asked = mine.rows(details["filter"]), asked_of(mine, details["filter"])
     for label, variant in variants.items():
         theirs = SampleRecords.load(store.root / str(variant.table))
-        check_joinable(mine, theirs)
+        if asked_difference(asked, asked_of(theirs, details["filter"])):
+            continue
         one, other = _changed(rows, theirs.rows(details["filter"]))
         margins = margins_of(one, details["score"]), margins_of(other, details["score"])
         yield _Changed(label, details, (one, other), margins)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.analysis.asked import Asked
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.summaries import TokenTable
 from evalkit.analysis.task_values import ItemScores
 from evalkit.records import Comparison, Measurement, Run, Variant
 from evalkit.store.files import read_parquet
-from evalkit.store.samples import STATISTICS, SampleRecords
+from evalkit.store.samples import JOINED, STATISTICS, SampleRecords
 from evalkit.store.store import Store
 
 
@@ -99,20 +100,31 @@ def _task_scores(store: Store, runs: tuple[Run, ...]) -> dict[str, ItemScores]:
 def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores:
     details = measurement.details
     items = records.items(details["score"], details["filter"])
-    rows = records.rows(details["filter"])
-    columns = [rows[name].to_pylist() for name in ("doc_hash", "prompt_hash", "target")]
     return ItemScores(
         task=details["task"],
         key=measurement.metric,
         statistic=items.statistic,
         higher_is_better=details["higher_is_better"],
         primary=details["primary"],
-        keys=tuple("/".join(map(str, key)) for key in zip(*columns, strict=True)),
+        asked=asked_of(records, details["filter"]),
         values=items.values,
         weights=items.weights,
         clusters=items.clusters,
         noise=_score_noise(records, details),
     )
+
+
+def asked_of(records: SampleRecords, name: str) -> Asked:
+    """What the items of `records` were asked, in the order of their rows of filter `name`."""
+    rows, head = records.rows(name), records.head
+    documents, prompts, targets = (tuple(map(str, rows[c].to_pylist())) for c in JOINED)
+    settings = {
+        "version": head.version,
+        "shots": str(head.shots),
+        "chat": head.chat,
+        "split": head.split,
+    }
+    return Asked(settings, documents, prompts, targets, head.requests, head.lm_eval)
 
 
 def _score_noise(records: SampleRecords, details: dict[str, Any]) -> float:

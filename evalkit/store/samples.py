@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from evalkit.errors import NotComparableError, StoreError, UsageError
+from evalkit.errors import StoreError, UsageError
 from evalkit.store.files import replacing
 
 SCHEMA = "evalkit.samples/1"
@@ -34,6 +34,7 @@ STATISTICS: dict[str, Callable[[float], float]] = {
     "weighted_perplexity": lambda a: math.exp(-a),
     "bits_per_byte": lambda a: -a / math.log(2),
 }
+# The columns that tell what an item is and how it was asked.
 JOINED = ("doc_hash", "prompt_hash", "target")
 
 
@@ -76,7 +77,11 @@ class ItemValues:
 
 @dataclass(frozen=True)
 class SampleHead:
-    """What a file of sample records is about."""
+    """What a file of sample records is about.
+
+    `requests` is the id of the TaskRequests that were answered, `lm_eval` the version that made
+    and scored them ("" where it is not known).
+    """
 
     task: str
     version: str
@@ -89,6 +94,7 @@ class SampleHead:
     random_seeds: dict[str, int]
     notes: tuple[str, ...]
     scores: tuple[TaskScore, ...] = field(default=())
+    lm_eval: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,44 +232,6 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Equally long lists of numbers as float64 (rows, entries)."""
     flat: NDArray[np.float64] = pc.list_flatten(column).to_numpy().astype(np.float64)
     return flat.reshape(len(column), -1)
-
-
-def check_joinable(baseline: SampleRecords, other: SampleRecords) -> None:
-    """Raise NotComparableError unless both hold the same items asked in the same words.
-
-    The message names the task, the first field that differs and the item.
-    """
-    task = baseline.head.task
-    for name in ("task", "version", "shots", "chat", "split"):
-        mine, theirs = getattr(baseline.head, name), getattr(other.head, name)
-        if mine != theirs:
-            raise NotComparableError(f"task {task}: {name} differs ({mine} and {theirs})")
-    columns = ["filter", "doc_id", *JOINED]
-    if baseline.table.select(columns).equals(other.table.select(columns)):
-        return
-    mine, theirs = _identities(baseline), _identities(other)
-    if mine.keys() != theirs.keys():
-        only = sorted(mine.keys() ^ theirs.keys())[0]
-        raise NotComparableError(
-            f"task {task}: the items differ ({len(mine)} and {len(theirs)} rows; "
-            f"item {only[1]} of filter {only[0]} is in one only): use the same --limit"
-        )
-    for place, values in mine.items():
-        for field_name, one, two in zip(JOINED, values, theirs[place], strict=True):
-            if one != two:
-                raise NotComparableError(
-                    f"task {task}: {field_name} of item {place[1]} differs "
-                    f"({_short(one)} and {_short(two)})"
-                )
-
-
-def _identities(records: SampleRecords) -> dict[tuple[str, int], tuple[str, ...]]:
-    columns = [records.table[name].to_pylist() for name in ("filter", "doc_id", *JOINED)]
-    return {(row[0], row[1]): tuple(row[2:]) for row in zip(*columns, strict=True)}
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 16 else f"{value[:12]}…"
 
 
 def _pairs(values: Sequence[Any], skip_nan: bool) -> NDArray[np.float64]:

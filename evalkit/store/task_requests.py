@@ -99,7 +99,8 @@ class TaskRequests:
     """All requests of one task, in order, and what fixed them.
 
     `repeats` is how often each request is answered; `chat` is the hash of the chat template and
-    system instruction ("" without); `random_seeds` are those of lm-eval's random draws.
+    system instruction ("" without); `random_seeds` are those of lm-eval's random draws; `lm_eval`
+    is its version, which defines prompts ("" where it is not known).
     """
 
     task: str
@@ -114,11 +115,12 @@ class TaskRequests:
     random_seeds: dict[str, int]
     notes: tuple[str, ...]
     items: tuple[TaskItem, ...]
+    lm_eval: str = ""
 
     @cached_property
     def id(self) -> str:
         """Hash of what the model is asked and of the documents behind it; names of files,
-        seeds and notes play no part."""
+        seeds, versions and notes play no part."""
         items = [
             (item.doc_hash, item.target, [asdict(request) for request in item.requests])
             for item in self.items

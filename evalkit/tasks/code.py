@@ -17,7 +17,7 @@ from lm_eval.api.registry import METRIC_REGISTRY
 
 from evalkit.errors import DataError
 from evalkit.tasks.lm_eval_entries import demo_paths
-from evalkit.yaml_file import compose_yaml
+from evalkit.yaml_file import compose_yaml, nodes_of
 
 # Builders of the datasets library that unpickle what they read.
 _PICKLING = ("pandas",)
@@ -43,7 +43,7 @@ def _trusted(file: Path) -> bool:
 
 def _code(file: Path, seen: set[Path]) -> Iterator[str]:
     seen.add(file.resolve())
-    for node in _nodes(compose_yaml(file)):
+    for node in nodes_of(compose_yaml(file)):
         if not node.tag.startswith(_PLAIN) or ":python/" in node.tag:
             value = node.value if isinstance(node, yaml.ScalarNode) else ""
             yield f"{node.tag} {value}".strip()
@@ -73,18 +73,3 @@ def _included(file: Path, key: object, value: yaml.Node) -> list[Path]:
         return []
     nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
     return [file.parent / str(node.value) for node in nodes]
-
-
-def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Every node once, however often aliases name it."""
-    waiting, seen = [root] if root is not None else [], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-        elif isinstance(node, yaml.MappingNode):
-            waiting += [one for pair in node.value for one in pair]

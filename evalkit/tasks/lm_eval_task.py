@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import metadata
 from typing import Any
 
 import datasets
@@ -35,6 +36,11 @@ class Seeds:
     python: int
     numpy: int
     fewshot: int
+
+
+def lm_eval_version() -> str:
+    """The version of lm-eval, which defines the prompts, filters and metrics of its tasks."""
+    return metadata.version("lm_eval")
 
 
 def seeds(seed: int) -> Seeds:

@@ -62,6 +62,7 @@ def build_requests(
         random_seeds=asdict(lm_eval_task.seeds(task.seed)),
         notes=tuple(notes),
         items=tuple(items),
+        lm_eval=lm_eval_task.lm_eval_version(),
     )
 
 

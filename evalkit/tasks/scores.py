@@ -266,4 +266,5 @@ def _head(requests: TaskRequests, scores: Sequence[TaskScore]) -> SampleHead:
         random_seeds=requests.random_seeds,
         notes=requests.notes,
         scores=tuple(scores),
+        lm_eval=requests.lm_eval,
     )

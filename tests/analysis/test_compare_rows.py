@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
+from evalkit.analysis.asked import Asked, asked_difference
 from evalkit.analysis.compare import Measured, check_comparable, compare
 from evalkit.analysis.samples import ratio_interval, sampled_value
 from evalkit.analysis.summaries import TokenTable, paired_delta, summarise
@@ -153,9 +155,10 @@ def test_incomparable_runs_name_the_field() -> None:
 
 
 def _items(values: list[float], *, task: str = "t", prompt: str = "p") -> ItemScores:
+    names = tuple(map(str, range(len(values))))
+    asked = Asked({"shots": "0"}, names, tuple(prompt + name for name in names), names)
     return ItemScores(
-        task, f"{task}.acc", "mean", True, True,
-        tuple(f"{prompt}{i}" for i in range(len(values))),
+        task, f"{task}.acc", "mean", True, True, asked,
         np.array(values), np.ones(len(values)), np.arange(len(values), dtype=np.int32),
     )  # fmt: skip
 
@@ -170,8 +173,49 @@ def test_task_values_count_flips_and_refuse_other_prompts() -> None:
     changed = task_values(
         {"t.acc": _items(base)}, {"t.acc": _items(other, prompt="q")}, MARGIN, False
     )
-    assert changed["t.acc"].verdict == "not comparable"
-    assert "tasks_mean" not in changed
+    assert changed["t.acc"].verdict == "not comparable" == changed["tasks_mean"].verdict
+    assert changed["t.acc"].delta is None is changed["tasks_mean"].delta
+    assert changed["t.acc"].details["reason"] == "prompts differ from item 0 on"
+    assert "t.flips" not in changed
+
+
+def test_a_row_asked_otherwise_names_the_field_and_the_versions_of_lm_eval() -> None:
+    def asked(variant: str, version: str, prompt: str) -> Measured:
+        scores = _items([1.0, 0.0] * 20, prompt=prompt)
+        scores = dataclasses.replace(
+            scores, asked=dataclasses.replace(scores.asked, lm_eval=version)
+        )
+        return dataclasses.replace(_measured(variant, _table(1)), tasks={"t.acc": scores})
+
+    result = compare(MODEL, SUITE, [asked("a", "0.4.12", "p"), asked("b", "0.4.13", "q")], MARGIN)
+    row = result.rows[1]
+    assert row.verdict == "not comparable"
+    assert row.notes == (
+        "not comparable with the baseline: t.acc: prompts differ from item 0 on "
+        "(lm-eval 0.4.13 against 0.4.12)",
+    )
+    same = compare(MODEL, SUITE, [asked("a", "0.4.12", "p"), asked("b", "0.4.13", "p")], MARGIN)
+    assert same.rows[1].metrics["t.acc"].delta == 0
+    assert not same.rows[1].notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"settings": {"shots": "5"}}, "shots differs (5 against 0)"),
+        ({"documents": ("0", "X")}, "documents differ from item 1 on"),
+        ({"targets": ("X", "1")}, "targets differ from item 0 on"),
+        ({"documents": ("0",)}, "the number of items differs (1 against 2)"),
+        ({"requests": "X"}, "continuations or generation settings of the prompts differ"),
+        ({"lm_eval": "9"}, ""),
+        ({"prompts": ("0", "X"), "lm_eval": "9"},
+         "prompts differ from item 1 on (lm-eval 9 against unknown)"),
+    ],
+)  # fmt: skip
+def test_the_first_difference_in_what_was_asked(changes: dict[str, Any], reason: str) -> None:
+    one = Asked({"shots": "0"}, ("0", "1"), ("0", "1"), ("0", "1"))
+    assert asked_difference(one, dataclasses.replace(one, **changes)) == reason
 
 
 def test_an_undecided_task_says_how_many_more_items_would_decide() -> None:

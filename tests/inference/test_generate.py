@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from scoring_models import VOCABULARY
 from transformers import PreTrainedModel
 
-from evalkit.errors import DataError
+from evalkit.errors import DataError, NotFiniteError
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
 from evalkit.inference.prefix import Budget
@@ -172,3 +172,15 @@ def test_options_that_cannot_be_honoured_are_refused(
 
 def test_no_prompts_no_texts() -> None:
     assert generate(model_of("phi-3"), []) == []
+
+
+@pytest.mark.parametrize("name", ["phi-3", "recurrent"])
+def test_logits_that_are_no_numbers_name_the_prompt(name: str) -> None:
+    model, texts = model_of(name), [[5, 6], [5, 9, 7], [5, 8]]
+    with torch.no_grad():
+        own = model.get_input_embeddings().weight
+        model.get_output_embeddings().weight = torch.nn.Parameter(own.clone())
+        own[9] = float("nan")
+    with pytest.raises(NotFiniteError, match="prompt 1") as caught:
+        generate(model, texts, count=3)
+    assert caught.value.index == 1

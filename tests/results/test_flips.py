@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import evalkit
 from evalkit.backends import parse_variant
 from evalkit.results.flips import RIGHT_TO_WRONG, _evenly, ledger
+from evalkit.store.samples import SampleRecords
 from evalkit.store.store import Store
 from evalkit.view.report_flips import flip_section
 
@@ -71,3 +73,16 @@ def test_one_task(found: tuple[Any, Store]) -> None:
 )
 def test_evenly(sizes: list[int], most: int, each: int) -> None:
     assert _evenly(sizes, most) == each
+
+
+def test_a_variant_that_was_asked_otherwise_has_no_flips(found: tuple[Any, Store]) -> None:
+    comparison, store = found
+    label = comparison.rows[1].variant.label
+    for run_id in comparison.rows[1].runs:
+        for file in store.raw(run_id).glob("samples-task_00.parquet"):
+            records = SampleRecords.load(file)
+            dataclasses.replace(records, head=dataclasses.replace(records.head, shots=5)).save(file)
+    flips, _ = ledger(comparison, store)
+    tasks = {variant: {f.task for f in flips if f.variant == variant} for variant in
+             (label, comparison.rows[2].variant.label)}  # fmt: skip
+    assert list(tasks.values()) == [{"task_01"}, {"task_00", "task_01"}]

@@ -13,7 +13,7 @@ from prefix_models import model_of, tokenizer_of_words
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from evalkit.errors import DataError
+from evalkit.errors import DataError, VariantError
 from evalkit.tasks.lm_eval_requests import request_seeds
 from evalkit.tasks.local_model import LocalLanguageModel
 
@@ -272,3 +272,39 @@ def test_a_tokenizer_without_end_of_text_is_named() -> None:
     lm = LocalLanguageModel(model_of("phi-3"), tokenizer, max_length=MAX_LENGTH)
     with pytest.raises(DataError, match="eos_token"):
         _ = lm.eot_token_id
+
+
+def with_broken_word(token: int) -> LocalLanguageModel:
+    """A model whose states are NaN from the word `token` on."""
+    model = model_of("phi-3")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = float("nan")
+    return LocalLanguageModel(model, tokenizer_of_words(), max_length=MAX_LENGTH)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_an_answer_that_is_no_number_names_task_item_and_fix(kind: str) -> None:
+    settings = {"until": [], "max_gen_toks": 4}
+    asked: dict[str, list[tuple[Any, ...]]] = {
+        "loglikelihood": [("w5 w6", " w7"), ("w5 w6 w9", " w7")],
+        "loglikelihood_rolling": [("w5 w6 w7",), ("w5 w9 w7",)],
+        "generate_until": [("w5 w6", settings), ("w5 w9", settings)],
+    }
+    lm = with_broken_word(9)
+    hook = Told()
+    lm.set_cache_hook(hook)
+    with pytest.raises(VariantError, match=r"task 'task', item 1: the log.* use bf16 or fp32$"):
+        getattr(lm, kind)(instances(kind, asked[kind]))
+    assert all(arguments == asked[kind][0] for _, arguments, _ in hook.answers)
+
+
+def test_an_overflow_of_float16_is_told() -> None:
+    model = model_of("phi-3")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(3e4)
+    wide = LocalLanguageModel(model, tokenizer_of_words(), max_length=MAX_LENGTH)
+    assert len(wide.loglikelihood(choices())) == len(choices())
+    narrow = LocalLanguageModel(model.half(), tokenizer_of_words(), max_length=MAX_LENGTH)
+    for kind, requests in REQUESTS.items():
+        with pytest.raises(VariantError, match=r"item \d+: .* float16 overflows in this model"):
+            getattr(narrow, kind)(requests)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from evalkit.errors import EvalkitError, InterruptedWorkError
 from evalkit.progress import Event, Listener
 from evalkit.records import TaskSlice, content_hash
 from evalkit.running.job import Subject
@@ -21,10 +20,7 @@ from evalkit.store.files import read_json, write_json
 def generating_tasks(
     subject: Subject, tasks: Sequence[TaskSlice], send: Listener
 ) -> dict[str, bool]:
-    """Of each task by name, whether any text is generated for it.
-
-    A task that cannot be looked up counts as one that generates: it fails when it is measured.
-    """
+    """Of each task by name, whether any text is generated for it."""
     files = {task.name: _file(subject, task) for task in tasks}
     known = {name: read_json(file)["generates"] for name, file in files.items() if file.exists()}
     left = [task for task in tasks if task.name not in known]
@@ -34,7 +30,7 @@ def generating_tasks(
         for name, generates in found.items():
             write_json(files[name], {"generates": generates})
         known |= found
-    return {task.name: known.get(task.name, True) for task in tasks}
+    return known
 
 
 def _file(subject: Subject, task: TaskSlice) -> Path:
@@ -43,15 +39,12 @@ def _file(subject: Subject, task: TaskSlice) -> Path:
 
 
 def _ask(asked: tuple[Subject, Sequence[TaskSlice]], send: Listener) -> dict[str, bool]:
-    from evalkit.tasks.kinds import generates_text
+    from evalkit.tasks import kinds
 
     subject, tasks = asked
-    found = {}
-    for task in tasks:
-        try:
-            found[task.name] = generates_text(task, subject.settings.include_path)
-        except InterruptedWorkError:
-            raise
-        except EvalkitError:
-            continue
-    return found
+    include = subject.settings.include_path
+    return kinds.generating_tasks(
+        tasks,
+        include_path=() if include is None else (include,),
+        allow_code=subject.settings.allow_code,
+    )

@@ -18,6 +18,7 @@ from evalkit.store.samples import SampleRecords
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskRequests
 from evalkit.tasks.answers import answer_requests
+from evalkit.tasks.lm_eval_task import lm_eval_version
 from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
 from evalkit.tasks.prompts import ChatFormatter, build_requests
 from evalkit.tasks.scores import score_answers
@@ -64,16 +65,29 @@ def _requests(
 ) -> tuple[TaskRequests, str]:
     """The prompts of `task`, built by the first variant and read by the others; their file."""
     job = session.job
-    chat = ChatFormatter(session.tokenizer) if chosen.chat else None
-    identity = job.checkpoint.identity
-    template = [identity.tokenizer, identity.chat_template] if chosen.chat else []
-    key = content_hash([dataclasses.astuple(chosen), task.name, template, job.seed])
-    name = f"prompts/{key}.parquet"
+    name = f"prompts/{_prompts_key(job, chosen, task)}.parquet"
     if (store.root / name).exists():
         return TaskRequests.load(store.root / name), name
+    chat = ChatFormatter(session.tokenizer) if chosen.chat else None
     requests = build_requests(task, chat_template=chat, system=chosen.system or None)
     requests.save(store.root / name)
     return requests, name
+
+
+def _prompts_key(job: Job, chosen: TaskSlice, task: LoadedTask) -> str:
+    """Hash of what makes the prompts of `task`: its settings and files, lm-eval, the seed.
+
+    The data files are those that were read: `chosen` knows only what lies where data is looked
+    for first.
+    """
+    files = [(file.split, file.sha256) for file in task.files]
+    content = [dataclasses.astuple(chosen), task.name, task.shots, files, lm_eval_version()]
+    return content_hash([*content, job.seed, _chat_template(job) if chosen.chat else []])
+
+
+def _chat_template(job: Job) -> list[str]:
+    """What makes a chat of all variants: the baseline's template, and its special tokens."""
+    return [job.checkpoint.identity.chat_template, job.checkpoint.identity.tokenizer]
 
 
 @dataclasses.dataclass
