@@ -28,7 +28,7 @@ def batch(
     """
     from evalkit.running.batch.run import run_batch
     from evalkit.store.files import replacing
-    from evalkit.view.batch_page import batch_html
+    from evalkit.view import render
 
     place = None if out is None else Path(out)
     if progress is None:
@@ -37,5 +37,5 @@ def batch(
     else:
         done = run_batch(Path(grid), place, jobs, progress, ray=ray)
     with replacing(done.folder / "index.html") as page:
-        page.write_text(batch_html(done), encoding="utf-8")
+        page.write_text(render(done, "html"), encoding="utf-8")
     return done

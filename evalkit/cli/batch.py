@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from evalkit.cli.options import Form, TableOrJson
+
 
 def batch(
     grid: Annotated[
@@ -24,13 +26,14 @@ def batch(
         str,
         typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
     ] = "",
+    format_: TableOrJson = Form.table,
 ) -> None:
     """Run a notebook through papermill for each combination of a grid's parameters."""
     from evalkit import api
     from evalkit.progress import live
-    from evalkit.view.batch_page import batch_text
+    from evalkit.view import show
 
     with live() as listener:
         done = api.batch(grid, out=out, jobs=jobs, ray=ray, progress=listener)
-    print(batch_text(done))
+    show(done, format_)
     raise typer.Exit(0 if done.succeeded else 1)

@@ -71,7 +71,7 @@ def bench(
     """Measure prefill and decode over batch sizes and contexts: speed, memory, energy."""
     from evalkit import api
     from evalkit.progress import live
-    from evalkit.view import bench_table
+    from evalkit.view import show
 
     with live() as listener:
         found = api.bench(
@@ -81,13 +81,5 @@ def bench(
             serve=tuple(serve or ()), offload=offload,
             allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
         )  # fmt: skip
-    writers = {
-        BenchFormat.json: bench_table.dumps,
-        BenchFormat.markdown: bench_table.bench_markdown,
-        BenchFormat.csv: bench_table.bench_csv,
-    }
-    if format_ in writers:
-        print(writers[format_](found).rstrip("\n"))
-    else:
-        bench_table.print_bench(found)
+    show(found, format_)
     raise typer.Exit(1 if any(point.status == "failed" for point in found.points) else 0)

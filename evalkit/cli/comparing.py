@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +105,7 @@ def compare(
     from evalkit.progress import Event, live
     from evalkit.store.files import replacing
     from evalkit.store.mirror import is_url, mirrored
-    from evalkit.view import export, table
+    from evalkit.view import show
 
     request: dict[str, Any] = {
         "model": model, "suite": suite, "text": text or (), "tasks": _words(tasks),
@@ -130,15 +129,7 @@ def compare(
             with replacing(folder / "report.html") as page:
                 page.write_text(api.report(result), encoding="utf-8")
             listener(Event("evalkit", "", message=f"report: {folder / 'report.html'}"))
-    writers: dict[Format, Callable[[Any], str]] = {
-        Format.json: export.dumps,
-        Format.markdown: export.to_markdown,
-        Format.csv: export.to_csv,
-    }
-    if format_ in writers:
-        print(writers[format_](result).rstrip("\n"))
-    else:
-        table.print_table(result)
+    show(result, format_)
     raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)
 
 

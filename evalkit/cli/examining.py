@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,22 @@ import typer
 from evalkit.cli.options import (
     AllowPickle,
     Device,
+    Form,
     ModelOption,
     Out,
     RemoteCode,
     Seed,
     StoredComparison,
+    TableOrJson,
 )
+
+
+class CheckFormat(enum.StrEnum):
+    """Output formats of a check."""
+
+    table = "table"
+    json = "json"
+    junit = "junit"
 
 
 def doctor(
@@ -29,21 +40,21 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Findings as one JSON object.")] = False,
+    format_: TableOrJson = Form.table,
     allow_pickle: AllowPickle = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Find a broken quantization in seconds: what, why it matters, what to do."""
     from evalkit import api
     from evalkit.progress import live
-    from evalkit.view import diagnosis
+    from evalkit.view import show
 
     with live() as listener:
         found = api.doctor(
             variant, model=model, text=text, device=device, seed=seed, offline=offline, out=out,
             allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
         )  # fmt: skip
-    print(diagnosis.dumps(found) if json_ else diagnosis.diagnosis_text(found))
+    show(found, format_)
     raise typer.Exit(0 if found.healthy(strict=strict) else 1)
 
 
@@ -63,12 +74,16 @@ def check(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
     ] = None,
+    format_: Annotated[
+        CheckFormat, typer.Option("--format", help="Form of the result.")
+    ] = CheckFormat.table,
     out: Out = None,
 ) -> None:
     """Pass only when the whole interval of every limit is inside; exit code 1 otherwise."""
     from evalkit import api
     from evalkit.store.files import explained
-    from evalkit.view import gate
+    from evalkit.view import render, show
+    from evalkit.view.gate import Judgements
 
     words = {
         "max_perplexity_increase": max_perplexity_increase, "max_task_loss": max_task_loss,
@@ -76,9 +91,9 @@ def check(
         "min_decode_speed": min_decode_speed, "min_prefill_speed": min_prefill_speed,
     }  # fmt: skip
     given = {name: value for name, value in words.items() if value is not None}
-    found = api.check(run, limits, store=out, **given)
+    found = Judgements(tuple(api.check(run, limits, store=out, **given)))
     if junit is not None:
         with explained(junit):
-            junit.write_text(gate.junit(found), encoding="utf-8")
-    print(gate.gate_text(found))
-    raise typer.Exit(0 if all(one.passed for one in found) else 1)
+            junit.write_text(render(found, "junit"), encoding="utf-8")
+    show(found, format_)
+    raise typer.Exit(0 if found.passed else 1)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class Form(enum.StrEnum):
+    """Output formats of results without further ones."""
+
+    table = "table"
+    json = "json"
+
+
+TableOrJson = Annotated[Form, typer.Option("--format", help="Form of the result.")]
 Variants = Annotated[
     list[str],
     typer.Argument(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evalkit.cli.options import AllowPickle, Device, ModelOption, Out, RemoteCode, Seed
-
-
-class SpeculationFormat(enum.StrEnum):
-    """Output formats of speculative decoding."""
-
-    table = "table"
-    json = "json"
+from evalkit.cli.options import (
+    AllowPickle,
+    Device,
+    Form,
+    ModelOption,
+    Out,
+    RemoteCode,
+    Seed,
+    TableOrJson,
+)
 
 
 def speculate(
@@ -41,16 +42,15 @@ def speculate(
     seed: Seed = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     out: Out = None,
-    format_: Annotated[
-        SpeculationFormat, typer.Option("--format", help="Form of the result.")
-    ] = SpeculationFormat.table,
+    format_: TableOrJson = Form.table,
     allow_pickle: AllowPickle = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure speculative decoding: accepted tokens, speed-up, losslessness, and the prediction."""
     from evalkit import api
     from evalkit.progress import live
-    from evalkit.view import speculation
+    from evalkit.view import show
+    from evalkit.view.speculation import Speculations
 
     with live() as listener:
         found = api.speculate(
@@ -59,7 +59,6 @@ def speculate(
             prompt=prompt, generate=generate, device=device, seed=seed, offline=offline, out=out,
             allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, progress=listener,
         )  # fmt: skip
-    as_json = format_ is SpeculationFormat.json
-    print(speculation.to_json(found) if as_json else speculation.to_text(found))
+    show(Speculations(found), format_)
     wanted = len(drafts or ()) + prompt_lookup
     raise typer.Exit(0 if len(found) == wanted else 1)

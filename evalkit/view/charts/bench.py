@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from evalkit.analysis.sweep import percentile
 from evalkit.errors import unknown
 from evalkit.records.bench import Bench, BenchPoint, Soak
-from evalkit.view.bench_table import heading, limits
+from evalkit.view.bench import heading, limits
 from evalkit.view.charts.bench_memory import bench_memory
 from evalkit.view.charts.canvas import (
     HEIGHT,

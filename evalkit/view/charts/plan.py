@@ -11,7 +11,7 @@ from evalkit.view import numbers
 from evalkit.view.charts.canvas import HEIGHT, Chart, finish, legend, not_measured, page, styled
 from evalkit.view.charts.canvas import titled as name_panel
 from evalkit.view.charts.variants import INK, PAPER, drawable
-from evalkit.view.plan_table import heading
+from evalkit.view.plan import heading
 
 # Colour and hatch of each part, from seaborn's colour-blind palette as the other charts have them.
 PARTS = {
