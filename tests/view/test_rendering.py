@@ -13,6 +13,7 @@ from comparisons import comparison, standard_rows
 from plans import planned
 from rich.console import Console
 
+import evalkit
 from evalkit import cli
 from evalkit.analysis.gate import judge
 from evalkit.cli.bench import BenchFormat
@@ -25,6 +26,7 @@ from evalkit.records import Comparison, Flip, Measurement, Model, Run, Suite, Va
 from evalkit.records.batch import Batch, CellResult
 from evalkit.records.bench import Bench, Speculation
 from evalkit.records.findings import Diagnosis, Finding
+from evalkit.store.store import Store
 from evalkit.view import check_format, formats, render, show
 from evalkit.view.flips import Flips
 from evalkit.view.gate import Judgements
@@ -178,8 +180,6 @@ def test_check_says_in_json_whether_all_limits_held() -> None:
 def test_the_check_command_prints_junit_and_writes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from evalkit.store.store import Store
-
     file = Store(tmp_path).save_comparison(comparison(*standard_rows()), "one")
     words = ["check", str(file), "--max-size", "1kB", "--junit", str(tmp_path / "junit.xml")]
     for form in ("junit", "json"):
@@ -189,3 +189,23 @@ def test_the_check_command_prints_junit_and_writes_it(
     printed = capsys.readouterr().out
     assert printed.startswith((tmp_path / "junit.xml").read_text(encoding="utf-8"))
     assert json.loads(printed[printed.index("{") :])["passed"] is False
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_the_flips_command_prints_the_form_asked_for(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.api.flips", lambda *_, **__: [FLIP, FLIP])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["flips", "--limit", "1", "--format", form, "--out", str(tmp_path)])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == render(Flips((FLIP, FLIP), shown=1), form) + "\n"
+
+
+def test_report_adds_what_the_metrics_mean_and_checks_the_format_first(tmp_path: Path) -> None:
+    page = evalkit.report(comparison(), "html", tmp_path)
+    assert "KL" in page
+    assert len(page) > len(render(comparison(), "html"))
+    assert evalkit.report(comparison(), "csv") == render(comparison(), "csv")
+    with pytest.raises(UsageError, match="did you mean 'markdown'"):
+        evalkit.report(None, "markdwn", tmp_path / "no store")
