@@ -30,7 +30,7 @@ from evalkit.analysis.cards import card_of_driver, find_card
 from evalkit.records.bench import Bench, BenchPoint
 from evalkit.running.bench.plan import ENGINES
 from evalkit.running.environment import gpu_names
-from evalkit.view.bench_table import bench_json, print_bench
+from evalkit.view import render, show
 
 VARIANTS = "fp16;int8@bitsandbytes;int8@torchao;int4@gptq;int4@torchao"
 TARGET = "rtx-4090"
@@ -79,8 +79,8 @@ def projected(point: BenchPoint, bandwidth: float) -> dict[str, float]:
     }
 
 
-def show(bench: Bench, rows: list[dict[str, Any]], projections: dict[str, Any]) -> None:
-    print_bench(bench)
+def show_all(bench: Bench, rows: list[dict[str, Any]], projections: dict[str, Any]) -> None:
+    show(bench)
     header = ["variant", "engine", "tokens/s", "of bandwidth", "prepared in"]
     table(
         "Decode at batch 1 by engine",
@@ -130,10 +130,10 @@ def main() -> None:
     points = {name: decode_at_one(bench, name) for name in dict.fromkeys(
         point.variant for point in bench.points)}  # fmt: skip
     projections = {name: projected(p, bandwidth) for name, p in points.items() if p}
-    show(bench, rows, projections)
+    show_all(bench, rows, projections)
     content = {
         "card": card.title if card else own, "bandwidth": bandwidth, "engines": rows,
-        "projections": projections, "bench": bench_json(bench),
+        "projections": projections, "bench": json.loads(render(bench, "json")),
     }  # fmt: skip
     if options.save:
         options.save.write_text(json.dumps({"machine": machine(), **content}, indent=1))

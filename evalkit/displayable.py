@@ -11,7 +11,10 @@ from typing import Any
 
 
 class Displayable:
-    """A result with a face: HTML in notebooks, a styled table, charts by short names."""
+    """A result with a face: a table when printed and in notebooks, charts by short names."""
+
+    def __str__(self) -> str:
+        return str(display().text(self))
 
     def _repr_html_(self) -> str:
         return str(display().html(self))

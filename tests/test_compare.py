@@ -15,7 +15,7 @@ import evalkit
 from evalkit import cli
 from evalkit.progress import ignore
 from evalkit.running.compare import run as running
-from evalkit.view.export import to_json
+from evalkit.view import render
 
 
 class Bench:
@@ -32,7 +32,7 @@ class Bench:
     def compare(self, *variants: str, **words: Any) -> dict[str, Any]:
         words = {"model": str(self.model), "text": [self.text], "out": self.store} | words
         words |= {"convention": "document", "context": 64, "device": "cpu", "progress": ignore}
-        return to_json(evalkit.compare(*variants, **words))
+        return json.loads(render(evalkit.compare(*variants, **words), "json"))
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_canonical_text_and_label() -> None:
 
 def test_importing_evalkit_and_reading_results_needs_no_torch() -> None:
     code = (
-        "import sys, evalkit, evalkit.api, evalkit.view.table, evalkit.view.export;"
+        "import sys, evalkit, evalkit.api, evalkit.view;"
         "import evalkit.analysis.compare, evalkit.store.store, evalkit.running.compare.plan;"
         "import evalkit.running.compare.run; evalkit.compare; evalkit.load_run;"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

@@ -12,8 +12,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from scipy.special import stdtrit
-
 # A step of 25 % more sequences that gains less than 5 % is beyond the knee.
 MORE, GAIN = 1.25, 1.05
 UNSTEADY = 0.1
@@ -95,6 +93,8 @@ def verdict(rounds: Sequence[float], baseline: Sequence[float]) -> str:
 
 
 def _log_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    from scipy.special import stdtrit  # takes longer to load than a bench to show
+
     count = len(values)
     half = stdtrit(count - 1, (1 + confidence) / 2) * statistics.stdev(values) / count**0.5
     middle = statistics.mean(values)

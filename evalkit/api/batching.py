@@ -26,12 +26,12 @@ def batch(
     """
     from evalkit.running.batch.run import run_batch
     from evalkit.store.files import replacing
-    from evalkit.view.batch_page import batch_html
+    from evalkit.view import render
 
     given = resolved(BatchOptions, options)
     place = None if given["out"] is None else Path(given["out"])
     with listening(progress) as listener:
         done = run_batch(Path(grid), place, given["jobs"], listener, ray=given["ray"])
     with replacing(done.folder / "index.html") as page:
-        page.write_text(batch_html(done), encoding="utf-8")
+        page.write_text(render(done, "html"), encoding="utf-8")
     return done

@@ -102,28 +102,16 @@ def report(
     form: str = "html",
     store: str | Path | None = None,
 ) -> str:
-    """A comparison as a self-contained HTML page, Markdown, JSON, CSV or a model card's YAML."""
+    """A comparison as a self-contained HTML page, table, Markdown, JSON, CSV or model card."""
     from evalkit.metrics import definitions
-    from evalkit.results.flips import ledger
-    from evalkit.view import export, report_card
-    from evalkit.view.report import render_html
-    from evalkit.view.report_flips import MOST_FLIPS
+    from evalkit.view import check_format, render
+    from evalkit.view.report import stored_report
 
-    writers = {
-        "markdown": export.to_markdown,
-        "json": export.dumps,
-        "csv": export.to_csv,
-        "card": report_card.render_model_card,
-    }
-    if form not in (*writers, "html"):
-        raise unknown("format", form, ["html", *writers])
-    if form in writers:
-        return writers[form](_comparison(comparison, store))
-    opened, tables = _opened(comparison, store)
-    found, count = ledger(opened, Store(opened.store or store), most=MOST_FLIPS)
-    return render_html(
-        opened, tables, found, flip_count=count, definitions=definitions(), command=opened.command
-    )
+    check_format(Comparison, form)
+    opened = _comparison(comparison, store)
+    if form == "html":
+        return stored_report(opened, definitions(), store)
+    return render(opened, form)
 
 
 def _comparison(comparison: Comparison | str | Path | None, store: str | Path | None) -> Comparison:
@@ -155,7 +143,7 @@ def listing(what: str, out: str | Path | None = None) -> list[str]:
 
         return [f"{name}: {load_preset(name).summary}" for name in preset_names()]
     if what == "gpus":
-        from evalkit.view.plan_table import card_lines
+        from evalkit.view.plan import card_lines
 
         return card_lines()
     if what == "runs":

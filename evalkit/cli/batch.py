@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import takes
+from evalkit.cli.options import Form, TableOrJson, takes
 from evalkit.options import BatchOptions
 
 
@@ -20,12 +20,13 @@ def batch(
             help="notebook, grid (lists of values), parameters, include, exclude.",
         ),
     ],
+    format_: TableOrJson = Form.table,
     **options: Any,
 ) -> None:
     """Run a notebook through papermill for each combination of a grid's parameters."""
     from evalkit import api
-    from evalkit.view.batch_page import batch_text
+    from evalkit.view import show
 
     done = api.batch(grid, **options)
-    print(batch_text(done))
+    show(done, format_)
     raise typer.Exit(0 if done.succeeded else 1)

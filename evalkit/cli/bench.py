@@ -30,16 +30,8 @@ def bench(
 ) -> None:
     """Measure prefill and decode over batch sizes and contexts: speed, memory, energy."""
     from evalkit import api
-    from evalkit.view import bench_table
+    from evalkit.view import show
 
     found = api.bench(*variants, **options)
-    writers = {
-        BenchFormat.json: bench_table.dumps,
-        BenchFormat.markdown: bench_table.bench_markdown,
-        BenchFormat.csv: bench_table.bench_csv,
-    }
-    if format_ in writers:
-        print(writers[format_](found).rstrip("\n"))
-    else:
-        bench_table.print_bench(found)
+    show(found, format_)
     raise typer.Exit(1 if any(point.status == "failed" for point in found.points) else 0)

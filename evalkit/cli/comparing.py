@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ def compare(
     from evalkit import api
     from evalkit.store.files import replacing
     from evalkit.store.mirror import mirrored
-    from evalkit.view import export, table
+    from evalkit.view import show
 
     if dry_run:
         print(api.dry_run(*variants, **options))
@@ -44,13 +43,5 @@ def compare(
             with replacing(folder / "report.html") as page:
                 page.write_text(api.report(result), encoding="utf-8")
             print(f"evalkit: report: {folder / 'report.html'}", file=sys.stderr)
-    writers: dict[Format, Callable[[Any], str]] = {
-        Format.json: export.dumps,
-        Format.markdown: export.to_markdown,
-        Format.csv: export.to_csv,
-    }
-    if format_ in writers:
-        print(writers[format_](result).rstrip("\n"))
-    else:
-        table.print_table(result)
+    show(result, format_)
     raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)

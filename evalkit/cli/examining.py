@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import OneVariant, Store, StoredComparison, takes
+from evalkit.cli.options import Form, OneVariant, Store, StoredComparison, TableOrJson, takes
 from evalkit.options import DoctorOptions
+
+
+class CheckFormat(enum.StrEnum):
+    """Output formats of a check."""
+
+    table = "table"
+    json = "json"
+    junit = "junit"
 
 
 @takes(DoctorOptions)
 def doctor(
     variant: OneVariant,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Findings as one JSON object.")] = False,
+    format_: TableOrJson = Form.table,
     **options: Any,
 ) -> None:
     """Find a broken quantization in seconds: what, why it matters, what to do."""
     from evalkit import api
-    from evalkit.view import diagnosis
+    from evalkit.view import show
 
     found = api.doctor(variant, **options)
-    print(diagnosis.dumps(found) if json_ else diagnosis.diagnosis_text(found))
+    show(found, format_)
     raise typer.Exit(0 if found.healthy(strict=strict) else 1)
 
 
@@ -36,16 +45,20 @@ def check(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
     ] = None,
+    format_: Annotated[
+        CheckFormat, typer.Option("--format", help="Form of the result.")
+    ] = CheckFormat.table,
     out: Store = None,
 ) -> None:
     """Pass only when the whole interval of every limit is inside; exit code 1 otherwise."""
     from evalkit import api
     from evalkit.store.files import explained
-    from evalkit.view import gate
+    from evalkit.view import render, show
+    from evalkit.view.gate import Judgements
 
-    found = api.check(run, limits, store=out, **context.obj)
+    found = Judgements(tuple(api.check(run, limits, store=out, **context.obj)))
     if junit is not None:
         with explained(junit):
-            junit.write_text(gate.junit(found), encoding="utf-8")
-    print(gate.gate_text(found))
-    raise typer.Exit(0 if all(one.passed for one in found) else 1)
+            junit.write_text(render(found, "junit"), encoding="utf-8")
+    show(found, format_)
+    raise typer.Exit(0 if found.passed else 1)

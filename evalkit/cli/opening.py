@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli.options import Store, StoredComparison
+from evalkit.cli.options import Form, Store, StoredComparison, TableOrJson
 
 
 def flips(
@@ -15,14 +15,15 @@ def flips(
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     limit: Annotated[int, typer.Option(help="Items shown.")] = 20,
     out: Store = None,
-    json_: Annotated[bool, typer.Option("--json", help="All items as one JSON list.")] = False,
+    format_: TableOrJson = Form.table,
 ) -> None:
     """Show the task items that changed between right and wrong, real damage first."""
     from evalkit import api
-    from evalkit.view import ledger
+    from evalkit.view import show
+    from evalkit.view.flips import Flips
 
     found = api.flips(run, task, store=out)
-    print(ledger.to_json(found) if json_ else ledger.to_text(found, limit))
+    show(Flips(tuple(found), limit), format_)
 
 
 def chart(
@@ -48,14 +49,14 @@ def chart(
 def report(
     run: StoredComparison = None,
     format_: Annotated[
-        str, typer.Option("--format", help="html, markdown, json, csv or card.")
+        str, typer.Option("--format", help="html, table, markdown, json, csv or card.")
     ] = "html",
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write here instead of printing.")
     ] = None,
     out: Store = None,
 ) -> None:
-    """Report a stored comparison: HTML page, Markdown, JSON, CSV or model card section."""
+    """Report a stored comparison: HTML page, table, Markdown, JSON, CSV or model card section."""
     from evalkit import api
 
     text = api.report(run, format_, store=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -10,6 +11,15 @@ import typer
 
 from evalkit.declaration import Field, Function, declared
 
+
+class Form(enum.StrEnum):
+    """Output formats of results without further ones."""
+
+    table = "table"
+    json = "json"
+
+
+TableOrJson = Annotated[Form, typer.Option("--format", help="Form of the result.")]
 Variants = Annotated[
     list[str],
     typer.Argument(

@@ -34,7 +34,7 @@ def plan(
 ) -> None:
     """Predict memory and speed of variants on a GPU before anything is loaded."""
     from evalkit import api
-    from evalkit.view import plan_table
+    from evalkit.view import show
 
     found = api.plan(*variants, **options)
     if chart is not None:
@@ -42,11 +42,8 @@ def plan(
         from evalkit.view.charts.canvas import write as write_chart
 
         write_chart(draw("memory", found), chart)
-    if format_ is PlanFormat.table:
-        plan_table.print_plan(found)
-    else:
-        write = plan_table.dumps if format_ is PlanFormat.json else plan_table.plan_markdown
-        print(write(found).rstrip("\n"))
+    show(found, format_)
+    if format_ is not PlanFormat.table:
         for name, why in found.refused:
             print(f"evalkit: {name}: {why}", file=sys.stderr)
     raise typer.Exit(1 if found.refused else 0)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import takes
+from evalkit.cli.options import Form, TableOrJson, takes
 from evalkit.options import SpeculateOptions
-
-
-class SpeculationFormat(enum.StrEnum):
-    """Output formats of speculative decoding."""
-
-    table = "table"
-    json = "json"
 
 
 @takes(SpeculateOptions)
@@ -24,17 +16,15 @@ def speculate(
     drafts: Annotated[
         list[str] | None, typer.Argument(metavar="DRAFT…", help="Variants that draft: int4.")
     ] = None,
-    format_: Annotated[
-        SpeculationFormat, typer.Option("--format", help="Form of the result.")
-    ] = SpeculationFormat.table,
+    format_: TableOrJson = Form.table,
     **options: Any,
 ) -> None:
     """Measure speculative decoding: accepted tokens, speed-up, losslessness, and the prediction."""
     from evalkit import api
-    from evalkit.view import speculation
+    from evalkit.view import show
+    from evalkit.view.speculation import Speculations
 
     found = api.speculate(target, *(drafts or ()), **options)
-    as_json = format_ is SpeculationFormat.json
-    print(speculation.to_json(found) if as_json else speculation.to_text(found))
+    show(Speculations(found), format_)
     wanted = len(drafts or ()) + options["prompt_lookup"]
     raise typer.Exit(0 if len(found) == wanted else 1)

@@ -1,17 +1,19 @@
-"""What the doctor found, as lines and as JSON."""
+"""What the doctor found, as text and as JSON.
+
+The JSON object has the schema "evalkit.diagnosis/1": `healthy` and the fields of the diagnosis.
+"""
 
 from __future__ import annotations
 
-import json
-
-from evalkit.records import to_json
+from evalkit.records import to_json as plain
 from evalkit.records.findings import Diagnosis
+from evalkit.view.export import json_text
 from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.diagnosis/1"
 
 
-def diagnosis_text(diagnosis: Diagnosis) -> str:
+def to_text(diagnosis: Diagnosis) -> str:
     """A heading, then what, why and what to do of each finding."""
     lines = [
         f"{clean(diagnosis.model)} · {clean(diagnosis.variant)} · {clean(diagnosis.kernel)}"
@@ -25,7 +27,6 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def dumps(diagnosis: Diagnosis) -> str:
-    """One object with the schema "evalkit.diagnosis/1"."""
-    content = {"schema": SCHEMA, "healthy": diagnosis.healthy(), **to_json(diagnosis)}
-    return json.dumps(content, indent=2, ensure_ascii=False)
+def to_json(diagnosis: Diagnosis) -> str:
+    """One object (see the module's docstring)."""
+    return json_text({"schema": SCHEMA, "healthy": diagnosis.healthy(), **plain(diagnosis)})

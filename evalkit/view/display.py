@@ -3,89 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 from typing import Any
 
-from evalkit.analysis.planner import Plan
-from evalkit.errors import EvalkitError, unknown
-from evalkit.records import Comparison, Run
-from evalkit.records.bench import Bench
+from evalkit.errors import unknown
+from evalkit.records import Comparison
 from evalkit.store.store import Store
+from evalkit.view.rendering import render, sheet_of, terminal_width
 
 
-@singledispatch
 def html(record: Any) -> str:
-    """The record as HTML, all text of models and data escaped."""
-    raise EvalkitError(f"{type(record).__name__} has no HTML form")
+    """The record as an element of HTML, all text of models and data escaped."""
+    from evalkit.view import notebook
+
+    return notebook.section(sheet_of(record))
 
 
-@singledispatch
 def table(record: Any) -> Any:
     """The record's table as a styled pandas DataFrame."""
-    raise EvalkitError(f"{type(record).__name__} has no table")
-
-
-@html.register
-def _(record: Comparison) -> str:
-    from evalkit.view import notebook
-    from evalkit.view.table import header_pieces, remarks
-
-    title = record.sentence or "Comparison"
-    return notebook.section(title, header_pieces(record), table(record), remarks(record))
-
-
-@table.register
-def _(record: Comparison) -> Any:
-    from evalkit.view import notebook
-    from evalkit.view.cells import main_grid
-
-    return notebook.styled_table(main_grid(record))
-
-
-@html.register
-def _(record: Bench) -> str:
-    from evalkit.view import bench_table, notebook
-
-    pieces = bench_table.heading(record)
-    return notebook.section("Bench", pieces, table(record), bench_table.remarks(record))
-
-
-@table.register
-def _(record: Bench) -> Any:
-    from evalkit.view import bench_table, notebook
-
-    return notebook.styled_table(bench_table.bench_grid(record))
-
-
-@html.register
-def _(record: Plan) -> str:
-    from evalkit.view import notebook, plan_table
-
-    remarks = [*record.notes, *plan_table.remarks(record)]
-    return notebook.section("Plan", plan_table.heading(record), table(record), remarks)
-
-
-@table.register
-def _(record: Plan) -> Any:
-    from evalkit.view import notebook, plan_table
-
-    return notebook.styled_table(plan_table.plan_grid(record))
-
-
-@html.register
-def _(record: Run) -> str:
     from evalkit.view import notebook
 
-    pieces = [record.model.name, record.suite.name, record.status, record.kernel, record.created]
-    title = f"{record.variant.label}: {record.message or record.status}"
-    return notebook.section(title, [p for p in pieces if p], table(record), record.notes)
+    return notebook.styled_table(sheet_of(record).grid)
 
 
-@table.register
-def _(record: Run) -> Any:
-    from evalkit.view import notebook
-
-    return notebook.styled_table(notebook.run_grid(record))
+def text(record: Any) -> str:
+    """The record as plain text, in the columns of the terminal that standard output is."""
+    return render(record, width=terminal_width())
 
 
 class Plots:

@@ -75,7 +75,7 @@ def flips_html(flips: Sequence[Flip], limit: int = SHOWN) -> str:
     if not flips:
         return "<p>No item changed between right and wrong.</p>"
     rows = "".join(_row(flip) for flip in flips[:limit])
-    more = f"<p>{len(flips) - limit} more: evalkit flips --json lists all.</p>"
+    more = f"<p>{len(flips) - limit} more: evalkit flips --format json lists all.</p>"
     return (
         f"<p>{len(flips)} flips; log-likelihoods in nats, baseline → variant.</p>"
         "<table><thead><tr><th>task</th><th>item</th><th>variant</th><th>direction</th>"

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from evalkit.records import Run
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
+from evalkit.view.sheet import Sheet
 
 _COLOURS = {
     "no loss": "#1a6e33",
@@ -23,14 +23,16 @@ _COLOURS = {
 }
 
 
-def section(title: str, pieces: Sequence[str], table: Styler, remarks: Sequence[str]) -> str:
-    """Title, what it is about, the table, and `remarks` behind a click."""
+def section(sheet: Sheet) -> str:
+    """Title, what it is about, the table, and preface and remarks behind a click."""
+    remarks = [*sheet.preface, *sheet.remarks]
     lines = "".join(f"<li>{escape(numbers.clean(remark))}</li>" for remark in remarks)
     details = f"<details><summary>what ran, and notes</summary><ul>{lines}</ul></details>"
-    about = escape(" · ".join(numbers.clean(piece) for piece in pieces))
+    title = escape(numbers.clean(sheet.sentence or sheet.title))
+    about = escape(" · ".join(numbers.clean(piece) for piece in sheet.heading))
     return (
-        f"<div><p><strong>{escape(numbers.clean(title))}</strong><br><small>{about}</small></p>"
-        f"{table.to_html()}{details if remarks else ''}</div>"
+        f"<div><p><strong>{title}</strong><br><small>{about}</small></p>"
+        f"{styled_table(sheet.grid).to_html()}{details if remarks else ''}</div>"
     )
 
 
@@ -52,20 +54,6 @@ def styled_table(grid: Grid) -> Styler:
             [{"selector": "th, td", "props": "text-align: left; white-space: nowrap"}]
         )
     )
-
-
-def run_grid(run: Run) -> Grid:
-    """One line a measurement: median of the raw values, how many, how it was measured."""
-    lines = []
-    for one in run.measurements:
-        middle = pd.Series(one.values).median() if one.values else None
-        cells = (
-            numbers.MISSING if middle is None else f"{middle:.6g} {one.unit}",
-            str(len(one.values)) if one.values else "stored in Parquet",
-            numbers.clean(one.convention),
-        )
-        lines.append(Line(numbers.clean(one.metric), cells))
-    return Grid(("median", "values", "convention"), tuple(lines))
 
 
 def token_grid(tokens: Sequence[Any]) -> Grid:

@@ -10,23 +10,48 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup
 
 from evalkit.records import Comparison, Flip
+from evalkit.results.flips import ledger
+from evalkit.results.load_measured import reopen
+from evalkit.store.store import Store
 from evalkit.view.cells import main_grid, margin_text, slice_grid
 from evalkit.view.charts.canvas import Tables
+from evalkit.view.comparison import header_pieces, remarks
 from evalkit.view.numbers import clean
+from evalkit.view.pages import asset, templates
 from evalkit.view.report_charts import inline_charts
-from evalkit.view.report_flips import flip_section
+from evalkit.view.report_flips import MOST_FLIPS, flip_section
 from evalkit.view.report_tables import finding, numbers_table, tasks_table
-from evalkit.view.table import header_pieces, remarks
 
 # Name, unit and definition of a metric.
 Definition = tuple[str, str, str]
+
+
+def stored_report(
+    comparison: Comparison,
+    definitions: Sequence[Definition] = (),
+    store: str | Path | None = None,
+) -> str:
+    """The report of a comparison with the raw values and flips that its store holds.
+
+    `store` is where they lie if the comparison does not say; for `definitions` see `render_html`.
+    """
+    kept = Store(comparison.store or store)
+    flips, count = ledger(comparison, kept, most=MOST_FLIPS)
+    return render_html(
+        comparison,
+        reopen(comparison, kept),
+        flips,
+        flip_count=count,
+        definitions=definitions,
+        command=comparison.command,
+    )
 
 
 def render_html(
@@ -50,8 +75,7 @@ def render_html(
         command: the exact words that repeat the comparison, empty where they are not known.
     """
     charts, missing = inline_charts(comparison, tables or {})
-    template = _templates().get_template("report.html")
-    return template.render(
+    return _template().render(
         title=clean(comparison.model.name),
         sentence=clean(comparison.sentence) or f"Comparison of {clean(comparison.model.name)}",
         header=header_pieces(comparison),
@@ -77,25 +101,16 @@ def _measured(comparison: Comparison, definitions: Sequence[Definition]) -> list
 
 
 @cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("evalkit.view"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"clean": clean, "finding": finding}
-    return environment
+def _template() -> Template:
+    return templates(finding=finding).get_template("report.html")
 
 
 @cache
 def _assets() -> dict[str, Any]:
-    folder = resources.files("evalkit.view") / "templates"
-    script = (folder / "report.js").read_text(encoding="utf-8")
+    script = asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "script": Markup(script),
         "script_hash": digest,
-        "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
+        "style": Markup(asset("report.css")),
     }

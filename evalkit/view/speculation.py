@@ -1,32 +1,42 @@
-"""Speculative decoding as text and JSON: what was measured beside what was predicted."""
+"""Speculative decoding as text and JSON: what was measured beside what was predicted.
+
+The JSON object has the schema "evalkit.speculation/1": a row for each draft, with all fields of
+the record.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evalkit.records.bench import Speculation
+from evalkit.view.export import json_text
 
 SCHEMA = "evalkit.speculation/1"
 
 
-def to_json(found: Sequence[Speculation]) -> str:
-    """One object: schema and a row for each draft, with all fields of the record."""
-    rows = [dataclasses.asdict(one) for one in found]
-    return json.dumps({"schema": SCHEMA, "rows": rows}, indent=2, ensure_ascii=False)
+@dataclass(frozen=True)
+class Speculations:
+    """One target with each of its drafts, at least one."""
+
+    items: tuple[Speculation, ...]
 
 
-def to_text(found: Sequence[Speculation]) -> str:
+def to_json(found: Speculations) -> str:
+    """One object (see the module's docstring)."""
+    return json_text({"schema": SCHEMA, "rows": [dataclasses.asdict(one) for one in found.items]})
+
+
+def to_text(found: Speculations) -> str:
     """A block for each draft: measured and predicted in columns, then what was equal."""
-    first = found[0]
+    first = found.items[0]
     lines = [
         f"Speculative decoding of {first.target}: batch 1, {first.prompts} prompts of up to"
         f" {first.prompt} tokens, {first.tokens} tokens generated,"
         f" {first.draft_tokens} drafted before each pass",
         f"plain decode of {first.target}: {_number(first.plain_tokens_per_second, 1)} tokens/s",
     ]
-    for one in found:
+    for one in found.items:
         lines += ["", *_block(one)]
     return "\n".join(lines)
 

@@ -16,7 +16,8 @@ from evalkit.analysis.gate import Judgement, Limit
 from evalkit.errors import UsageError
 from evalkit.metrics import gate_limits
 from evalkit.records import Comparison, Value
-from evalkit.view.gate import gate_text, junit
+from evalkit.view import render
+from evalkit.view.gate import Judgements
 
 LIMITS = gate_limits()
 
@@ -101,10 +102,10 @@ def test_bad_limits_are_one_line(words: dict, line: str) -> None:
 def test_a_file_of_limits_and_junit(tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
     limits.write_text("max_memory: 1TB\nmax_size: 1kB\n")
-    found = evalkit.check(comparison(*standard_rows()), limits)
-    root = ElementTree.fromstring(junit(found))
-    assert (root.get("tests"), root.get("failures")) == (str(len(found)), "2")
-    assert gate_text(found).count("FAIL") == 2
+    found = Judgements(tuple(evalkit.check(comparison(*standard_rows()), limits)))
+    root = ElementTree.fromstring(render(found, "junit"))
+    assert (root.get("tests"), root.get("failures")) == (str(len(found.items)), "2")
+    assert render(found).count("FAIL") == 2
     limits.write_text("!!python/object/apply:os.system [true]")
     with pytest.raises(UsageError, match="is not YAML"):
         evalkit.check(comparison(*standard_rows()), limits)
@@ -113,7 +114,7 @@ def test_a_file_of_limits_and_junit(tmp_path: Path) -> None:
 def test_names_are_escaped_in_junit() -> None:
     first, second, *_ = standard_rows()
     hostile = dataclasses.replace(second, status="failed", message='<x y="1">\x1b[31m')
-    page = junit(judge(comparison(first, hostile), {"max_size": 1.0}))
+    page = render(Judgements(tuple(judge(comparison(first, hostile), {"max_size": 1.0}))), "junit")
     message = ElementTree.fromstring(page).find("testcase/failure").get("message")
     assert message == 'failed: <x y="1">'
     assert "\x1b" not in page

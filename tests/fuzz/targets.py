@@ -141,9 +141,9 @@ def run_file(data: bytes) -> None:
 def comparison_file(data: bytes) -> None:
     """A stored comparison, shown as a table after reading."""
     from evalkit.store.store import read_comparison
-    from evalkit.view.table import table_text
+    from evalkit.view import render
 
-    table_text(read_comparison(_file("comparison.json", data)))
+    render(read_comparison(_file("comparison.json", data)))
 
 
 def manifest(data: bytes) -> None:

@@ -21,7 +21,7 @@ from timeless import timeless
 SCRIPT = """
 import json, os, sys
 import evalkit
-from evalkit.view.export import dumps
+from evalkit.view import render
 
 variants, words, out, log = sys.argv[1:]
 file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -32,7 +32,7 @@ def listen(event):
         os.write(file, (line + "\\n").encode())
 
 comparison = evalkit.compare(*variants.split(), out=out, progress=listen, **json.loads(words))
-print(dumps(comparison))
+print(render(comparison, "json"))
 """
 
 

@@ -15,7 +15,8 @@ from evalkit.options import BenchOptions
 from evalkit.progress import ignore
 from evalkit.records.bench import Bench
 from evalkit.running.bench.plan import engine_names, make_bench_plan
-from evalkit.view import bench_table
+from evalkit.view import render
+from evalkit.view.bench import heading
 
 WORDS = {"prompt": 16, "generate": 8, "rounds": 2, "repetitions": 2, "progress": ignore}
 
@@ -81,7 +82,7 @@ def test_finished_rounds_are_not_measured_again(found: Bench, model: Path) -> No
 
 
 def test_json_is_the_documented_object(found: Bench) -> None:
-    content = json.loads(bench_table.dumps(found))
+    content = json.loads(render(found, "json"))
     assert content["schema"] == "evalkit.bench/1"
     assert len(content["rows"]) == len(found.points)
     wanted = {
@@ -95,11 +96,11 @@ def test_json_is_the_documented_object(found: Bench) -> None:
 
 
 def test_the_table_names_what_ran_and_what_is_not_available(found: Bench) -> None:
-    text = bench_table.bench_text(found)
+    text = render(found)
     assert "ran: fp32 Linear (float32), eager" in text
     assert "not available" in text
-    assert bench_table.bench_markdown(found).count("|") > 50
-    assert bench_table.bench_csv(found).count("\n") == len(found.points) + 1
+    assert render(found, "markdown").count("|") > 50
+    assert render(found, "csv").count("\n") == len(found.points) + 1
 
 
 def test_random_weights_need_only_a_configuration(model: Path, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_random_weights_need_only_a_configuration(model: Path, tmp_path: Path) -
     )  # fmt: skip
     assert all(point.status == "ok" for point in bench.points)
     assert bench.points[0].low is None
-    assert "random weights" in " ".join(bench_table.heading(bench))
+    assert "random weights" in " ".join(heading(bench))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,7 @@ from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.progress import ignore
 from evalkit.running import memory_check
 from evalkit.running.defaults import choose_variants
-from evalkit.view.export import to_json
-from evalkit.view.table import table_text
+from evalkit.view import render
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_every_row_says_that_it_was_offloaded(model: Path, tmp_path: Path) -> No
         "out": tmp_path / "store",
     }  # fmt: skip
     result = evalkit.compare("fp32", "fp16", offload=True, **words)
-    rows = to_json(result)["rows"]
+    rows = json.loads(render(result, "json"))["rows"]
     assert [row["status"] for row in rows] == ["ok", "ok"]
     assert all("offload=true" in row["resolved"] for row in rows)
-    assert table_text(result).count("nothing was offloaded") >= 1
+    assert render(result).count("nothing was offloaded") >= 1

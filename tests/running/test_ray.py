@@ -22,7 +22,7 @@ from evalkit.errors import UsageError
 from evalkit.progress import ignore
 from evalkit.running import cluster as running_cluster
 from evalkit.running import environment
-from evalkit.view import export
+from evalkit.view import render
 
 ray = pytest.importorskip("ray")
 VARIANTS = ("fp32", "fp16", "int8")
@@ -42,7 +42,7 @@ def local(words: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> An
 
 
 def values(comparison: Any) -> Any:
-    return timeless(json.loads(export.dumps(comparison)))
+    return timeless(json.loads(render(comparison, "json")))
 
 
 @pytest.fixture

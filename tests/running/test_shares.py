@@ -23,7 +23,7 @@ from evalkit.running.compare.plan import ComparePlan, make_plan
 from evalkit.running.compare.run import _run_parts, run_plan
 from evalkit.running.job import Job, Part
 from evalkit.store.store import Store
-from evalkit.view import export
+from evalkit.view import render
 
 VARIANTS = ("fp32", "fp16")
 
@@ -42,7 +42,7 @@ def plan_of(words: dict[str, Any], out: Path) -> ComparePlan:
 
 
 def values(comparison: Any) -> Any:
-    return timeless(json.loads(export.dumps(comparison)))
+    return timeless(json.loads(render(comparison, "json")))
 
 
 def test_shares_put_together_equal_one_pass(words: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import tiny
 import evalkit
 from evalkit.records.bench import Speculation
 from evalkit.store.store import SPECULATION_SCHEMA, from_schema
-from evalkit.view import speculation
+from evalkit.view import render
+from evalkit.view.speculation import Speculations
 
 
 def test_measured_and_predicted_side_by_side(tmp_path: Path) -> None:
@@ -40,9 +41,9 @@ def test_measured_and_predicted_side_by_side(tmp_path: Path) -> None:
     (file,) = (store / "speculation").glob("*.json")
     stored = from_schema(file, SPECULATION_SCHEMA, "speculation", tuple[Speculation, ...])
     assert stored == (lookup, int4)
-    shown = speculation.to_text((lookup, int4))
+    shown = render(Speculations((lookup, int4)))
     assert f"{100 * accepted:.1f} % 1 − TV" in shown
-    assert len(json.loads(speculation.to_json((int4,)))["rows"]) == 1
+    assert len(json.loads(render(Speculations((int4,)), "json"))["rows"]) == 1
 
 
 def test_bad_words_are_one_line(tmp_path: Path) -> None:

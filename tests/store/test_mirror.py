@@ -18,7 +18,7 @@ from evalkit.progress import Event, ignore
 from evalkit.running.compare.plan import make_plan
 from evalkit.running.compare.run import _run_parts
 from evalkit.store.mirror import Mirror, _inside, is_url, mirrored
-from evalkit.view import export
+from evalkit.view import render
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def values(comparison: Any) -> Any:
-    return timeless(json.loads(export.dumps(comparison)))
+    return timeless(json.loads(render(comparison, "json")))
 
 
 def test_another_machine_measures_nothing_again(

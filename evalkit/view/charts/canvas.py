@@ -24,7 +24,7 @@ from evalkit.analysis.verdicts import parse_margin
 from evalkit.errors import EvalkitError
 from evalkit.records import Comparison
 from evalkit.view.charts.variants import FONT, GRID, INK, MUTED, PAPER, drawable
-from evalkit.view.table import header_pieces
+from evalkit.view.comparison import header_pieces
 
 WIDTH, HEIGHT = 10.0, 5.625
 MARGIN = 0.012

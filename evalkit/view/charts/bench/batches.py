@@ -7,7 +7,7 @@ from typing import cast
 from matplotlib.lines import Line2D
 
 from evalkit.records.bench import Bench
-from evalkit.view.bench_table import heading
+from evalkit.view.bench import heading
 from evalkit.view.charts.bench_series import (
     excluded_note,
     intervals_note,

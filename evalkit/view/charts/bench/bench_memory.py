@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from evalkit.records.bench import Bench, MemoryUse
 from evalkit.view import numbers
-from evalkit.view.bench_table import heading
+from evalkit.view.bench import heading
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evalkit.records.bench import Bench
-from evalkit.view.bench_table import heading
+from evalkit.view.bench import heading
 from evalkit.view.charts.bench_series import (
     MORE,
     excluded_note,

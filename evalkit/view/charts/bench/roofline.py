@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from evalkit.records.bench import Bench, BenchPoint
-from evalkit.view.bench_table import heading, limits
+from evalkit.view.bench import heading, limits
 from evalkit.view.charts.bench_series import (
     MORE,
     excluded_note,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from evalkit.records.bench import Bench, Soak
-from evalkit.view.bench_table import heading
+from evalkit.view.bench import heading
 from evalkit.view.charts.bench_series import looks, short_names
 from evalkit.view.charts.canvas import Chart, chart, finish, legend, not_measured, page, titled
 

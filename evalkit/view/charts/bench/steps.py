@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evalkit.analysis.sweep import percentile
 from evalkit.records.bench import Bench
-from evalkit.view.bench_table import heading
+from evalkit.view.bench import heading
 from evalkit.view.charts.bench_series import excluded_note, looks, points_by_variant, short_names
 from evalkit.view.charts.canvas import HEIGHT, Chart, chart, finish, page, titled
 from evalkit.view.charts.variants import INK

@@ -18,7 +18,7 @@ from evalkit.view.charts.variants import (
     PLACE_MARKERS,
     drawable,
 )
-from evalkit.view.plan_table import heading
+from evalkit.view.plan import heading
 
 # Colour and hatch of each part, from seaborn's colour-blind palette as the other charts have them.
 PARTS = {

@@ -1,18 +1,20 @@
-"""The table of `compare` in a terminal: a pure function of a Comparison and a width.
+"""A comparison as a sheet, JSON and CSV: pure functions, no torch.
 
-Names, messages and notes come from models and files: they are put into rich Text objects, which
-read no markup, and are freed of control characters first.
+The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `model`, `suite`,
+`baseline` (as asked for), `rows`, `environment`, `runs` (ids), and `margin`, `noise_floor`,
+`sentence`, `notes`. A row has `variant` (as asked for), `resolved`, `status`, `message`, `kernel`,
+`metrics`, and `verdict`, `slices` (the metrics text by text), `notes`, `runs`. A metric has
+`value`, `unit`, `n`, `low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict`, `details`.
+What was not measured is absent or null, never zero; NaN and infinity are null.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from rich.console import Console, Group
-from rich.text import Text
-
-from evalkit.records import Column, Comparison, Environment, Row
+from evalkit.records import Column, Comparison, Environment, Row, Value
 from evalkit.view import numbers
 from evalkit.view.cells import (
     against_baseline,
@@ -22,43 +24,54 @@ from evalkit.view.cells import (
     main_grid,
     slice_grid,
 )
-from evalkit.view.layout import grid_lines, styled, wrap, wrapped_pieces
+from evalkit.view.export import csv_text, finite, json_text
+from evalkit.view.sheet import Sheet
+
+SCHEMA = "evalkit.comparison/1"
+CSV_COLUMNS = (
+    "variant", "resolved", "status", "message", "kernel", "slice", "metric", "value", "unit", "n",
+    "low", "high", "delta", "delta_low", "delta_high", "verdict",
+)  # fmt: skip
+_STATUSES = {"running": "interrupted"}
 
 
-def print_table(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the table on `console` (standard output).
+def sheet(comparison: Comparison) -> Sheet:
+    """Header, table, texts one by one, recommendation and remarks."""
+    return Sheet(
+        title="Comparison",
+        heading=header_pieces(comparison),
+        grid=main_grid(comparison),
+        remarks=remarks(comparison),
+        slices=slice_grid(comparison),
+        sentence=comparison.sentence,
+        has_verdict=True,
+    )
 
-    A terminal gets the columns that fit; a file or pipe gets all of them.
+
+def to_json(comparison: Comparison) -> str:
+    """One object (see the module's docstring)."""
+    environment = comparison.environment
+    return json_text({
+        "schema": SCHEMA,
+        "model": dataclasses.asdict(comparison.model),
+        "suite": {**dataclasses.asdict(comparison.suite), "id": comparison.suite.id},
+        "baseline": comparison.baseline,
+        "rows": [_json_row(row) for row in comparison.rows],
+        "environment": dataclasses.asdict(environment) if environment else None,
+        "runs": list(dict.fromkeys(run for row in comparison.rows for run in row.runs)),
+        "margin": comparison.margin,
+        "noise_floor": comparison.noise_floor,
+        "sentence": comparison.sentence,
+        "notes": comparison.notes,
+    }, ascii_only=True)  # fmt: skip
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line a variant and metric; lines with a `slice` are of one text.
+
+    A variant without any metric has one line with its status and message.
     """
-    console = console or Console(highlight=False)
-    width = console.width if console.is_terminal else None
-    lines = render_table(comparison, width)
-    console.print(lines, soft_wrap=True)
-
-
-def table_text(comparison: Comparison, width: int | None = None) -> str:
-    """The table as plain text, at most `width` columns wide (None: as wide as it is)."""
-    console = Console(file=io.StringIO(), width=width or 10_000, color_system=None)
-    console.print(render_table(comparison, width), soft_wrap=True)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
-
-
-def render_table(comparison: Comparison, width: int | None = None) -> Group:
-    """Header, table, texts one by one, recommendation and remarks as lines for rich.
-
-    Columns that do not fit into `width` are dropped from the right, and a line says which.
-    """
-    lines = wrapped_pieces(header_pieces(comparison), width)
-    lines += [Text(), *grid_lines(main_grid(comparison), width, verdict=True), Text()]
-    slices = slice_grid(comparison)
-    if slices is not None:
-        lines += [Text("text by text"), *grid_lines(slices, width), Text()]
-    if comparison.sentence:
-        lines += [styled(line, "bold") for line in wrap(comparison.sentence, width)]
-    for remark in remarks(comparison):
-        lines += [Text(line) for line in wrap(remark, width, "  ")]
-    return Group(*lines)
+    return csv_text(CSV_COLUMNS, [line for row in comparison.rows for line in _csv_lines(row)])
 
 
 def header_pieces(comparison: Comparison) -> list[str]:
@@ -157,3 +170,41 @@ def _device(environment: Environment) -> str:
     # The machine's name ends with the GPU and, in brackets, its hash.
     gpu = environment.machine.rpartition(" [")[0].rpartition(", ")[2]
     return numbers.clean(f"{environment.device} {gpu}")
+
+
+def _head(row: Row) -> dict[str, Any]:
+    return {
+        "variant": row.variant.label,
+        "resolved": row.variant.text,
+        "status": _STATUSES.get(row.status, row.status),
+        "message": row.message,
+        "kernel": row.kernel,
+    }
+
+
+def _json_row(row: Row) -> dict[str, Any]:
+    return _head(row) | {
+        "metrics": _metrics(row.metrics),
+        "verdict": row.verdict,
+        "slices": {name: _metrics(metrics) for name, metrics in row.slices.items()},
+        "notes": row.notes,
+        "runs": row.runs,
+    }
+
+
+def _metrics(metrics: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(value) for name, value in metrics.items()}
+
+
+def _csv_lines(row: Row) -> Iterator[dict[str, Any]]:
+    slices = [("", row.metrics), *row.slices.items()]
+    lines = [line for name, metrics in slices for line in _csv_values(name, metrics)]
+    for line in lines or [{}]:
+        yield _head(row) | line
+
+
+def _csv_values(name: str, metrics: Mapping[str, Value]) -> Iterable[dict[str, Any]]:
+    for metric, value in metrics.items():
+        fields = finite(dataclasses.asdict(value))
+        fields.pop("details")
+        yield {"slice": name, "metric": metric} | fields

@@ -1,4 +1,4 @@
-"""A bench as a terminal table, Markdown, CSV and JSON: pure functions of a Bench.
+"""A bench as a sheet, JSON and CSV: pure functions of a Bench.
 
 The JSON object has the schema "evalkit.bench/1": one object in `rows` a point, in tokens/s of all
 sequences together, milliseconds and bytes; what was not measured is null.
@@ -6,20 +6,14 @@ sequences together, milliseconds and bytes; what was not measured is null.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from typing import Any
-
-from rich.console import Console, Group
-from rich.text import Text
 
 from evalkit.analysis.sweep import CERTAIN, CLEAR, ratio, verdict
 from evalkit.records.bench import Bench, BenchPoint, MachineRates, MemoryUse, Soak
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
-from evalkit.view.export import markdown, markdown_table
-from evalkit.view.layout import grid_lines, wrap, wrapped_pieces
+from evalkit.view.export import csv_text, json_text
+from evalkit.view.sheet import Sheet
 
 SCHEMA = "evalkit.bench/1"
 TITLES = (
@@ -34,40 +28,15 @@ KEYS = (
 )  # fmt: skip
 
 
-def print_bench(bench: Bench, console: Console | None = None) -> None:
-    """Print the table on `console` (standard output); a file or pipe gets all columns."""
-    console = console or Console(highlight=False)
-    width = console.width if console.is_terminal else None
-    console.print(render_bench(bench, width), soft_wrap=True)
+def sheet(bench: Bench) -> Sheet:
+    """Heading, one line a point, and what the numbers mean."""
+    return Sheet("Bench", heading(bench), bench_grid(bench), remarks(bench))
 
 
-def render_bench(bench: Bench, width: int | None = None) -> Group:
-    """Heading, one line a point, and what the numbers mean, as lines for rich."""
-    lines = wrapped_pieces(heading(bench), width)
-    lines += [Text(), *grid_lines(bench_grid(bench), width), Text()]
-    lines += [Text(line) for remark in remarks(bench) for line in wrap(remark, width, "  ")]
-    return Group(*lines)
-
-
-def bench_text(bench: Bench, width: int | None = None) -> str:
-    """The table as plain text."""
-    file = io.StringIO()
-    console = Console(file=file, width=width or 10_000, color_system=None)
-    console.print(render_bench(bench, width), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
-
-
-def bench_markdown(bench: Bench) -> str:
-    """The same as Markdown (GitHub's)."""
-    parts = [f"**{markdown(' · '.join(heading(bench)))}**", markdown_table(bench_grid(bench))]
-    parts.append("\n".join(f"- {markdown(remark)}" for remark in remarks(bench)))
-    return "\n\n".join(parts) + "\n"
-
-
-def bench_json(bench: Bench) -> dict[str, Any]:
-    """The bench as one object of plain values (see the module's docstring)."""
+def to_json(bench: Bench) -> str:
+    """One object (see the module's docstring)."""
     rates = bench.rates
-    return {
+    return json_text({
         "schema": SCHEMA,
         "model": bench.model.name,
         "machine": bench.environment.machine if bench.environment else None,
@@ -76,22 +45,13 @@ def bench_json(bench: Bench) -> dict[str, Any]:
         "prompt": bench.prompt,
         "generate": bench.generate,
         "knee": bench.knee,
-        "rows": [{key: getattr(point, key) for key in KEYS} for point in bench.points],
-    }
+        "rows": _rows(bench),
+    }, ascii_only=True)  # fmt: skip
 
 
-def dumps(bench: Bench) -> str:
-    """`bench_json` as text: one object, indented, strictly standard JSON."""
-    return json.dumps(bench_json(bench), indent=2, allow_nan=False)
-
-
-def bench_csv(bench: Bench) -> str:
+def to_csv(bench: Bench) -> str:
     """One line a point with the keys of the JSON's rows."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, KEYS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(bench_json(bench)["rows"])
-    return file.getvalue()
+    return csv_text(KEYS, _rows(bench))
 
 
 def heading(bench: Bench) -> list[str]:
@@ -146,6 +106,10 @@ def remarks(bench: Bench) -> list[str]:
         " rates"
     )
     return found
+
+
+def _rows(bench: Bench) -> list[dict[str, Any]]:
+    return [{key: getattr(point, key) for key in KEYS} for point in bench.points]
 
 
 def _warnings(bench: Bench) -> list[str]:

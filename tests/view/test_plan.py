@@ -9,12 +9,13 @@ import re
 import pytest
 
 from evalkit.analysis.cards import CARDS
-from evalkit.view.plan_table import KEYS, card_lines, dumps, plan_json, plan_markdown, plan_text
+from evalkit.view import render
+from evalkit.view.plan import KEYS, card_lines
 from tests.view.plans import planned
 
 
 def test_json_has_exactly_the_documented_keys() -> None:
-    content = json.loads(dumps(planned(batch=2)))
+    content = json.loads(render(planned(batch=2), "json"))
     assert list(content) == ["schema", "model", "gpu", "context", "batch", "rows"]
     assert content["schema"] == "evalkit.plan/1"
     assert (content["model"], content["gpu"]) == ("phi-3-small", "rtx-4090")
@@ -24,7 +25,7 @@ def test_json_has_exactly_the_documented_keys() -> None:
 
 def test_json_values_are_those_of_the_rows() -> None:
     made = planned()
-    row, found = plan_json(made)["rows"][0], made.rows[0]
+    row, found = json.loads(render(made, "json"))["rows"][0], made.rows[0]
     assert row["variant"] == "fp16"
     assert row["weight_bytes"] == 14_784_544_768
     assert row["kv_cache_bytes_per_token"] == 131072
@@ -39,24 +40,24 @@ def test_json_values_are_those_of_the_rows() -> None:
 
 
 def test_a_refused_variant_is_a_row_without_numbers() -> None:
-    row = plan_json(planned())["rows"][-1]
+    row = json.loads(render(planned(), "json"))["rows"][-1]
     assert row["variant"] == "int3@gptq"
     assert {value for key, value in row.items() if key != "variant"} == {None}
-    assert re.search(r"int3@gptq +cannot pack q_proj\n", plan_text(planned()))
+    assert re.search(r"int3@gptq +cannot pack q_proj\n", render(planned()))
 
 
 def test_table_says_what_fits_and_what_is_left() -> None:
-    text = plan_text(planned())
+    text = render(planned())
     assert text.splitlines()[0].startswith("GPU: rtx-4090, as this machine has none")
     assert "7.39 B parameters · GeForce RTX 4090: 25.8 GB, 1008 GB/s" in text
     assert "yes, 7.4 GB left" in text
     assert "68.2 tok/s" in text
-    crowded = plan_text(planned(batch=12))
+    crowded = render(planned(batch=12))
     assert crowded.count("too much") == 2
 
 
 def test_table_explains_its_columns() -> None:
-    text = plan_text(planned())
+    text = render(planned())
     assert "weights of fp16: 14.8 GB in 16 bit" in text
     assert "3.5 GB packed + 109 MB scales + 27.3 MB zero points + 826 MB in 16 bit" in text
     assert "KV cache: 128 KiB a token and sequence, 8192 tokens × 1" in text
@@ -67,25 +68,25 @@ def test_table_explains_its_columns() -> None:
 
 
 def test_prefill_in_passes_is_said_and_not_suggested_again() -> None:
-    text = plan_text(planned(chunk=1024))
+    text = render(planned(chunk=1024))
     assert "passes of at most 1024 tokens" in text
     assert "--prefill-chunk" not in text
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_table_keeps_to_the_width_and_names_what_it_drops(width: int) -> None:
-    lines = plan_text(planned(), width).splitlines()
+    lines = render(planned(), width=width).splitlines()
     assert all(len(line) <= width for line in lines)
     assert any("not shown" in line for line in lines)
 
 
 def test_text_of_others_cannot_colour_the_table() -> None:
     made = dataclasses.replace(planned(), notes=("a\x1b[31mb",))
-    assert "\x1b" not in plan_text(made) + plan_markdown(made)
+    assert "\x1b" not in render(made) + render(made, "markdown")
 
 
 def test_markdown_is_one_table_with_a_row_each() -> None:
-    text = plan_markdown(planned())
+    text = render(planned(), "markdown")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
     assert len(rows) == 2 + 3
@@ -94,8 +95,8 @@ def test_markdown_is_one_table_with_a_row_each() -> None:
 
 def test_a_plan_of_nothing_but_refusals_has_no_remarks() -> None:
     empty = dataclasses.replace(planned(), rows=())
-    assert "activations:" not in plan_text(empty)
-    assert "int3@gptq" in plan_text(empty)
+    assert "activations:" not in render(empty)
+    assert "int3@gptq" in render(empty)
 
 
 def test_every_card_is_listed_with_its_source() -> None:

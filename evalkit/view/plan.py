@@ -1,4 +1,4 @@
-"""What fits on a card, as a terminal table, Markdown and JSON: pure functions of a Plan.
+"""What fits on a card, as a sheet and JSON: pure functions of a Plan.
 
 The JSON object has the schema "evalkit.plan/1": `model` (the name asked for), `gpu`, `context`
 (tokens of a sequence), `batch` (sequences) and one object in `rows` a variant. Byte counts and
@@ -8,19 +8,14 @@ of the model are null.
 
 from __future__ import annotations
 
-import io
-import json
 from typing import Any
-
-from rich.console import Console, Group
-from rich.text import Text
 
 from evalkit.analysis.cards import CARDS, Card
 from evalkit.analysis.planner import SCHEMA, Plan, PlanRow, most_sequences
 from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
-from evalkit.view.export import markdown, markdown_table
-from evalkit.view.layout import grid_lines, wrap, wrapped_pieces
+from evalkit.view.export import json_text
+from evalkit.view.sheet import Sheet
 
 # A usual bound of the prompt tokens that a serving engine reads in one pass.
 CHUNK = 2048
@@ -35,55 +30,23 @@ KEYS = (
 )  # fmt: skip
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print the table on `console` (standard output); a file or pipe gets all columns."""
-    console = console or Console(highlight=False)
-    console.print(render_plan(plan, console.width if console.is_terminal else None), soft_wrap=True)
+def sheet(plan: Plan) -> Sheet:
+    """How names were chosen, heading, one line a variant, and what the numbers mean."""
+    return Sheet("Plan", heading(plan), plan_grid(plan), remarks(plan), preface=plan.notes)
 
 
-def plan_text(plan: Plan, width: int | None = None) -> str:
-    """The table as plain text, at most `width` columns wide (None: as wide as it is)."""
-    file = io.StringIO()
-    Console(file=file, width=width or 10_000, color_system=None).print(
-        render_plan(plan, width), soft_wrap=True
-    )
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
-
-
-def render_plan(plan: Plan, width: int | None = None) -> Group:
-    """Heading, one line a variant, and what the numbers mean, as lines for rich."""
-    lines = [Text(line) for note in plan.notes for line in wrap(note, width)]
-    lines += wrapped_pieces(heading(plan), width)
-    lines += [Text(), *grid_lines(plan_grid(plan), width), Text()]
-    lines += [Text(line) for remark in remarks(plan) for line in wrap(remark, width, "  ")]
-    return Group(*lines)
-
-
-def plan_markdown(plan: Plan) -> str:
-    """The same as Markdown (GitHub's)."""
-    parts = [markdown(note) for note in plan.notes]
-    parts += [f"**{markdown(' · '.join(heading(plan)))}**", markdown_table(plan_grid(plan))]
-    parts.append("\n".join(f"- {markdown(remark)}" for remark in remarks(plan)))
-    return "\n\n".join(parts) + "\n"
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as one object of plain values (see the module's docstring)."""
+def to_json(plan: Plan) -> str:
+    """One object (see the module's docstring)."""
     rows = [_json_row(row) for row in plan.rows]
     rows += [dict.fromkeys(KEYS) | {"variant": name} for name, _ in plan.refused]
-    return {
+    return json_text({
         "schema": SCHEMA,
         "model": plan.shape.name,
         "gpu": plan.card.name,
         "context": plan.context,
         "batch": plan.batch,
         "rows": rows,
-    }
-
-
-def dumps(plan: Plan) -> str:
-    """`plan_json` as text: one object, indented, strictly standard JSON."""
-    return json.dumps(plan_json(plan), indent=2, allow_nan=False)
+    }, ascii_only=True)  # fmt: skip
 
 
 def heading(plan: Plan) -> list[str]:

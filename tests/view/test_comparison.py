@@ -5,17 +5,31 @@ import dataclasses
 import io
 import json
 import math
+from typing import Any
 
 from comparisons import FP16, INT4, INT8, comparison, row, standard_rows
 
-from evalkit.records import Value
-from evalkit.view.export import dumps, to_csv, to_json, to_markdown
+from evalkit.records import Comparison, Value
+from evalkit.view import render
 
 FAILED = row(INT4, 2.0, status="failed", message="down_proj is 172 | wide", metrics={}, kernel="")
 
 
+def as_json(one: Comparison) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(render(one, "json"))
+    return content
+
+
+def to_csv(one: Comparison) -> str:
+    return render(one, "csv")
+
+
+def to_markdown(one: Comparison) -> str:
+    return render(one, "markdown")
+
+
 def test_json_has_the_documented_keys() -> None:
-    content = to_json(comparison(*standard_rows(), FAILED))
+    content = as_json(comparison(*standard_rows(), FAILED))
     assert content["schema"] == "evalkit.comparison/1"
     assert {"schema", "model", "suite", "baseline", "rows", "environment", "runs"} <= set(content)
     assert content["baseline"] == "fp16"
@@ -46,12 +60,12 @@ def test_json_has_the_documented_keys() -> None:
 
 def test_json_carries_the_texts_one_by_one() -> None:
     rows = [dataclasses.replace(r, slices={"a": r.metrics, "b": {}}) for r in standard_rows()]
-    content = to_json(comparison(*rows))
+    content = as_json(comparison(*rows))
     assert content["rows"][1]["slices"]["a"] == content["rows"][1]["metrics"]
     assert content["rows"][1]["slices"]["b"] == {}
 
 
-def test_dumps_is_strict_json_and_the_same_object() -> None:
+def test_json_is_strict() -> None:
     bad = Value(
         math.inf, "x", 1, -math.inf, math.nan, details={"p50": math.nan, "deep": [math.inf]}
     )
@@ -60,8 +74,7 @@ def test_dumps_is_strict_json_and_the_same_object() -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    content = json.loads(dumps(one), parse_constant=refuse)
-    assert content == json.loads(json.dumps(to_json(one)))
+    content = json.loads(render(one, "json"), parse_constant=refuse)
     value = content["rows"][0]["metrics"]["perplexity"]
     assert (value["value"], value["low"], value["high"]) == (None, None, None)
     assert value["details"] == {"p50": None, "deep": [None]}
@@ -71,18 +84,20 @@ def test_dumps_is_strict_json_and_the_same_object() -> None:
 
 def test_json_survives_text_no_encoding_can_write() -> None:
     one = comparison(row(FP16, message="\ud800 \x1b[31m"))
-    assert json.loads(dumps(one).encode("ascii"))["rows"][0]["message"] == "\ud800 \x1b[31m"
+    assert (
+        json.loads(render(one, "json").encode("ascii"))["rows"][0]["message"] == "\ud800 \x1b[31m"
+    )
 
 
 def test_a_variant_that_never_ended_counts_as_interrupted() -> None:
     one = comparison(row(FP16), row(INT8, 2.0, status="running"))
-    assert to_json(one)["rows"][1]["status"] == "interrupted"
+    assert as_json(one)["rows"][1]["status"] == "interrupted"
     assert next(csv.DictReader(io.StringIO(to_csv(one))))["status"] == "ok"
     assert "interrupted" in to_csv(one)
 
 
 def test_without_environment() -> None:
-    assert to_json(comparison(environment=None))["environment"] is None
+    assert as_json(comparison(environment=None))["environment"] is None
 
 
 def test_csv_has_a_line_a_variant_and_metric() -> None:

@@ -1,35 +1,51 @@
-"""The flip ledger as text and JSON: pure functions of a list of flips."""
+"""The flip ledger as text, JSON and the table of a notebook."""
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evalkit.records import Flip
 from evalkit.records import to_json as plain
+from evalkit.view.export import json_text
+from evalkit.view.flip_browser import flips_html
 from evalkit.view.numbers import clean
 
 _PROMPT_LENGTH = 300
 _WIDTH = 100
 
 
-def to_json(flips: Sequence[Flip]) -> str:
-    """All flips as one JSON list of objects with the fields of `Flip`."""
-    return json.dumps([plain(flip) for flip in flips], indent=1, ensure_ascii=False)
+@dataclass(frozen=True)
+class Flips:
+    """Task items that changed between right and wrong; a text shows the first `shown` of them."""
+
+    items: tuple[Flip, ...]
+    shown: int = 20
 
 
-def to_text(flips: Sequence[Flip], limit: int) -> str:
-    """Counts by task and variant, then the first `limit` items with prompt and margins."""
-    if not flips:
+def to_text(flips: Flips) -> str:
+    """Counts by task and variant, then the first items with prompt and margins."""
+    count = len(flips.items)
+    if not count:
         return "no item changed between right and wrong"
-    lines = [*_counts(flips), ""]
-    for flip in flips[:limit]:
+    lines = [*_counts(flips.items), ""]
+    for flip in flips.items[: flips.shown]:
         lines += [*_item(flip), ""]
-    if len(flips) > limit:
-        lines.append(f"{len(flips) - limit} more: --limit {len(flips)} or --json shows all")
+    if count > flips.shown:
+        lines.append(f"{count - flips.shown} more: --limit {count} or --format json shows all")
     return "\n".join(lines).rstrip()
+
+
+def to_json(flips: Flips) -> str:
+    """All flips as one JSON list of objects with the fields of `Flip`."""
+    return json_text([plain(flip) for flip in flips.items], indent=1)
+
+
+def to_html(flips: Flips) -> str:
+    """The first flips as a table; everything is escaped."""
+    return flips_html(flips.items)
 
 
 def _counts(flips: Sequence[Flip]) -> list[str]:
