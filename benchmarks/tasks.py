@@ -31,7 +31,7 @@ from evalkit.demo_data import demo_directory
 from evalkit.metrics.memory import PeakMeter, resident_bytes
 from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.records import TaskSlice
-from evalkit.running.defaults import BATCH_TOKENS
+from evalkit.running.build_job import BATCH_TOKENS
 from evalkit.tasks.loading import load_tasks
 from evalkit.tasks.local_model import LocalLanguageModel
 

@@ -29,14 +29,13 @@ NAMED = {
     "evalkit": {"evalkit.api", "evalkit.errors", "evalkit.records"},
     "evalkit.running.lm_eval_entry": {"evalkit.running.lm_eval_model:EvalkitModel"},
     "evalkit.running.process": {"evalkit.running.preload"},
-    "evalkit.view.batch_page": {"evalkit.view"},
-    "evalkit.view.report": {"evalkit.view"},
+    "evalkit.view.pages": {"evalkit.view"},
     "pyproject.toml": {"evalkit.cli:main", "evalkit.running.lm_eval_entry:register"},
 }
 # The only ones that look upward: plugins by their name, and a result that shows itself.
 UPWARD = {
     "evalkit.displayable": {"evalkit.view.display"},
-    "evalkit.plugins": {"evalkit.{}", "evalkit.{}.{}"},
+    "evalkit.plugins": {"evalkit.{}"},
 }
 # Modules that import a module whose name they are given.
 IMPORTERS = {"evalkit", "evalkit.displayable", "evalkit.plugins"}

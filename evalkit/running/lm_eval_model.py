@@ -15,8 +15,9 @@ from evalkit.declaration import resolved
 from evalkit.errors import VariantError, unknown
 from evalkit.options import LoadOptions
 from evalkit.progress import live
+from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.environment import gpu_names, resolve_device
-from evalkit.running.job import Job, build_job, resolve_subject
+from evalkit.running.job import Job
 from evalkit.running.quantize import make_checkpoint
 from evalkit.running.session import LoadedSession, loaded, open_variant
 from evalkit.tasks.local_model import LocalLanguageModel

@@ -253,7 +253,7 @@ def test_other_library_versions(house: House, monkeypatch: pytest.MonkeyPatch) -
         return {k: "99.0" if k == "torch" else v for k, v in installed(packages).items()}
 
     monkeypatch.setattr(environment, "versions", upgraded)
-    monkeypatch.setattr("evalkit.running.job.versions", upgraded)
+    monkeypatch.setattr("evalkit.running.build_job.versions", upgraded)
     found, measured = house.compare("fp32", "fp16")
     assert stages(measured, "fp32") & stages(measured, "fp16") >= PROBES
     assert "scoring" not in {stage for _, stage in measured}

@@ -11,8 +11,9 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.options import BenchOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import Model, content_hash
+from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.defaults import assign_servers, choose_variants
-from evalkit.running.job import Job, build_job, resolve_subject
+from evalkit.running.job import Job
 from evalkit.running.keys import bench_key
 from evalkit.running.memory_check import with_memory_check
 

@@ -22,17 +22,10 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
+from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
-from evalkit.running.job import (
-    NOISE_VERSION,
-    TASK_VERSION,
-    Job,
-    Part,
-    Subject,
-    build_job,
-    resolve_subject,
-)
+from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Subject
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
 from evalkit.store.mirror import is_url

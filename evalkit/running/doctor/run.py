@@ -13,8 +13,9 @@ from evalkit.errors import EvalkitError, UsageError, VariantError
 from evalkit.options import DoctorOptions
 from evalkit.progress import Event, Listener
 from evalkit.records.findings import Diagnosis, Finding
+from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.calibration import calibration_source, check_disjoint, load_calibration
-from evalkit.running.job import Job, build_job, resolve_subject
+from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
 from evalkit.texts.documents import Text, load_text

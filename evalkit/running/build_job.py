@@ -1,0 +1,149 @@
+"""Making jobs: the only place where a variant and the options of a command become one.
+
+`resolve_subject` turns the options that every command shares into what is evaluated and where;
+`build_job` makes the job of one variant of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from evalkit import plugins
+from evalkit.backends import check_installed, libraries, spec_of
+from evalkit.errors import DataError, VariantError
+from evalkit.models.resolve import resolve_config, resolve_model
+from evalkit.options import LoadOptions
+from evalkit.progress import Listener, ignore
+from evalkit.records import Environment, Model, Variant
+from evalkit.running.calibration import (
+    calibration_identity,
+    calibration_source,
+    check_disjoint,
+    load_calibration,
+)
+from evalkit.running.defaults import choose_model
+from evalkit.running.environment import SHARED_PACKAGES, environment, resolve_device, versions
+from evalkit.running.job import Job, Settings, Subject
+from evalkit.running.process import run_child
+from evalkit.store.store import Store
+from evalkit.texts.documents import load_texts
+
+# On a CPU activations of more tokens leave the cache: nothing is gained by larger batches.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subject:
+    """Resolve the model, its files, the device and the store.
+
+    With `weights` "random" the configuration alone is needed, which takes no download. Raises
+    UsageError, ModelError or StoreError in one line.
+    """
+    device = resolve_device(options["device"])
+    asked = options["model"]
+    name, why = choose_model(None if asked is None else str(asked), device)
+    store = Store(options["out"]).prepare()
+    settings = Settings(
+        BATCH_TOKENS[device.partition(":")[0]],
+        offline=options["offline"],
+        allow_pickle=options["allow_pickle"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+    if weights == "random":
+        checkpoint = resolve_config(name, offline=settings.offline)
+    else:
+        checkpoint = resolve_model(
+            name,
+            offline=settings.offline,
+            allow_pickle=settings.allow_pickle,
+            trust_remote_code=settings.trust_remote_code,
+            hash_cache=store.root / "hashes.json",
+        )
+    return Subject(
+        model=Model(
+            name, checkpoint.identity.weights, architecture=checkpoint.architecture, weights=weights
+        ),
+        checkpoint=checkpoint,
+        device=device,
+        store=store.root,
+        environment=environment(device),
+        settings=settings,
+        seed=options["seed"],
+        notes=(why,) if why else (),
+    )
+
+
+def build_job(
+    subject: Subject,
+    variant: Variant,
+    *,
+    sources: Sequence[str] = (),
+    limit: int | None = None,
+    serve: str = "",
+    send: Listener = ignore,
+) -> Job:
+    """The job of `variant`, without parts.
+
+    What identifies its weights and its calibration is found out, for a served variant by asking
+    its server. Where the variant cannot be made of this model the job's `refusal` says why.
+    """
+    job = Job(
+        store=subject.store,
+        model=subject.model,
+        checkpoint=subject.checkpoint,
+        variant=variant,
+        device=subject.device,
+        environment=_relevant(subject.environment, variant),
+        settings=subject.settings,
+        seed=subject.seed,
+        serve=serve,
+        sources=tuple(sources),
+        limit=limit,
+    )
+    try:
+        check_installed(spec_of(variant))
+        plugins.load("backends", variant.backend).check(job.checkpoint, variant)
+        content = _content(job, send)
+        return dataclasses.replace(job, content=content, calibration=_calibration(job))
+    except (VariantError, DataError) as error:
+        return dataclasses.replace(job, refusal=str(error))
+
+
+def _relevant(known: Environment, variant: Variant) -> Environment:
+    """The environment with the versions of the libraries that the variant runs on."""
+    return dataclasses.replace(known, packages=versions((*SHARED_PACKAGES, *libraries(variant))))
+
+
+def _content(job: Job, send: Listener) -> str:
+    """What identifies weights that are not made from the model's; "" where they are."""
+    if spec_of(job.variant).served:
+        if job.model.weights == "random":
+            raise VariantError(f"{job.variant.text} has the weights of its server, not random ones")
+        # Not above: a plan imports no torch.
+        from evalkit.running.served import ask_identity
+
+        identity: str = run_child(ask_identity, job, send)
+        return identity
+    backend = plugins.load("backends", job.variant.backend)
+    if not hasattr(backend, "content"):
+        return ""
+    found: str = backend.content(
+        job.variant,
+        offline=job.settings.offline,
+        allow_pickle=job.settings.allow_pickle,
+        trust_remote_code=job.settings.trust_remote_code,
+        hash_cache=job.store / "hashes.json",
+    )
+    return found
+
+
+def _calibration(job: Job) -> str:
+    """Identity of the calibration samples; "" for a method that needs none."""
+    source = calibration_source(job.variant, job.checkpoint)
+    if not source or job.model.weights == "random":
+        return ""
+    text = load_calibration(source, job.variant, offline=job.settings.offline)
+    if not job.settings.allow_overlap:
+        evaluated = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
+        check_disjoint(source, text, evaluated)
+    return calibration_identity(text, job.seed, job.checkpoint.identity.tokenizer)
