@@ -302,6 +302,10 @@ def _with_baseline_decoding(job: Job, found: Loaded) -> Loaded:
 
 
 def _decoding(settings: GenerationConfig) -> dict[str, Any]:
-    """What differs from transformers' defaults, without where it comes from."""
+    """What chooses tokens otherwise than transformers does by default."""
     known: dict[str, Any] = settings.to_diff_dict()
-    return {name: known[name] for name in known.keys() - {"transformers_version"} if name[0] != "_"}
+    return {
+        name: value
+        for name, value in known.items()
+        if name[0] != "_" and name not in ("transformers_version", "use_cache") and value
+    }
