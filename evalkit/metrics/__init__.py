@@ -1,4 +1,4 @@
-"""What is measured: one file a metric family, discovered by its name."""
+"""What is measured: one file a metric family, with its table columns and gate limits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from types import ModuleType
 from evalkit import plugins
 from evalkit.analysis.gate import Limit
 from evalkit.errors import EvalkitError
-from evalkit.metrics._spec import ProbeMetric, Protocol, TokenMetric
+from evalkit.metrics._spec import Probe, ProbeMetric, Protocol, TokenMetric
 from evalkit.records import Column
 from evalkit.scoring.statistics import find_statistic
 
 __all__ = [
     "Column",
     "Limit",
+    "Probe",
     "ProbeMetric",
     "Protocol",
     "TokenMetric",
