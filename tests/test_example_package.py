@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -58,11 +59,7 @@ class Used:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Used:
-    one = Used(tmp_path_factory.mktemp("example"))
-    # The metric comes to a text that was scored before it was installed.
-    source = ("--model", str(one.model), "--text", str(one.text))
-    one("compare", "fp16", *source, without=True)
-    return one
+    return Used(tmp_path_factory.mktemp("example"))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +122,31 @@ def test_the_gate_judges_by_the_new_limit(
     limits.write_text(f"max_js: {1.01 * worst}\nmax_kl: 10\n", encoding="utf-8")
     used("check", "--limits", str(limits))
     used("check", "--max-js", "1", without=True, status=2)
+
+
+def test_a_metric_installed_later_and_its_new_version_are_measured(
+    used: Used, tmp_path: Path
+) -> None:
+    changed = copy.copy(used)
+    changed.site, changed.store = shutil.copytree(used.site, tmp_path / "site"), tmp_path / "store"
+    source = ("--model", str(used.model), "--text", str(used.text), "--format", "json")
+
+    def values(**how: Any) -> dict[str, Any]:
+        row = json.loads(changed("compare", "fp16", "bf16", *source, **how))["rows"][1]
+        return {name: value["value"] for name, value in row["metrics"].items()}
+
+    before = values(without=True)
+    first = values()
+    file = changed.site / "evalkit_example" / "metrics.py"
+    text = file.read_text(encoding="utf-8").replace("version=1", "version=2")
+    file.write_text(
+        text.replace('statistics["jensen_shannon"]', '2 * statistics["jensen_shannon"]')
+    )
+    second = values()
+    assert METRIC not in before
+    assert second[METRIC] == pytest.approx(2 * first[METRIC])
+    for metric in ("perplexity", "kl_divergence_mean", "decode_tokens_per_second"):
+        assert before[metric] == first[metric] == second[metric]
 
 
 def test_only_what_the_guide_documents_is_imported() -> None:

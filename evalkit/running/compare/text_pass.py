@@ -21,7 +21,7 @@ from evalkit.running.process import stop_if_asked
 from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.claims import claim
-from evalkit.store.files import write_parquet
+from evalkit.store.files import read_json, write_json, write_parquet
 from evalkit.store.parts import Parts
 from evalkit.store.store import Store
 from evalkit.tasks.served_model import ServedModel
@@ -87,6 +87,7 @@ class Scoring:
         Processes that share the windows each have a name as `writer`; `stage` is what is shown.
         Returns what is worth noting: halved batches, a reference of whole logits.
         """
+        self._renew(table, metrics)
         if table.exists():
             return ()
         notes: dict[str, None] = {}
@@ -118,6 +119,20 @@ class Scoring:
             self._parts(table).merge(table)
         if not windows_table(table).exists():
             write_parquet(windows_table(table), _fold(table, self.windows))
+
+    def _renew(self, table: Path, metrics: list[TokenMetric]) -> None:
+        """Forget a pass that lacks one of `metrics`, or holds the values of another version.
+
+        What a pass measures is written beside it before its first value.
+        """
+        file = table.with_name(f"{table.stem}-metrics.json")
+        wanted = {metric.name: metric.version for metric in metrics}
+        # Processes that share the windows begin at once.
+        with claim(self.store.claim_file(f"{self.run.id}-{table.stem}")):
+            known = read_json(file) if file.exists() else {}
+            if any(known.get(name) != version for name, version in wanted.items()):
+                self.forget(table)
+                write_json(file, wanted)
 
     def _batches(self, **how: Any) -> Iterator[ScoredBatch]:
         if isinstance(self.loaded, ServedModel):
