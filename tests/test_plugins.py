@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +52,12 @@ def test_a_package_that_cannot_be_imported_is_named(installed: Path) -> None:
 def test_a_mistyped_name_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match=r"unknown backend 'gtpq'.*did you mean 'gptq'"):
         plugins.load("backends", "gtpq")
+
+
+def test_the_command_line_looks_for_plugins_only_where_it_needs_them() -> None:
+    code = (
+        "import sys\nfrom evalkit.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'numpy', 'evalkit.metrics', 'evalkit.view.charts'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What is measured: one file a metric family, discovered by its name."""
+"""What is measured: one file a metric family, with its table columns and gate limits."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from evalkit.running.process import stop_if_asked
 from evalkit.running.session import Session, loaded
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.claims import claim
-from evalkit.store.files import write_parquet
+from evalkit.store.files import read_json, write_json, write_parquet
 from evalkit.store.parts import Parts
 from evalkit.store.store import Store
 from evalkit.texts.windows import Windows
@@ -90,6 +90,7 @@ class Scoring:
         Processes that share the windows each have a name as `writer`; `stage` is what is shown.
         Returns what is worth noting: halved batches, a reference of whole logits.
         """
+        self._renew(table, metrics)
         if table.exists():
             return ()
         notes: dict[str, None] = {}
@@ -122,6 +123,20 @@ class Scoring:
             self._parts(table).merge(table)
         if not windows_table(table).exists():
             write_parquet(windows_table(table), _fold(table, self.windows))
+
+    def _renew(self, table: Path, metrics: list[TokenMetric]) -> None:
+        """Forget a pass that lacks one of `metrics`, or holds the values of another version.
+
+        What a pass measures is written beside it before its first value.
+        """
+        file = table.with_name(f"{table.stem}-metrics.json")
+        wanted = {metric.name: metric.version for metric in metrics}
+        # Processes that share the windows begin at once.
+        with claim(self.store.claim_file(f"{self.run.id}-{table.stem}")):
+            known = read_json(file) if file.exists() else {}
+            if any(known.get(name) != version for name, version in wanted.items()):
+                self.forget(table)
+                write_json(file, wanted)
 
     def _parts(self, table: Path, writer: str = "") -> Parts:
         folder = table.with_name(table.stem.replace("tokens", "parts", 1))
