@@ -21,6 +21,7 @@ from evalkit.analysis.summaries import (
     paired_delta,
     summarise,
 )
+from evalkit.analysis.task_groups import ScoreGroup, group_values
 from evalkit.analysis.task_values import ItemScores, task_values
 from evalkit.analysis.values import finite, value_of
 from evalkit.analysis.verdicts import Margin, Verdict, judge
@@ -52,7 +53,8 @@ class Measured:
     """One variant with its runs (probes, texts, tasks) and the raw values behind them.
 
     `tokens` is the pass over the texts, `noise` the baseline's second pass with another batch
-    size, `tasks` the per-item values of each task score. `label` is what the row is called.
+    size, `tasks` the per-item values of each task score, `groups` the scores that are means of
+    those. `label` is what the row is called.
     """
 
     variant: Variant
@@ -60,6 +62,7 @@ class Measured:
     tokens: TokenTable | None = None
     noise: TokenTable | None = None
     tasks: Mapping[str, ItemScores] = field(default_factory=dict)
+    groups: tuple[ScoreGroup, ...] = ()
     label: str = ""
 
     def measurements(self) -> dict[str, Measurement]:
@@ -180,6 +183,7 @@ def _row(
             for index, text in enumerate(suite.texts):
                 slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
     metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
+    metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
     if one is not baseline and _same_runs(one, baseline):
         metrics = {name: _unchanged(value) for name, value in metrics.items()}
     return Row(

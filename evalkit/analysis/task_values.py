@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,7 +212,7 @@ def _mean_alone(scores: TaskScores, verdict: Verdict) -> dict[str, Value]:
         return {}
     n = sum(int(one.measured.sum()) for one in _means(scores))
     details = {"tasks": len(parts)}
-    return {"tasks_mean": value_of(_averaged(parts), n, None, verdict, details)}
+    return {"tasks_mean": value_of(averaged(parts), n, None, verdict, details)}
 
 
 def _mean(
@@ -222,7 +222,7 @@ def _mean(
     if not means or len(means) < len(_means(variant)):
         return {}
     paired = [differences[one.key] for one in means]
-    delta = _averaged([one.interval for one in paired])
+    delta = averaged([one.interval for one in paired])
     noise = max(one.noise for one in means)
     verdict = judge(delta, margin=margin.points, direction="higher", noise_floor=noise)
     value = _mean_alone(variant, Verdict.BASELINE)["tasks_mean"]
@@ -249,10 +249,14 @@ def _mean_more(
     return {"items_needed": max(1, math.ceil(needed - n))}
 
 
-def _averaged(intervals: list[Interval]) -> Interval:
-    """Mean of independent estimates; their half widths add as roots of squares on each side."""
-    count = len(intervals)
-    estimate = sum(one.estimate for one in intervals) / count
-    below = math.sqrt(sum((one.estimate - one.low) ** 2 for one in intervals)) / count
-    above = math.sqrt(sum((one.high - one.estimate) ** 2 for one in intervals)) / count
+def averaged(intervals: Sequence[Interval], weights: Sequence[float] = ()) -> Interval:
+    """Mean of independent estimates; their half widths add as roots of squares on each side.
+
+    Each counts the same where no `weights` are given.
+    """
+    shares = list(zip(intervals, weights or [1.0] * len(intervals), strict=True))
+    total = sum(weight for _, weight in shares)
+    estimate = sum(weight * one.estimate for one, weight in shares) / total
+    below = math.sqrt(sum((w * (one.estimate - one.low)) ** 2 for one, w in shares)) / total
+    above = math.sqrt(sum((w * (one.high - one.estimate)) ** 2 for one, w in shares)) / total
     return Interval(estimate, estimate - below, estimate + above)

@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 from evalkit.analysis.asked import Asked
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.summaries import TokenTable
+from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.analysis.task_values import ItemScores
 from evalkit.records import Comparison, Measurement, Run, Variant
 from evalkit.store.files import read_parquet
 from evalkit.store.samples import JOINED, STATISTICS, SampleRecords
 from evalkit.store.store import Store
+
+# The detail of a task's run that lists the scores of its groups.
+GROUPS = "score_groups"
 
 
 def load_measured(
@@ -44,6 +48,7 @@ def load_measured(
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
         tasks=_task_scores(store, chosen) if items else {},
+        groups=_score_groups(chosen) if items else (),
         label=label,
     )
 
@@ -95,6 +100,11 @@ def _task_scores(store: Store, runs: tuple[Run, ...]) -> dict[str, ItemScores]:
         for m in scored
         if m.table and m.details["aggregation"] in STATISTICS
     }
+
+
+def _score_groups(runs: tuple[Run, ...]) -> tuple[ScoreGroup, ...]:
+    stored = [one for run in runs for m in run.measurements for one in m.details.get(GROUPS, ())]
+    return tuple(ScoreGroup(g["key"], tuple(g["members"]), g["by_items"]) for g in stored)
 
 
 def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores:

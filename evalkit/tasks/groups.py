@@ -1,42 +1,48 @@
-"""Scores of groups (mmlu, its four areas …) from the records of their tasks."""
+"""Which scores of its tasks a group (mmlu, its four areas …) averages, and by what weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
+from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.store.samples import SampleRecords
-from evalkit.tasks.lm_eval_index import TaskGroup
+from evalkit.tasks.lm_eval_index import GroupMetric, TaskGroup
 
 
-@dataclass(frozen=True)
-class GroupScore:
-    """One score of a group: the mean over `tasks`, weighted by their items if the group says so."""
+def score_groups(
+    groups: Sequence[TaskGroup], records: Mapping[str, SampleRecords]
+) -> list[ScoreGroup]:
+    """The scores of `groups` as lm-eval aggregates them, over the tasks that have records."""
+    found: dict[str, ScoreGroup] = {}
+    for group in groups:
+        members = [records[name] for name in group.tasks if name in records]
+        for wanted in group.metrics:
+            for name in _filters(wanted, members):
+                one = _score_group(group.name, wanted, name, members)
+                if one is not None:
+                    found.setdefault(one.key, one)
+    return list(found.values())
 
-    group: str
-    metric: str
-    filter: str
-    value: float
-    n: int
-    tasks: int
+
+def _filters(wanted: GroupMetric, members: Sequence[SampleRecords]) -> Sequence[str]:
+    if wanted.filters is not None:
+        return wanted.filters
+    return sorted({score.filter for one in members for score in one.head.scores})
 
 
-def group_scores(group: TaskGroup, records: Mapping[str, SampleRecords]) -> list[GroupScore]:
-    """The scores of a group as lm-eval aggregates them, over the tasks that have records."""
-    members = [records[name] for name in group.tasks if name in records]
-    found = []
-    for wanted in group.metrics:
-        at_hand = {s.filter for one in members for s in one.head.scores}
-        for name in sorted(at_hand) if wanted.filters is None else wanted.filters:
-            scores = [
-                score
-                for one in members
-                for score in one.head.scores
-                if (score.metric, score.filter) == (wanted.metric, name)
-            ]
-            if scores:
-                sizes = [score.n if wanted.weight_by_size else 1 for score in scores]
-                total = sum(score.value * size for score, size in zip(scores, sizes, strict=True))
-                value, n = total / sum(sizes), sum(score.n for score in scores)
-                found.append(GroupScore(group.name, wanted.metric, name, value, n, len(scores)))
-    return found
+def _score_group(
+    group: str, wanted: GroupMetric, name: str, members: Sequence[SampleRecords]
+) -> ScoreGroup | None:
+    """The group's score of one metric and filter; None where no task has it."""
+    keys = [
+        (one.head.task, one.key(score))
+        for one in members
+        for score in one.head.scores
+        if (score.metric, score.filter) == (wanted.metric, name)
+    ]
+    if not keys:
+        return None
+    task, key = keys[0]
+    return ScoreGroup(
+        group + key.removeprefix(task), tuple(key for _, key in keys), wanted.weight_by_size
+    )

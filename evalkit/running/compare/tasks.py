@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.errors import DataError
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, TaskSlice, content_hash
+from evalkit.results.load_measured import GROUPS
 from evalkit.running.job import TASK_VERSION, Job, Part
 from evalkit.running.process import stop_if_asked
 from evalkit.running.session import Session
@@ -18,6 +20,7 @@ from evalkit.store.samples import SampleRecords
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskRequests
 from evalkit.tasks.answers import answer_requests
+from evalkit.tasks.groups import score_groups
 from evalkit.tasks.lm_eval_task import lm_eval_version
 from evalkit.tasks.loading import LoadedTask, LoadedTasks, load_tasks
 from evalkit.tasks.prompts import ChatFormatter, build_requests
@@ -45,7 +48,7 @@ def measure_task(
     for task in found.tasks:
         requests, prompts = _requests(store, session, chosen, task)
         measured += asking.scores(task, requests, prompts)
-    return [*measured, _marker(found, asking.notes)]
+    return [*measured, _marker(score_groups(found.groups, asking.records), asking.notes)]
 
 
 def _load(job: Job, chosen: TaskSlice) -> LoadedTasks:
@@ -92,13 +95,14 @@ def _chat_template(job: Job) -> list[str]:
 
 @dataclasses.dataclass
 class _Asking:
-    """A loaded variant that answers tasks; `notes` collect what was recorded on the way."""
+    """A loaded variant that answers tasks; `notes` and `records` collect what came of it."""
 
     store: Store
     run: Run
     session: Session
     send: Listener
     notes: list[str] = dataclasses.field(default_factory=list)
+    records: dict[str, SampleRecords] = dataclasses.field(default_factory=dict)
 
     def scores(self, task: LoadedTask, requests: TaskRequests, prompts: str) -> list[Measurement]:
         """Ask, score and store one task."""
@@ -111,6 +115,7 @@ class _Asking:
         records = score_answers(task, requests, answers)
         table = folder / f"samples-{task.name.replace('/', '_')}.parquet"
         records.save(table)
+        self.records[task.name] = records
         self.notes += [f"{task.name}: {note}" for note in (*records.head.notes, *lm.notes)]
         noise = self._noise(task, requests, answers) if self.job.is_baseline else None
         return [
@@ -167,13 +172,13 @@ def _details(
     }
 
 
-def _marker(found: LoadedTasks, notes: list[str]) -> Measurement:
-    """Says that the part is whole, and what was recorded while it was made."""
-    groups = {group.name: list(group.tasks) for group in found.groups}
+def _marker(groups: Sequence[ScoreGroup], notes: list[str]) -> Measurement:
+    """Says that the part is whole, its group scores, and what was recorded on the way."""
+    found = [dataclasses.asdict(group) for group in groups]
     return Measurement(
         metric="task",
         version=TASK_VERSION,
         unit="",
         direction="none",
-        details={"groups": groups, "notes": list(dict.fromkeys(notes))},
+        details={GROUPS: found, "notes": list(dict.fromkeys(notes))},
     )
