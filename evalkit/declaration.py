@@ -98,6 +98,8 @@ def checked(field: Field, value: Any) -> Any:
     if value is None:
         value = option.default
     if option.several:
+        if not isinstance(value, str | Path | list | tuple):
+            raise UsageError(f"{field.flag} {value!r}: give a word or a list of words")
         value = words(value, option.several)
     elif value is not None:
         _check_type(field, value)

@@ -297,6 +297,7 @@ class PullOptions(TypedDict, total=False):
     allow_code: Annotated[bool, Option("Run the Python that such a YAML names.", False)]
 
 
+# By the name of the Python function.
 COMMANDS: dict[str, type] = {
     "compare": CompareOptions,
     "bench": BenchOptions,
@@ -305,5 +306,5 @@ COMMANDS: dict[str, type] = {
     "plan": PlanOptions,
     "speculate": SpeculateOptions,
     "batch": BatchOptions,
-    "data pull": PullOptions,
+    "pull": PullOptions,
 }

@@ -26,6 +26,7 @@ from evalkit.backends import parse_variant
 from evalkit.errors import EvalkitError, UsageError, unknown
 from evalkit.paths import is_file
 from evalkit.records import content_hash
+from evalkit.running.batch.notebook_options import check_options
 from evalkit.yaml_file import read_yaml
 
 KEYS = ("notebook", "grid", "parameters", "include", "exclude")
@@ -86,6 +87,7 @@ def read_grid(file: Path) -> Grid:
         raise UsageError(f"{file.name} has no cell: exclude leaves none; remove an exclude line")
     for cell in cells:
         _check_variants(cell)
+        check_options(notebook, cell.parameters)
     return Grid(notebook, cells, OUT_PARAMETER in names)
 
 
