@@ -90,14 +90,19 @@ def test_a_mistyped_option_is_an_error_of_the_type_checker(tmp_path: Path) -> No
     assert 'expected "int"' in done.stdout
 
 
-def test_completion_offers_every_option() -> None:
-    completer = pytest.importorskip("IPython.core.completer")
-    interactive = completer.IPCompleter(namespace={"evalkit": evalkit}, use_jedi=False)
-    interactive.use_jedi = False
+@pytest.mark.parametrize("use_jedi", [True, False])
+def test_completion_offers_every_option(use_jedi: bool) -> None:
+    """As in a notebook: what IPython's shell offers inside the brackets."""
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    shell.push({"evalkit": evalkit})
+    shell.Completer.use_jedi = use_jedi
     line = 'evalkit.compare("fp16", '
-    with completer.provisionalcompleter():
-        offered = {found.text.rstrip("=") for found in interactive.completions(line, len(line))}
-    assert set(declared(CompareOptions)) <= offered
+    with provisionalcompleter():
+        found = [one.text for one in shell.Completer.completions(line, len(line))]
+    assert {f"{name}=" for name in declared(CompareOptions)} <= set(found)
 
 
 def test_the_recorded_line_is_read_back(tmp_path: Path) -> None:

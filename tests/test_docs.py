@@ -1,0 +1,36 @@
+"""The docs name what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`(evalkit/[\w/.]+?)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_way_of_compare_is_told_from_the_first_file_to_the_last() -> None:
+    text = (ROOT / "docs" / "what-happens.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\d+\. `(evalkit/[\w/.]+)`", text, re.MULTILINE)
+    assert len(named) == 20
+    assert named[0] == "evalkit/cli/comparing.py"
+    assert named[-1] == "evalkit/view/comparison.py"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    class Loader(yaml.SafeLoader):
+        """mkdocs.yml without its tags of Python."""
+
+    Loader.add_multi_constructor("", lambda *_: None)
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
+    listed = set(re.findall(r"[\w/-]+\.md", str(nav)))
+    assert {page.relative_to(ROOT / "docs").as_posix() for page in PAGES} == listed
