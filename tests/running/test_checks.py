@@ -20,11 +20,10 @@ from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.running.doctor.checks import (
     CHEAP,
     THOROUGH,
-    LoadedVariant,
     examine,
-    mean_loss,
     neighbours_do_not_matter,
 )
+from evalkit.running.doctor.loaded_variant import LoadedVariant, mean_loss
 from evalkit.texts.documents import load_text
 
 

@@ -99,7 +99,8 @@ def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listene
 
 def _refuse_broken(session: LoadedSession) -> None:
     """Raise VariantError where a look at the weights shows that nothing measured would be true."""
-    from evalkit.running.doctor.checks import CHEAP, examine, loaded_variant
+    from evalkit.running.doctor.checks import CHEAP, examine
+    from evalkit.running.doctor.loaded_variant import loaded_variant
 
     problems = [f for f in examine(loaded_variant(session), CHEAP) if f.level == "problem"]
     if problems:

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from evalkit.backends import label, run_settings, spec_of
-from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules, unquantized_layers
 from evalkit.models.storage import named_tensors
-from evalkit.records import Variant
 from evalkit.records.findings import Finding, Level
-
-if TYPE_CHECKING:
-    from evalkit.running.session import LoadedSession
+from evalkit.running.doctor.loaded_variant import LoadedVariant, mean_loss
 
 # A perplexity this much above the baseline's on 200 tokens is more than rounding does.
 MUCH_WORSE, WORSE = 1.5, 1.1
@@ -30,44 +24,6 @@ MUCH_WORSE, WORSE = 1.5, 1.1
 SAME = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 MASKED = -1e4
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class LoadedVariant:
-    """A loaded variant and what it is compared with.
-
-    `ids` are about 200 tokens of real text, empty for the cheap checks; `baseline` is the mean
-    negative log-likelihood of the unquantized model on them. `formats` are the kinds of quantized
-    layers that `model` may hold.
-    """
-
-    model: Any
-    variant: Variant
-    device: str
-    kernel: str
-    tokenizer: Any = None
-    ids: tuple[int, ...] = ()
-    baseline: float | None = None
-    formats: tuple[LayerFormat, ...] = ()
-
-    def logits(self, rows: Sequence[Sequence[int]], **more: Any) -> Tensor:
-        """Float32 logits (rows, length, vocabulary) of one pass over rows of one length."""
-        device = self.model.get_input_embeddings().weight.device
-        with torch.inference_mode():
-            output = self.model(input_ids=torch.tensor(rows, device=device), **more)
-        found: Tensor = output.logits.float()
-        return found
-
-
-def loaded_variant(session: LoadedSession) -> LoadedVariant:
-    """What the cheap checks look at."""
-    return LoadedVariant(
-        session.model,
-        session.job.variant,
-        session.job.device,
-        session.kernel,
-        formats=session.loaded.formats,
-    )
 
 
 Check = Callable[[LoadedVariant], Iterator[Finding]]
@@ -324,13 +280,6 @@ THOROUGH: tuple[Check, ...] = (
 def examine(loaded: LoadedVariant, checks: Sequence[Check]) -> list[Finding]:
     """Findings of all `checks`, in their order."""
     return [finding for check in checks for finding in check(loaded)]
-
-
-def mean_loss(loaded: LoadedVariant) -> float:
-    """Mean negative log-likelihood of `loaded.ids` after the first, in nats."""
-    logits = loaded.logits([loaded.ids])[0, :-1]
-    targets = torch.tensor(loaded.ids[1:], device=logits.device)
-    return float(torch.nn.functional.cross_entropy(logits, targets))
 
 
 def _tolerance(loaded: LoadedVariant) -> float:

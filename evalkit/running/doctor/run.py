@@ -21,7 +21,7 @@ from evalkit.running.quantize import make_checkpoint
 from evalkit.texts.documents import Text, load_text
 
 if TYPE_CHECKING:
-    from evalkit.running.doctor.checks import LoadedVariant
+    from evalkit.running.doctor.loaded_variant import LoadedVariant
     from evalkit.running.session import LoadedSession
 
 TOKENS = 200
@@ -85,7 +85,8 @@ def _overlap(job: Job, text: Text) -> list[Finding]:
 
 def _examine(one: Examination, send: Listener) -> tuple[str, tuple[str, ...], tuple[Finding, ...]]:
     """In the child: the unquantized model's loss first, then every check on the variant."""
-    from evalkit.running.doctor.checks import THOROUGH, examine, mean_loss
+    from evalkit.running.doctor.checks import THOROUGH, examine
+    from evalkit.running.doctor.loaded_variant import mean_loss
     from evalkit.running.session import loaded, open_variant
 
     loss = None
@@ -106,7 +107,7 @@ def _examine(one: Examination, send: Listener) -> tuple[str, tuple[str, ...], tu
 
 def _with_text(session: LoadedSession, text: str) -> LoadedVariant:
     """The variant with the first tokens of `text`; raises UsageError where they are too few."""
-    from evalkit.running.doctor.checks import loaded_variant
+    from evalkit.running.doctor.loaded_variant import loaded_variant
 
     job = session.job
     limit = int(job.checkpoint.config.get("max_position_embeddings") or TOKENS)
