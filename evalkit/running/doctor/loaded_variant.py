@@ -1,4 +1,4 @@
-"""What the checks of the doctor look at: a loaded variant, a short text, and its baseline's loss."""
+"""What the doctor checks: a loaded variant, a short text, and the loss of its baseline."""
 
 from __future__ import annotations
 
