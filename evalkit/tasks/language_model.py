@@ -168,9 +168,12 @@ class LanguageModel(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation after its context, and whether it is greedy."""
         self._instances = requests
-        answers: list[tuple[float, bool]] = super().loglikelihood(
-            requests, disable_tqdm=disable_tqdm or not self.show_progress
-        )
+        try:
+            answers: list[tuple[float, bool]] = super().loglikelihood(
+                requests, disable_tqdm=disable_tqdm or not self.show_progress
+            )
+        finally:
+            self._instances = ()
         return answers
 
     def loglikelihood_rolling(
@@ -222,11 +225,16 @@ class LanguageModel(TemplateLM):
     ) -> list[tuple[float, bool]]:
         earlier = self._known.pop("loglikelihood", {})
         known = {index: Score(*answer) for index, answer in earlier.items()}
+        # lm-eval may give tokens alone, which belong to no task.
+        asked = self._instances or [
+            Instance("loglikelihood", {}, texts, index)
+            for index, (texts, *_) in enumerate(requests)
+        ]
 
         def scored(new: Mapping[int, Score]) -> None:
             for index, score in new.items():
                 answer = (score.log_likelihood, score.greedy)
-                self._tell("loglikelihood", self._instances[index], answer)
+                self._tell("loglikelihood", asked[index], answer)
 
         pairs = [
             Request(context, continuation, text) for (_, text), context, continuation in requests

@@ -106,7 +106,7 @@ def load_tasks(
     then never from the network, else from the Hugging Face cache or, unless `offline`, the hub.
     A task that cannot be loaded becomes a failure; the others go on. Raises DataError only for
     a `data` or `include_path` that does not exist. Without `allow_code` a task whose own YAML would
-    run Python (suites/task_code.py), or that runs what the model writes, is such a failure.
+    run Python (tasks/code.py), or that runs what the model writes, is such a failure.
     """
     registry = open_registry([one.name for one in names], include_path, allow_code=allow_code)
     settings = _Settings(registry, data_folder(data), offline, seed, allow_code)
