@@ -241,6 +241,13 @@ def loaded(session: Session) -> LoadedSession:
     )
 
 
+def served(session: Session) -> ServedSession:
+    """The session as one in a server; raises VariantError for a model that is loaded here."""
+    if isinstance(session, ServedSession):
+        return session
+    raise VariantError(f"{session.job.variant.label} is loaded here: no server is asked for it")
+
+
 def _load(job: Job, send: Listener) -> LoadedSession:
     source, seconds = _source(job)
     backend = plugins.load("backends", job.variant.backend)

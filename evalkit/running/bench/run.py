@@ -168,10 +168,9 @@ def _stored(file: Path) -> RoundResult:
 def _round(round_: RoundJob, send: Listener) -> RoundResult:
     from evalkit.running.bench.round import measure_round
     from evalkit.running.bench.served_round import measure_served_round
-    from evalkit.running.session import LoadedSession, ServedSession, open_variant
+    from evalkit.running.session import loaded, open_variant, served
 
     with open_variant(round_.job, send) as session:
-        if isinstance(session, LoadedSession):
-            return measure_round(round_, session, send)
-        assert isinstance(session, ServedSession)
-        return measure_served_round(round_, session, send)
+        if session.can("probes"):
+            return measure_round(round_, loaded(session), send)
+        return measure_served_round(round_, served(session), send)
