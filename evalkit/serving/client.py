@@ -8,6 +8,7 @@ checked, as some servers answer such a request without them.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -99,13 +100,14 @@ class Client:
         """How the model goes on after `tokens`, and to one hundredth how likely it finds each.
 
         Log-probabilities tell apart what answers alike, such as INT8 and FP16 of one model; an
-        empty list stands for a server that gives none.
+        empty list stands for a server that gives none. Ones that are no numbers fail where they
+        are measured, not here.
         """
-        text = self.complete(tokens, {"max_tokens": _PRINT_TOKENS, "temperature": 0})
-        try:
+        text, scores = "", list[float | None]()
+        with contextlib.suppress(NotFiniteError):
+            text = self.complete(tokens, {"max_tokens": _PRINT_TOKENS, "temperature": 0})
+        with contextlib.suppress(ServerError, NotFiniteError):
             scores = self.prompt_scores(tokens).logprobs
-        except ServerError:
-            scores = []
         return [text, [None if score is None else round(score, 2) for score in scores]]
 
     def open(self, sample: Sequence[int]) -> None:

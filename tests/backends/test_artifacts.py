@@ -24,6 +24,7 @@ from evalkit.backends._artifacts import (
     write_checkpoint,
 )
 from evalkit.errors import StoreError, UsageError, VariantError
+from evalkit.models.identity import Identity
 from evalkit.models.resolve import Checkpoint, resolve_model
 
 INT8 = parse_variant("int8")
@@ -59,7 +60,7 @@ def test_what_it_is_made_of_is_written_beside_it(tmp_path: Path, checkpoint: Che
     assert content["schema"] == "evalkit.artifact/1"
     assert content["variant"] == "int4@gptq,group_size=128,samples=2"
     assert content["options"]["damp_percent"] == 0.05
-    assert content["model"]["identity"] == checkpoint.identity
+    assert content["model"]["identity"] == checkpoint.identity.weights
     assert content["calibration"] == {"identity": "text-1", "samples": 2, "tokens": 64}
     assert set(content["libraries"]) == {"gptqmodel", "optimum"}
     assert content["seconds"] == made.seconds > 0
@@ -72,7 +73,7 @@ def test_the_name_follows_the_content(checkpoint: Checkpoint, monkeypatch: Any) 
     assert name("int4") == name("int4@gptq,group_size=128") == name("int4,damp_percent=0.05")
     # The calibration file is known by its content, wherever it lies.
     assert name("int4,calibration=/a.txt") == name("int4,calibration=/b.txt")
-    other = dataclasses.replace(checkpoint, identity="other")
+    other = dataclasses.replace(checkpoint, identity=Identity("other"))
     renamed = dataclasses.replace(checkpoint, name="x", path=Path("/elsewhere"))
     names = {
         name("int4"),

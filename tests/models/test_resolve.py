@@ -45,7 +45,7 @@ def test_a_directory(model: Path) -> None:
     assert checkpoint.config == LLAMA
     assert checkpoint.architecture == "LlamaForCausalLM"
     assert checkpoint.weight_files == (model / "model.safetensors",)
-    assert len(checkpoint.identity) == 64
+    assert len(checkpoint.identity.weights) == 64
 
 
 def test_shards_are_taken_from_the_index(model: Path) -> None:

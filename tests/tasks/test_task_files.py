@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from task_helpers import own_data, own_tasks
 
+from evalkit.models.identity import Identity
 from evalkit.records import TaskSlice
 from evalkit.running.compare import tasks as compare_tasks
 from evalkit.tasks.files import task_files_hash
@@ -70,18 +71,18 @@ def test_the_key_of_stored_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     own_tasks(tmp_path / "yaml")
     own_data(tmp_path / "data")
 
-    def key(seed: int = 0, checkpoint: str = "c", **settings: Any) -> str:
+    def key(seed: int = 0, template: str = "c", **settings: Any) -> str:
         chosen = TaskSlice("choices", **settings)
         (task,) = load_tasks(
             [chosen], data=tmp_path / "data", include_path=[tmp_path / "yaml"], seed=seed
         ).tasks
-        job: Any = SimpleNamespace(seed=seed, checkpoint=SimpleNamespace(identity=checkpoint))
+        identity = Identity("weights", chat_template=template)
+        job: Any = SimpleNamespace(seed=seed, checkpoint=SimpleNamespace(identity=identity))
         return compare_tasks._prompts_key(job, chosen, task)
 
     first = key()
-    # The checkpoint plays a part only where its chat template does.
-    assert key() == first == key(checkpoint="other")
-    assert key(chat=True) != key(chat=True, checkpoint="other")
+    assert key() == first == key(template="other")
+    assert key(chat=True) != key(chat=True, template="other")
     assert len({first, key(seed=1), key(shots=2), key(limit=3), key(system="Be brief.")}) == 5
     with (tmp_path / "data/tasks/choices/test.jsonl").open("a") as file:
         file.write('{"question": "more?", "options": ["a", "b"], "answer": 0}\n')

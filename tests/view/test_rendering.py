@@ -15,13 +15,14 @@ from rich.console import Console
 
 import evalkit
 from evalkit import cli
-from evalkit.analysis.gate import judge
+from evalkit.analysis.gate import judge, parse_limits
 from evalkit.cli.bench import BenchFormat
 from evalkit.cli.comparing import Format
 from evalkit.cli.examining import CheckFormat
 from evalkit.cli.options import Form
 from evalkit.cli.planning import PlanFormat
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.metrics import gate_limits
 from evalkit.records import Comparison, Flip, Measurement, Model, Run, Suite, Variant
 from evalkit.records.batch import Batch, CellResult
 from evalkit.records.bench import Bench, Speculation
@@ -35,6 +36,7 @@ from evalkit.view.speculation import Speculations
 SCRIPT = "<script>alert(1)</script>\x1b[31m"
 FLIP = Flip("t", 1, "int4", "right→wrong", f"Where? {SCRIPT}", ("barn", SCRIPT), "barn",
             (-1.0, -2.0), (float("-inf"), -2.0))  # fmt: skip
+LIMITS = parse_limits({"max_size": "1kB", "max_kl": "1000"}, gate_limits())
 RESULTS: dict[str, Any] = {
     "comparison": comparison(),
     "bench": bench(),
@@ -51,7 +53,7 @@ RESULTS: dict[str, Any] = {
         (Finding("overflow", "problem", f"it overflows {SCRIPT}", "words are lost", "use bf16"),),
         1.5,
     ),
-    "check": Judgements(tuple(judge(comparison(), {"max_size": 1e3, "max_kl": 1e3}))),
+    "check": Judgements(tuple(judge(comparison(), LIMITS))),
     "flips": Flips((FLIP,)),
     "speculation": Speculations((Speculation("fp16", "int4", 4, 0.8, 3.2, 1.5, True, 512),)),
     "batch": Batch(
