@@ -1,4 +1,4 @@
-"""What is measured: one file a metric family, with its table columns and gate limits."""
+"""What is measured: one file a metric family, with its table columns, their place, and limits."""
 
 from __future__ import annotations
 

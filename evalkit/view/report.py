@@ -1,6 +1,6 @@
-"""The HTML report: one file, no network, everything from models and data escaped.
+"""The HTML report, one file without network; its wording stands in templates/report.html.
 
-The template has no inline script but its own, which the content security policy names by hash:
+Everything from models and data is escaped. The template has no inline script but its own, which the content security policy names by hash:
 whatever a model or a task writes, a browser runs none of it and fetches nothing.
 """
 
