@@ -1,7 +1,8 @@
 """The HTML report, one file without network; its wording stands in templates/report.html.
 
-Everything from models and data is escaped. The template has no inline script but its own, which the content security policy names by hash:
-whatever a model or a task writes, a browser runs none of it and fetches nothing.
+Everything from models and data is escaped. The template has no inline script but its own, which
+the content security policy names by hash: whatever a model or a task writes, a browser runs none
+of it and fetches nothing.
 """
 
 from __future__ import annotations
