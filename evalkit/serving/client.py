@@ -188,10 +188,12 @@ class Client:
 
     def _completion(self, tokens: Sequence[int], settings: dict[str, Any]) -> Any:
         """A completion with log-probabilities from a server that knows them."""
+        # Several requests are under way at once: each looks at what it sent itself.
+        logprobs = self.logprobs
         try:
-            return self._complete(tokens, settings | self.logprobs)
+            return self._complete(tokens, settings | logprobs)
         except ServerError as error:
-            if not self.logprobs or error.status not in _WRONG_REQUEST:
+            if not logprobs or error.status not in _WRONG_REQUEST:
                 raise
         answer = self._complete(tokens, settings)
         self.logprobs = {}
@@ -199,14 +201,15 @@ class Client:
 
     def stream(self, tokens: Sequence[int], count: int) -> Streamed:
         """Stream `count` greedy tokens behind a prompt, without a stop at the end-of-text token."""
+        extras = self.extras
         settings = {
             "max_tokens": count, "temperature": 0, "stream": True,
-            "stream_options": {"include_usage": True}, **self.extras,
+            "stream_options": {"include_usage": True}, **extras,
         }  # fmt: skip
         try:
             return self._stream(tokens, settings, count)
         except ServerError as error:
-            if not self.extras or error.status not in _WRONG_REQUEST:
+            if not extras or error.status not in _WRONG_REQUEST:
                 raise
         # Not every server knows of ignore_eos.
         self.extras = {}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -47,6 +51,44 @@ def test_an_answer_that_is_none(handler: servers.Handler, words: str) -> None:
         client(url).prompt_scores(PROMPT)
     check_line(error)
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "ask"),
+    [
+        ("logprobs", lambda client: client.complete(PROMPT, {"max_tokens": 1})),
+        ("ignore_eos", lambda client: client.stream(PROMPT, 1)),
+    ],
+)
+def test_a_setting_refused_to_two_requests_at_once(
+    setting: str, ask: Callable[[Client], Any]
+) -> None:
+    """The first request under way is refused only after a later one has learned of it."""
+    first_came, another_learned = threading.Event(), threading.Event()
+
+    def handle(request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if setting in body:
+            if not first_came.is_set():
+                first_came.set()
+                another_learned.wait(5)
+            servers.send_json(request, {"error": f"{setting} is not known here"}, 400)
+        elif body.get("stream"):
+            servers.begin_stream(request)
+            servers.send_event(request, servers.piece("a"))
+            request.wfile.write(b"data: [DONE]\n\n")
+        else:
+            servers.send_json(request, servers.piece("a"))
+
+    with servers.serving(handle) as url, ThreadPoolExecutor(1) as other:
+        asking = Client(Address(parse_url(url), seconds=10.0), "tiny", lambda tokens: "text")
+        held = other.submit(ask, asking)
+        assert first_came.wait(5)
+        answer = ask(asking)
+        another_learned.set()
+        if setting == "logprobs":
+            assert held.result() == answer == "a"
+        else:
+            assert held.result().tokens == answer.tokens == 1
 
 
 @pytest.mark.parametrize(
