@@ -20,3 +20,13 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("../shared is not there")
     return path.resolve()
+
+
+# Files whose tests start many processes of their own: begun first, so that no worker ends with
+# one of them while the others wait.
+LONG = ("test_notebooks.py", "test_example_package.py", "test_kills.py", "test_checks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files; all else stays in its order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

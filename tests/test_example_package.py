@@ -89,7 +89,7 @@ def test_the_value_is_that_of_the_definition(
 def test_the_column_stays_where_the_package_is_not_installed(
     used: Used, rows: list[dict[str, Any]]
 ) -> None:
-    table = used.compare()
+    table = used("report", "--format", "table")
     titles = next(line for line in table.splitlines() if "perplexity" in line and "KL" in line)
     assert titles.index("KL") < titles.index("JS") < titles.index("top-1")
     kept = used("report", "--format", "markdown", without=True)

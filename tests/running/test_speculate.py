@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 
 import evalkit
+from evalkit.cli import main
 from evalkit.records.bench import Speculation
 from evalkit.store.store import SPECULATION_SCHEMA, from_schema
 from evalkit.view import render
@@ -46,8 +45,8 @@ def test_measured_and_predicted_side_by_side(tmp_path: Path) -> None:
     assert len(json.loads(render(Speculations((int4,)), "json"))["rows"]) == 1
 
 
-def test_bad_words_are_one_line(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "evalkit", "speculate", "fp16", "--out", str(tmp_path)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("evalkit: no draft given")
+def test_bad_words_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["speculate", "fp16", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("evalkit: no draft given")

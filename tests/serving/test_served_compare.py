@@ -14,6 +14,7 @@ import pytest
 import servers
 
 import evalkit
+from evalkit.cli import main
 from evalkit.records import Comparison
 
 TASK = """
@@ -106,22 +107,18 @@ def test_a_bad_server_harms_no_other_row(
     assert "\n" not in there.message
 
 
-def start(
-    checkpoint: Path, text: Path, store: Path, command: str
-) -> subprocess.CompletedProcess[str]:
-    words = [
-        sys.executable, "-m", "evalkit", "compare", "served@endpoint,url=http://127.0.0.1:9",
-        "--serve", command, "--model", str(checkpoint), "--text", str(text), "--out", str(store),
-    ]  # fmt: skip
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
-
-
-def test_a_serve_command_that_dies(checkpoint: Path, text: Path, tmp_path: Path) -> None:
+def test_a_serve_command_that_dies(
+    checkpoint: Path, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     command = f"{sys.executable} -c 'print(1); raise SystemExit(\"no GPU here\")'"
-    done = start(checkpoint, text, tmp_path, command)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "ended with exit code 1: no GPU here" in done.stderr + done.stdout
+    served = "served@endpoint,url=http://127.0.0.1:9"
+    source = ["--model", str(checkpoint), "--text", str(text), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", served, "--serve", command, *source])
+    assert ended.value.code == 1
+    shown = "".join(capfd.readouterr())
+    assert "Traceback" not in shown
+    assert "ended with exit code 1: no GPU here" in shown
     logs = list((tmp_path / "servers").glob("*.log"))
     assert [log.read_text() for log in logs] == ["1\nno GPU here\n"]
 
