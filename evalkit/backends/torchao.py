@@ -57,13 +57,19 @@ _ALTERNATIVE = "int8@bitsandbytes or int4@bitsandbytes"
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for a quantized checkpoint, or a width INT4 cannot divide into groups."""
+    """Raise VariantError for a quantized checkpoint, or what INT4 cannot take: a dtype, a width."""
     from evalkit.models.shapes import decoder_shapes
 
     check_unquantized(checkpoint, variant)
     if variant.precision != "int4":
         return
-    size = int(resolved_options(SPEC, variant)["group_size"])
+    options = resolved_options(SPEC, variant)
+    if options["dtype"] != "bf16":
+        raise VariantError(
+            f"{variant.text} is not possible: torchao's tiles of 4-bit weights take bf16 only; use"
+            f" dtype=bf16, or {_ALTERNATIVE}"
+        )
+    size = int(options["group_size"])
     for name, shape in decoder_shapes(checkpoint).items():
         if shape[1] % size:
             raise VariantError(
@@ -77,7 +83,7 @@ def scheme(variant: Variant) -> Scheme:
     options = resolved_options(SPEC, variant)
     if variant.precision == "int8":
         return _schemes.torchao_int8(dynamic=options["activations"] == "dynamic")
-    return _schemes.grouped("torchao", 4, int(options["group_size"]), symmetric=False)
+    return _schemes.torchao_int4(int(options["group_size"]))
 
 
 def prepare() -> None:

@@ -35,7 +35,7 @@ def _make(job: Job, send: Listener) -> None:
     from evalkit.backends._artifacts import artifact_name, find_artifact, make_artifact
 
     store = Store(job.store)
-    arguments = (job.checkpoint, job.variant, job.calibration)
+    arguments = (job.checkpoint, job.variant, job.calibration, job.device)
     if find_artifact(store.artifacts(), *arguments) is not None:
         return
     name = artifact_name(*arguments)
