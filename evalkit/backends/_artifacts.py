@@ -165,8 +165,7 @@ def _settle_kernel(
     from evalkit.models.cuda_build import capability
     from evalkit.models.shapes import decoder_shapes
 
-    on = capability(device)
-    choice = kernel_for(variant, decoder_shapes(checkpoint), on) if on is not None else None
+    choice = kernel_for(variant, decoder_shapes(checkpoint), capability(device))
     for note in choice.notes if choice else ():
         listener(Event(variant.label, "", message=note))
 

@@ -29,6 +29,8 @@ _ALL_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _MARLIN_GROUPS = (-1, 32, 64, 128)
 # Minutes on the library's own machine; it says so itself while it builds.
 _BUILD_SECONDS = {"marlin_fp16": 120.0, "marlin_bf16": 120.0, "machete": 900.0}
+# Seconds between two reports of a build that runs.
+TOLD_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def build(extensions: Iterable[str], told: Callable[[str, float, float], None]) 
         start = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             building = pool.submit(extension.load, name)
-            while not wait([building], timeout=1).done:
+            while not wait([building], timeout=TOLD_EVERY).done:
                 told(name, time.perf_counter() - start, _BUILD_SECONDS[name])
         if (error := building.exception()) is not None:
             failures[name] = _failed[name] = _cause(error)
