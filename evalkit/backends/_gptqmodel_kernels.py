@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.errors import VariantError
-from evalkit.models.cuda_build import install_line, missing_for_cuda_build, missing_for_triton
+from evalkit.models.cuda_build import install_line, missing_for_cuda_build
 from evalkit.models.shapes import Shape
+from evalkit.models.toolchain import missing_for_triton
 
 Tools = Literal["", "cuda", "triton"]
 Fits = Callable[[Shape, "Layout"], bool]
@@ -209,7 +210,7 @@ def _cause(error: BaseException) -> str:
 
 def missing_tools() -> tuple[str, ...]:
     """What this machine lacks of compilers and headers: it decides which kernel runs on a card."""
-    return (*missing_for_cuda_build(), *missing_for_triton())
+    return tuple(filter(None, (missing_for_cuda_build(), missing_for_triton())))
 
 
 def _obstacle(
@@ -223,10 +224,10 @@ def _obstacle(
             whole = f"""python -c "from gptqmodel import extension; extension.load('{name}')\""""
             return f"it could not be compiled ({_failed[name]})", whole
     if kernel.tools == "triton" and (missing := missing_for_triton()):
-        return f"it needs {' and '.join(missing)}", install_line(missing)
+        return f"it needs {missing}", install_line(missing)
     builds = any(not _is_built(name) for name in kernel.extensions(layout.dtype))
     if builds and (missing := missing_for_cuda_build()):
-        return f"it is compiled first, which needs {' and '.join(missing)}", install_line(missing)
+        return f"it is compiled first, which needs {missing}", install_line(missing)
     return "", ""
 
 

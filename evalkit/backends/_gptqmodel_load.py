@@ -16,9 +16,10 @@ from evalkit.backends import _gptqmodel_kernels as kernels
 from evalkit.backends._gptqmodel import import_quietly, silence
 from evalkit.backends._gptqmodel_kernels import Kernel, Layout
 from evalkit.backends._kernels import Capability, KernelChoice
-from evalkit.models.cuda_build import capability, missing_for_triton
+from evalkit.models.cuda_build import capability
 from evalkit.models.safetensors_header import read_header
 from evalkit.models.shapes import Shape
+from evalkit.models.toolchain import missing_for_triton
 from evalkit.progress import Event, Listener
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 _DEFAULT_HOME = Path("/usr/local/cuda")
@@ -32,43 +31,32 @@ def capability(device: str) -> tuple[int, int] | None:
     return major, minor
 
 
-def missing_for_cuda_build() -> tuple[str, ...]:
-    """What this machine lacks to compile a CUDA extension, in words; empty where it has all."""
-    missing = [] if shutil.which("g++") else ["g++"]
-    if not shutil.which("ninja"):
-        missing.append("ninja")
+def missing_for_cuda_build() -> str | None:
+    """What this machine lacks to compile a CUDA extension, in words; None where it has all."""
+    missing = [name for name in ("g++", "ninja") if not shutil.which(name)]
     home = _toolkit()
     if home is None:
         missing.append(_nvcc_for_torch())
     elif other := _other_release(home / "bin" / "nvcc"):
         missing.append(f"{_nvcc_for_torch()} (found {other})")
-    missing += [f"the header {name}" for name in _absent_headers(home)][:1]
-    return tuple(missing)
+    missing += [f"CUDA's headers ({name})" for name in _absent_headers(home)][:1]
+    return " and ".join(missing) or None
 
 
-def missing_for_triton() -> tuple[str, ...]:
-    """What this machine lacks for Triton, which compiles when it first runs."""
-    missing = [] if importlib.util.find_spec("triton") else ["triton"]
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        missing.append("gcc")
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-        missing.append("the header Python.h")
-    return tuple(missing)
-
-
-def install_line(missing: Iterable[str]) -> str:
-    """The command that brings what `missing_for_cuda_build` named."""
-    commands = []
-    for what in missing:
-        if what in ("ninja", "triton"):
-            commands.append(f"pip install {what}")
-        elif what in ("g++", "gcc"):
-            commands.append(f"sudo apt install {what}")
-        elif what.endswith("Python.h"):
-            commands.append("sudo apt install python3-dev")
-        else:
-            commands.append(f"sudo apt install {_toolkit_package()}")
-    return " && ".join(dict.fromkeys(commands))
+def install_line(missing: str) -> str:
+    """The command that brings what `missing_for_cuda_build` or `missing_for_triton` named."""
+    toolkit = f"sudo apt install {_toolkit_package()}"
+    commands = {
+        "g++": "sudo apt install g++",
+        "ninja": "pip install ninja",
+        "nvcc": toolkit,
+        "CUDA's headers": toolkit,
+        "package triton": "pip install triton",
+        "gcc": "sudo apt install gcc",
+        "Python.h": "sudo apt install python3-dev",
+    }
+    needed = [command for word, command in commands.items() if word in missing]
+    return " && ".join(dict.fromkeys(needed))
 
 
 def _toolkit() -> Path | None:

@@ -88,8 +88,8 @@ def ada(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     begun: list[str] = []
     monkeypatch.setenv("GPTQMODEL_TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(cuda_build, "capability", lambda device: (8, 9))
-    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_cuda_build", lambda: ("nvcc",))
-    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_triton", lambda: ())
+    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_cuda_build", lambda: "nvcc")
+    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_triton", lambda: None)
     monkeypatch.setattr(gptq, "prepare", lambda: None)
 
     def quantize(source: Path, *_: Any, **__: Any) -> None:

@@ -30,13 +30,13 @@ WIDTHS: dict[str, tuple[Shape, ...]] = {
     "Gemma-3-4B": ((2048, 2560), (1024, 2560), (2560, 2048), (10240, 2560), (2560, 10240)),
     "Phi-3 Small": ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)),
 }
-NVCC, GCC = ("nvcc of CUDA 13",), ("gcc",)
+NVCC, GCC = "nvcc of CUDA 13", "a C compiler (gcc)"
 # What each machine lacks: for CUDA builds, for Triton.
-MACHINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "whole": ((), ()),
-    "no nvcc": (NVCC, ()),
-    "no headers": (("the header cusparse.h",), ("the header Python.h",)),
-    "no gcc": (("g++",), GCC),
+MACHINES: dict[str, tuple[str | None, str | None]] = {
+    "whole": (None, None),
+    "no nvcc": (NVCC, None),
+    "no headers": ("CUDA's headers (cusparse.h)", "Python's headers (Python.h)"),
+    "no gcc": ("g++", GCC),
     "neither": (NVCC, GCC),
 }
 

@@ -59,14 +59,14 @@ def whole(machine: Machine) -> None:
 
 def test_a_whole_machine(machine: Machine) -> None:
     whole(machine)
-    assert missing_for_cuda_build() == ()
+    assert missing_for_cuda_build() is None
     machine.nvcc("13.2")
-    assert missing_for_cuda_build() == ()
+    assert missing_for_cuda_build() is None
 
 
 def test_a_bare_machine(machine: Machine) -> None:
     missing = missing_for_cuda_build()
-    assert missing == ("g++", "ninja", "nvcc of CUDA 13", "the header cuda_runtime_api.h")
+    assert missing == ("g++ and ninja and nvcc of CUDA 13 and CUDA's headers (cuda_runtime_api.h)")
     assert install_line(missing) == (
         "sudo apt install g++ && pip install ninja && sudo apt install cuda-toolkit-13-0"
     )
@@ -75,17 +75,17 @@ def test_a_bare_machine(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("change", "missing"),
     [
-        (lambda machine: (machine.tools / "ninja").unlink(), ("ninja",)),
-        (lambda machine: (machine.tools / "g++").unlink(), ("g++",)),
-        (lambda machine: machine.nvcc("12.4"), ("nvcc of CUDA 13 (found 12.4)",)),
+        (lambda machine: (machine.tools / "ninja").unlink(), "ninja"),
+        (lambda machine: (machine.tools / "g++").unlink(), "g++"),
+        (lambda machine: machine.nvcc("12.4"), "nvcc of CUDA 13 (found 12.4)"),
         (
             lambda machine: (machine.home / "include" / "cusparse.h").unlink(),
-            ("the header cusparse.h",),
+            "CUDA's headers (cusparse.h)",
         ),
     ],
 )
 def test_one_thing_is_missing(
-    machine: Machine, change: Callable[[Machine], object], missing: tuple[str, ...]
+    machine: Machine, change: Callable[[Machine], object], missing: str
 ) -> None:
     whole(machine)
     change(machine)
@@ -103,7 +103,7 @@ def test_headers_of_torchs_own_packages_do(
     assert spec is not None and spec.submodule_search_locations is not None
     spec.submodule_search_locations.append(str(tmp_path / "nvidia"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    assert missing_for_cuda_build() == ()
+    assert missing_for_cuda_build() is None
 
 
 def test_the_compiler_is_looked_for_where_torch_looks(
@@ -112,7 +112,7 @@ def test_the_compiler_is_looked_for_where_torch_looks(
     whole(machine)
     monkeypatch.delenv("CUDA_HOME")
     monkeypatch.setenv("PATH", f"{machine.tools}:{machine.home / 'bin'}")
-    assert missing_for_cuda_build() == ()
+    assert missing_for_cuda_build() is None
 
 
 def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
