@@ -90,6 +90,8 @@ class Kernel:
         low, high = self.capabilities
         if capability is not None and not low <= capability <= high:
             return f"it does not run on compute capability {capability[0]}.{capability[1]}"
+        if capability is not None and capability < (8, 0) and layout.dtype == "bfloat16":
+            return "bfloat16 needs compute capability 8.0"
         if layout.bits not in self.bits:
             return f"it takes {_words(self.bits)} bit"
         if layout.group_size not in self.group_sizes:
@@ -138,12 +140,12 @@ KERNELS = (
     Kernel("machete", "MacheteLinear", "gptq_machete", bits=(4, 8), group_sizes=(-1, 64, 128),
            capabilities=((9, 0), (9, 0)), fits=_divides(128, 64), tools="cuda", by_itself=False),
     Kernel("marlin", "MarlinLinear", "gptq_marlin", bits=(4, 8), group_sizes=_MARLIN_GROUPS,
-           symmetric_only=True, capabilities=((8, 0), (99, 9)), fits=_marlin_fits, tools="cuda"),
+           symmetric_only=True, capabilities=((7, 5), (99, 9)), fits=_marlin_fits, tools="cuda"),
     Kernel("triton", "TritonV2Linear", "gptq_triton", bits=(2, 4, 8), fits=_divides(32, 32),
            tools="triton"),
     Kernel("torch", "TorchLinear", "gptq_torch"),
     Kernel("marlin", "AwqMarlinLinear", "marlin", methods=("awq",), bits=(4, 8),
-           group_sizes=_MARLIN_GROUPS, capabilities=((8, 0), (99, 9)), fits=_marlin_fits,
+           group_sizes=_MARLIN_GROUPS, capabilities=((7, 5), (99, 9)), fits=_marlin_fits,
            tools="cuda"),
     Kernel("triton", "AwqGEMMTritonLinear", "gemm_triton", methods=("awq",), bits=(4,),
            group_sizes=_MARLIN_GROUPS, fits=_divides(8, 32), tools="triton"),

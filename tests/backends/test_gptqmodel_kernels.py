@@ -147,6 +147,15 @@ def test_bfloat16_needs_two_extensions(widths: Any, machine: Any) -> None:
     assert choice.seconds == 240
 
 
+def test_a_card_of_2018_has_no_bfloat16(widths: Any, machine: Any) -> None:
+    machine("whole")
+    shapes = widths["Llama-3-8B"]
+    choice = kernel_for(parse_variant("int4"), shapes, (7, 5))
+    assert choice is not None and choice.kernel == "MarlinLinear"
+    with pytest.raises(VariantError, match=r"bfloat16 needs compute capability 8\.0"):
+        kernel_for(parse_variant("int4,dtype=bf16"), shapes, (7, 5))
+
+
 def test_what_was_compiled_before_needs_no_compiler(
     widths: Any, machine: Any, tmp_path: Any
 ) -> None:
