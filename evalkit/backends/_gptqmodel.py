@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.backends._checks import DTYPES, check_all_quantized
 from evalkit.errors import VariantError, is_out_of_memory
+from evalkit.processors import threads
 from evalkit.progress import Event, Listener
 from evalkit.records import OptionValue, Variant
 
@@ -33,7 +34,7 @@ def import_quietly() -> Any:
     extension is compiled at first use, which takes a compiler and a minute; packing in Python
     gives the same words.
     """
-    if len(os.sched_getaffinity(0)) <= 2:
+    if threads() <= 2:
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     with silence():

@@ -28,7 +28,7 @@ import cuda_stand_in
 from evalkit.models.resolve import resolve_config
 from evalkit.running import memory_check
 from evalkit.backends import parse_variant
-memory_check.gpu_memory = lambda: 12e9
+memory_check.gpu_memory = lambda device: 12e9
 refused = memory_check.refusals([parse_variant("fp16")], resolve_config("phi-3-small"), "cuda", 512)
 assert refused
 print(json.dumps(cuda_stand_in.report(None, None)))
