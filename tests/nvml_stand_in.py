@@ -1,3 +1,4 @@
+# ruff: noqa: N802  the names are those of the driver
 """A driver that is not there: pynvml with the cards that a test gives it."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class Card:
 
     name: str = "NVIDIA GeForce RTX 4090"
     uuid: str = "GPU-4090"
-    gigabytes: int = 24
+    gigabytes: float = 24
     capability: tuple[int, int] = (8, 9)
     slices: tuple[Card | None, ...] | None = None
 
@@ -85,8 +86,8 @@ class Driver(types.ModuleType):
         return card.capability
 
     def nvmlDeviceGetMemoryInfo(self, card: Card) -> Any:
-        total = card.gigabytes * 2**30
-        used = 3 * 2**30
+        total = int(card.gigabytes * 2**30)
+        used = min(3 * 2**30, total)
         return self._value(
             "memory", types.SimpleNamespace(total=total, used=used, free=total - used)
         )
