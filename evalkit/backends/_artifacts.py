@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from evalkit import plugins
 from evalkit.backends._checks import DTYPES
 from evalkit.backends._kernels import kernel_for
@@ -23,6 +25,7 @@ from evalkit.errors import StoreError, UsageError
 from evalkit.models.resolve import Checkpoint
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant, content_hash
+from evalkit.store.files import flush
 
 METADATA = "evalkit.json"
 SCHEMA = "evalkit.artifact/1"
@@ -126,7 +129,8 @@ def write_checkpoint(
         )
         seconds = time.perf_counter() - start
         _write_metadata(made, checkpoint, variant, device, seconds, calibration)
-        _flush(made)
+        for entry in [*made.rglob("*"), made]:
+            flush(entry)
         return _put_in_place(made, out, seconds)
     except Exception as error:
         if _is_disk_full(error):
@@ -174,7 +178,7 @@ def remove_unfinished(root: Path) -> None:
     """Remove what killed processes of this machine left half-made below `root`."""
     for path in root.glob(".making-*"):
         match = _UNFINISHED.match(path.name)
-        if match and not _is_running(int(match[1])):
+        if match and not psutil.pid_exists(int(match[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -235,15 +239,6 @@ def _read(path: Path) -> Artifact | None:
         return None
 
 
-def _flush(path: Path) -> None:
-    for entry in [*path.rglob("*"), path]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _put_in_place(made: Path, out: Path, seconds: float) -> Artifact:
     # mkdtemp makes a private directory; a checkpoint is as readable as other files.
     made.chmod(0o777 & ~_umask())
@@ -267,13 +262,3 @@ def _umask() -> int:
 def _is_disk_full(error: BaseException) -> bool:
     """Also where a library wraps the operating system's error in its own."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evalkit.processors import threads
+
 
 def import_quietly() -> Any:
     """Import gptqmodel, without its banner, and teach it Phi-3 Small.
@@ -18,7 +20,7 @@ def import_quietly() -> Any:
     extension is compiled at first use, which takes a compiler and a minute; packing in Python
     gives the same words.
     """
-    if len(os.sched_getaffinity(0)) <= 2:
+    if threads() <= 2:
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     with silence():

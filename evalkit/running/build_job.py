@@ -23,7 +23,8 @@ from evalkit.running.calibration import (
     load_calibration,
 )
 from evalkit.running.defaults import choose_model
-from evalkit.running.environment import SHARED_PACKAGES, environment, resolve_device, versions
+from evalkit.running.environment import SHARED_PACKAGES, environment, versions
+from evalkit.running.gpus import gpu_of, resolve_device, unused_gpu
 from evalkit.running.job import Job, Settings, Subject
 from evalkit.running.process import run_child
 from evalkit.store.store import Store
@@ -40,6 +41,7 @@ def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subjec
     UsageError, ModelError or StoreError in one line.
     """
     device = resolve_device(options["device"])
+    gpu = gpu_of(device)
     asked = options["model"]
     name, why = choose_model(None if asked is None else str(asked), device)
     store = Store(options["out"]).prepare()
@@ -64,12 +66,13 @@ def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subjec
             name, checkpoint.identity.weights, architecture=checkpoint.architecture, weights=weights
         ),
         checkpoint=checkpoint,
-        device=device,
+        device=device.partition(":")[0],
         store=store.root,
         environment=environment(device),
         settings=settings,
         seed=options["seed"],
-        notes=(why,) if why else (),
+        notes=tuple(filter(None, (unused_gpu(device), why))),
+        gpu=gpu.word if gpu else "",
     )
 
 
@@ -93,6 +96,7 @@ def build_job(
         checkpoint=subject.checkpoint,
         variant=variant,
         device=subject.device,
+        gpu=subject.gpu,
         environment=_relevant(subject.environment, variant),
         settings=subject.settings,
         seed=subject.seed,
@@ -107,6 +111,16 @@ def build_job(
         return dataclasses.replace(job, content=content, calibration=_calibration(job))
     except (VariantError, DataError) as error:
         return dataclasses.replace(job, refusal=str(error))
+
+
+def on_this_machine(job: Job) -> Job:
+    """The job with the card and the environment of the machine where this is called."""
+    gpu = gpu_of(job.device)
+    return dataclasses.replace(
+        job,
+        gpu=gpu.word if gpu else "",
+        environment=_relevant(environment(job.device), job.variant),
+    )
 
 
 def _relevant(known: Environment, variant: Variant) -> Environment:

@@ -13,7 +13,7 @@ from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
-from evalkit.running import environment
+from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
 from evalkit.running.job import Job, Kind, Part
 from evalkit.running.process import run_child
@@ -70,9 +70,10 @@ def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
     with mirrored(job.mirror or job.store) as folder:
         assert folder is not None
         store = Store(folder)
-        job = dataclasses.replace(job, store=folder)
+        there = job.environment.machine
+        job = on_this_machine(dataclasses.replace(job, store=folder))
         failed_baseline = "" if job.is_baseline else _failure(store, baseline)
-        here, there = environment.machine(job.device), job.environment.machine
+        here = job.environment.machine
         if here != there:
             why = (
                 f"a worker runs on {here}, the command on {there}: speed is compared on one kind"
@@ -105,7 +106,7 @@ def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -
         if job.refusal:
             raise VariantError(job.refusal)
         make_checkpoint(job, listener)
-        smaller: int | None = run_child(_measure, job, listener)
+        smaller: int | None = run_child(_measure, job, listener, gpu=job.visible)
         return smaller
     except EvalkitError as error:
         _fail(store, job, error)

@@ -53,7 +53,7 @@ def diagnose(text: str, options: DoctorOptions, listener: Listener) -> Diagnosis
     baseline = None if variant.text == plain.text else build_job(subject, plain)
     make_checkpoint(job, listener)
     examination = Examination(job, baseline, "\n".join(page.documents)[:PAGE])
-    kernel, checks, found = run_child(_examine, examination, listener)
+    kernel, checks, found = run_child(_examine, examination, listener, gpu=job.visible)
     return Diagnosis(
         variant.label, subject.model.name, kernel, (*checks, "calibration"), (*found, *findings),
         round(time.perf_counter() - begun, 1),
