@@ -14,7 +14,7 @@ from evalkit.backends import check_installed, libraries, spec_of
 from evalkit.errors import DataError, VariantError
 from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.options import LoadOptions
-from evalkit.progress import Listener, ignore
+from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Variant
 from evalkit.running.calibration import (
     calibration_identity,
@@ -34,16 +34,24 @@ from evalkit.texts.documents import load_texts
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
-def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subject:
+def resolve_subject(
+    options: LoadOptions, weights: str = "checkpoint", send: Listener = ignore
+) -> Subject:
     """Resolve the model, its files, the device and the store.
 
-    With `weights` "random" the configuration alone is needed, which takes no download. Raises
-    UsageError, ModelError or StoreError in one line.
+    Which model was chosen, and what will be fetched, is sent before anything is. With `weights`
+    "random" the configuration alone is needed, which takes no download. Raises UsageError,
+    ModelError or StoreError in one line.
     """
     device = resolve_device(options["device"])
     gpu = gpu_of(device)
     asked = options["model"]
-    name, why = choose_model(None if asked is None else str(asked), device)
+    name, why = choose_model(
+        None if asked is None else str(asked), device, offline=options["offline"], weights=weights
+    )
+    notes = tuple(filter(None, (why, unused_gpu(device))))
+    for note in notes:
+        send(Event("evalkit", "", message=note))
     store = Store(options["out"]).prepare()
     settings = Settings(
         BATCH_TOKENS[device.partition(":")[0]],
@@ -71,7 +79,7 @@ def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subjec
         environment=environment(device),
         settings=settings,
         seed=options["seed"],
-        notes=tuple(filter(None, (unused_gpu(device), why))),
+        notes=notes,
         gpu=gpu.word if gpu else "",
     )
 

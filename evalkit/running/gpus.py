@@ -106,6 +106,29 @@ def unused_gpu(device: str) -> str:
     return f"Device: the CPU, as {_why_none()}; {found[0].name} is not used."
 
 
+def driver_versions() -> tuple[str, str]:
+    """Version of the driver and the CUDA it runs at most, as NVML tells them; "" without NVML."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "", ""
+    try:
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion())
+        return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}"
+    except pynvml.NVMLError:
+        return "", ""
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def torch_build() -> tuple[str, str]:
+    """Version of the installed torch, and the CUDA that it is built for; "" for a CPU build."""
+    found = _torch_version()
+    return str(found.get("__version__", "")), str(found.get("cuda") or "")
+
+
 def _number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 

@@ -52,8 +52,6 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
     from evalkit.running.bench.summary import summarise
 
     plan = make_bench_plan(variants, options, listener)
-    for note in plan.notes:
-        listener(Event("evalkit", "", message=note))
     store = Store(plan.jobs[0].store)
     folder = store.root / "benches" / plan.id
     with claim(store.claim_file(f"bench-{plan.id}"), lambda who: listener(_waiting(who))):

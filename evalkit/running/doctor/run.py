@@ -41,9 +41,7 @@ def diagnose(text: str, options: DoctorOptions, listener: Listener) -> Diagnosis
     """Examine the variant `text`; raises EvalkitError where it cannot be made or loaded."""
     begun = time.perf_counter()
     variant = parse_variant(text)
-    subject = resolve_subject(options)
-    for note in subject.notes:
-        listener(Event("evalkit", "", message=note))
+    subject = resolve_subject(options, send=listener)
     page = _page(options)
     job = build_job(subject, variant, send=listener)
     findings = _overlap(job, page)
