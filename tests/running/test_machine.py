@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from evalkit.cli import main
+from evalkit.declaration import resolved
 from evalkit.errors import ModelError, UsageError
 from evalkit.models import hub
+from evalkit.options import CompareOptions
 from evalkit.records.findings import MachineCheck
-from evalkit.running import defaults
+from evalkit.running import build_job, defaults
 from evalkit.running.doctor import machine
 from evalkit.running.doctor.machine import refuse_unready, report, runs_on
 from evalkit.running.doctor.machine_facts import CardFacts, Facts
@@ -176,3 +179,31 @@ def test_a_bare_command_takes_phi_3_small_where_it_can_be_had(
     vars(hub_of).update(state)
     name, why = defaults.choose_model(None, "cuda", **asked)
     assert name == model and said in why
+
+
+def test_doctor_without_a_variant_examines_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--device", "cpu", "--offline", "--out", str(tmp_path), "--format", "json"])
+    checks = {one["name"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
+    assert ended.value.code == 0
+    assert checks["model"]["found"] == "demo: here"
+    assert checks["kernel of fp16"]["found"] == "Linear"
+    assert all(one["fix"] for one in checks.values() if one["status"] in ("broken", "warning"))
+
+
+def test_what_will_be_fetched_is_said_before_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def resolve(*_: object, **__: object) -> None:
+        assert said == ["Model: why."]
+        raise ModelError("reached")
+
+    monkeypatch.setattr(build_job, "choose_model", lambda *_, **__: ("demo", "Model: why."))
+    monkeypatch.setattr(build_job, "resolve_model", resolve)
+    options = resolved(CompareOptions, {"out": tmp_path, "device": "cpu"})
+    with pytest.raises(ModelError, match="reached"):
+        build_job.resolve_subject(options, send=lambda event: said.append(event.message))

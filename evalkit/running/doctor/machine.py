@@ -18,7 +18,7 @@ from evalkit.running.gpus import gpu_of
 
 # Each CUDA release runs on the driver that came with its first version, and on later ones.
 _DRIVER = "sudo ubuntu-drivers install (or https://www.nvidia.com/drivers), then restart"
-_TORCH = "pip install --upgrade torch --index-url https://download.pytorch.org/whl/"
+_TORCH = "pip install --upgrade torch -i https://download.pytorch.org/whl/"
 # Less free memory of a card than this share is somebody else's doing.
 _MOSTLY_FREE = 0.8
 _LEAST_MEMORY = 4e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import psutil
 from evalkit.backends import check_installed, kernel_for, parse_variant, spec_of
 from evalkit.errors import EvalkitError, ModelError
 from evalkit.models import hub
-from evalkit.models.resolve import repository, resolve_config, weights_here
+from evalkit.models.resolve import is_here, repository, resolve_config, weights_here
 from evalkit.options import DoctorOptions
 from evalkit.processors import threads
 from evalkit.progress import Listener, ignore
@@ -78,7 +79,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Build:
-    """Of the machine what only a process with torch can say."""
+    """What the compilers and libraries here make of a card."""
 
     tools: tuple[str, str, str, str]
     kernels: tuple[MachineCheck, ...]
@@ -92,7 +93,7 @@ def look(options: DoctorOptions) -> Facts:
     model, _ = choose_model(None if asked is None else str(asked), device, offline=offline)
     error, fetched, weights = _model(model, offline=offline)
     store, cache = Store(options["out"]).root, hub.cache_folder()
-    build: _Build = run_child(_ask_build, (model, offline, cards[:1]), ignore)
+    build = _build(model, cards[0].capability if cards else None, offline=offline)
     memory = psutil.virtual_memory()
     return Facts(
         card=look_at_cards(cards, weights, wanted=options["device"] != "cpu"),
@@ -175,15 +176,13 @@ def _ask_cuda(_: None, send: Listener) -> tuple[tuple[str, ...], str]:
     return tuple(built.split()), ""
 
 
-def _ask_build(asked: tuple[str, bool, tuple[Gpu, ...]], send: Listener) -> _Build:
-    """In a child: the tools that compile kernels, and which kernels run."""
+def _build(model: str, capability: tuple[int, int] | None, *, offline: bool) -> _Build:
+    """The tools that compile kernels, and which kernels run; imports torch, touches no CUDA."""
     from evalkit.models.cuda_build import install_line, missing_for_cuda_build
     from evalkit.models.toolchain import missing_for_triton
 
-    model, offline, cards = asked
     for_cuda, for_triton = missing_for_cuda_build() or "", missing_for_triton() or ""
     tools = (for_cuda, install_line(for_cuda), for_triton, install_line(for_triton))
-    capability = cards[0].capability if cards else None
     return _Build(tools, tuple(_kernels(model, capability, offline=offline)))
 
 
@@ -194,7 +193,11 @@ def _kernels(
     from evalkit.models.shapes import decoder_shapes
 
     try:
-        shapes = decoder_shapes(resolve_config(model, offline=offline))
+        checkpoint = resolve_config(model, offline=offline)
+        if is_here(model):
+            # Headers of files tell the widths in no time; a model on the meta device takes seconds.
+            checkpoint = dataclasses.replace(checkpoint, weight_files=weights_here(model))
+        shapes = decoder_shapes(checkpoint)
     except EvalkitError:
         shapes = {}
     for word in VARIANTS:
