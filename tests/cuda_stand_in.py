@@ -15,6 +15,12 @@ touched: list[str] = []
 # Packages that asked whether there is a card.
 asked: set[str] = set()
 
+# Packages that are imported where they are installed, by evalkit or by transformers.
+OPTIONAL = (
+    "accelerate", "bitsandbytes", "datasets", "gptqmodel", "lm_eval", "optimum", "ray", "torchao",
+    "transformers",
+)  # fmt: skip
+
 _is_available = torch.cuda.is_available
 
 
@@ -52,5 +58,5 @@ def report(job: Any, send: Any) -> dict[str, Any]:
         "available": available,
         "count": torch.cuda.device_count(),
         "after": touched[len(before) :],
-        "imported": [name for name in ("transformers", "torchao") if name in sys.modules],
+        "imported": [name for name in OPTIONAL if name in sys.modules],
     }

@@ -24,6 +24,7 @@ from evalkit.options import COMMANDS, BenchOptions, CompareOptions
 from evalkit.running.batch.notebook_options import check_options
 from evalkit.running.bench.plan import make_bench_plan
 from evalkit.running.compare.plan import make_plan
+from evalkit.running.gpus import Gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -205,10 +206,9 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         "evalkit.running.compare.plan.generating_tasks",
         lambda subject, tasks, send: {task.name: True for task in tasks},
     )
-    for module in ("build_job", "environment"):
-        monkeypatch.setattr(f"evalkit.running.{module}.resolve_device", lambda asked: asked)
-    monkeypatch.setattr("evalkit.running.environment.gpu_names", lambda: ("card",))
-    monkeypatch.setattr("evalkit.running.memory_check.gpu_memory", lambda: 24e9)
+    monkeypatch.setattr("evalkit.running.build_job.resolve_device", lambda asked: asked)
+    card = Gpu("card", "GPU-card", memory=24 * 10**9, free=24 * 10**9, capability=(8, 9))
+    monkeypatch.setattr("evalkit.running.gpus.gpus", lambda: (card,))
 
 
 def compare_keys(words: Mapping[str, Any]) -> list[list[str]]:

@@ -10,12 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
+    PAIRED_SUMMARIES,
     TokenTable,
     correlation,
     paired_delta,
@@ -26,6 +25,7 @@ from evalkit.analysis.task_values import ItemScores, task_values
 from evalkit.analysis.values import finite, value_of
 from evalkit.analysis.verdicts import Margin, Verdict, judge
 from evalkit.analysis.versions import quality_notes, speed_difference
+from evalkit.analysis.weights_only import weights_only_notes, weights_only_values
 from evalkit.errors import NotComparableError
 from evalkit.records import (
     Column,
@@ -41,9 +41,6 @@ from evalkit.records import (
     Variant,
 )
 
-# Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
-# differences from the baseline.
-PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
 _NAMED = 3
 WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "running", "ok")
 
@@ -52,15 +49,16 @@ WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "ru
 class Measured:
     """One variant with its runs (probes, texts, tasks) and the raw values behind them.
 
-    `tokens` is the pass over the texts, `noise` the baseline's second pass with another batch
-    size, `tasks` the per-item values of each task score, `groups` the scores that are means of
-    those. `label` is what the row is called.
+    `tokens` is the pass over the texts, `weights` one in the baseline's arithmetic, `noise` the
+    baseline's second pass with another batch size, `tasks` the per-item values of each task score,
+    `groups` the scores that are means of those. `label` is what the row is called.
     """
 
     variant: Variant
     runs: tuple[Run, ...]
     tokens: TokenTable | None = None
     noise: TokenTable | None = None
+    weights: TokenTable | None = None
     tasks: Mapping[str, ItemScores] = field(default_factory=dict)
     groups: tuple[ScoreGroup, ...] = ()
     label: str = ""
@@ -127,7 +125,7 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
     noise = known.get("noise")
     specs = noise.details.get("metrics", {}) if noise else {}
     again = baseline.noise
-    first = _restricted(baseline.tokens, again)
+    first = baseline.tokens.restricted(again)
     for metric, spec in specs.items():
         column, summary = spec["column"], spec["summary"]
         if summary in PAIRED_SUMMARIES:
@@ -136,12 +134,6 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
             value = summarise(again, column, summary).estimate
             floor[metric] = 1.0 - value if spec["direction"] == "higher" else abs(value)
     return floor
-
-
-def _restricted(tokens: TokenTable, sample: TokenTable) -> TokenTable:
-    """`tokens` with only the windows that `sample` scored."""
-    scored = np.where(sample.windows["scored"] > 0, tokens.windows["scored"], 0)
-    return TokenTable({**tokens.windows, "scored": scored}, tokens.tokens)
 
 
 def check_comparable(baseline: Run, other: Run) -> None:
@@ -182,6 +174,7 @@ def _row(
         if len(suite.texts) > 1:
             for index, text in enumerate(suite.texts):
                 slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
+    metrics |= weights_only_values(one)
     metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
     metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
     if one is not baseline and _same_runs(one, baseline):
@@ -196,6 +189,7 @@ def _row(
         slices=slices,
         notes=(
             *dict.fromkeys(note for run in one.runs for note in run.notes),
+            *weights_only_notes(metrics),
             *_refusals(metrics),
         ),
         runs=tuple(run.id for run in one.runs),

@@ -42,6 +42,8 @@ class Scheme:
     `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
     `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
+    A kernel that takes whole tiles only has its weights padded with zeros to `multiples` of outputs
+    and inputs, which are stored and read like others.
 
     `cuda` and `cpu` are the buffers of the kernels there. `int8` says that activations are 8-bit
     integers too. `fraction` of the decode roofline is what to expect at batch 1, as `source` found
@@ -56,6 +58,7 @@ class Scheme:
     scale_bytes: float = 0.0
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
+    multiples: tuple[int, int] = (1, 1)
     rest_bytes: int = 2
     int8: bool = False
     cuda: Work = NO_WORK
@@ -65,6 +68,11 @@ class Scheme:
     def quantized(self) -> bool:
         """Whether linear layers are packed in fewer than 16 bits."""
         return self.bits < 16
+
+    def padded(self, outputs: int, inputs: int) -> tuple[int, int]:
+        """Outputs and inputs of a layer as it is stored."""
+        rows, columns = self.multiples
+        return math.ceil(outputs / rows) * rows, math.ceil(inputs / columns) * columns
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,10 @@ def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
     plain = shape.parameters - shape.linear_elements
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
-    groups = sum(
-        linear.outputs * math.ceil(linear.inputs / (scheme.group_size or linear.inputs))
-        for linear in shape.linears
-    )
+    stored = [scheme.padded(linear.outputs, linear.inputs) for linear in shape.linears]
+    groups = sum(rows * math.ceil(width / (scheme.group_size or width)) for rows, width in stored)
     return WeightBytes(
-        packed=shape.linear_elements * scheme.bits / 8,
+        packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
         scales=groups * scheme.scale_bytes + len(shape.linears) * scheme.layer_bytes,
         zeros=groups * scheme.zero_bits / 8,
         rest=float(plain * scheme.rest_bytes),

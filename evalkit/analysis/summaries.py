@@ -19,6 +19,10 @@ from evalkit.analysis.bootstrap import Interval, bootstrap_interval, bootstrap_p
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 
+# Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
+# differences from the baseline.
+PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
+
 
 @dataclass(frozen=True)
 class TokenTable:
@@ -35,6 +39,11 @@ class TokenTable:
         """Mask of the windows that were scored and belong to the slice (None: all)."""
         mask: NDArray[np.bool_] = self.windows["scored"] > 0
         return mask if slice_index is None else mask & (self.windows["slice"] == slice_index)
+
+    def restricted(self, sample: TokenTable) -> TokenTable:
+        """This pass with only the windows that `sample`, another pass over them, scored."""
+        scored = np.where(sample.windows["scored"] > 0, self.windows["scored"], 0)
+        return TokenTable({**self.windows, "scored": scored}, self.tokens)
 
 
 def summarise(

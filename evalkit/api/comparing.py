@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from evalkit.declaration import documented, resolved
 from evalkit.options import CompareOptions
-from evalkit.progress import Event, Listener, ignore, listening
+from evalkit.progress import Listener, ignore, listening
 from evalkit.records import Comparison
 
 if TYPE_CHECKING:
@@ -54,7 +54,4 @@ def _plan(
 ) -> ComparePlan:
     from evalkit.running.compare.plan import make_plan
 
-    plan = make_plan([str(v) for v in variants], options, folder=folder, send=listener)
-    for note in plan.notes:
-        listener(Event("evalkit", "", message=note))
-    return plan
+    return make_plan([str(v) for v in variants], options, folder=folder, send=listener)

@@ -13,21 +13,27 @@ from evalkit.metrics import gate_limits
 from evalkit.options import DoctorOptions
 from evalkit.progress import Listener, listening
 from evalkit.records import Comparison
-from evalkit.records.findings import Diagnosis
+from evalkit.records.findings import Diagnosis, MachineReport
 from evalkit.yaml_file import read_yaml
 
 
 @documented(DoctorOptions)
 def doctor(
-    variant: str, *, progress: Listener | None = None, **options: Unpack[DoctorOptions]
-) -> Diagnosis:
-    """Make, load and examine `variant` beside the unquantized model; takes seconds.
+    variant: str | None = None,
+    *,
+    progress: Listener | None = None,
+    **options: Unpack[DoctorOptions],
+) -> Diagnosis | MachineReport:
+    """Examine this machine, or make and load `variant` and examine it beside the full model.
 
-    Raises EvalkitError where the variant cannot be made or loaded at all.
+    Either takes seconds. Raises EvalkitError where the variant cannot be made or loaded at all.
     """
+    from evalkit.running.doctor.machine import examine_machine
     from evalkit.running.doctor.run import diagnose
 
     given = resolved(DoctorOptions, options)
+    if variant is None:
+        return examine_machine(given)
     with listening(progress) as listener:
         return diagnose(variant, given, listener)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evalkit import plugins
+from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BARE",
     "BackendSpec",
+    "Capability",
+    "KernelChoice",
     "Option",
     "check_device",
     "check_installed",
     "for_scoring",
+    "kernel_for",
     "label",
     "libraries",
     "method_label",
+    "missing_tools",
     "parse_variant",
     "resolved_options",
     "run_settings",

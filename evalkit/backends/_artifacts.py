@@ -14,13 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from evalkit import plugins
+from evalkit.backends._checks import DTYPES
+from evalkit.backends._kernels import kernel_for
 from evalkit.backends._parse import spec_of
 from evalkit.backends._spec import check_device, check_installed, resolved_options
 from evalkit.errors import StoreError, UsageError
 from evalkit.models.resolve import Checkpoint
-from evalkit.progress import Listener, ignore
+from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant, content_hash
+from evalkit.store.files import flush
 
 METADATA = "evalkit.json"
 SCHEMA = "evalkit.artifact/1"
@@ -44,10 +49,10 @@ class Artifact:
 
 
 def find_artifact(
-    root: Path, checkpoint: Checkpoint, variant: Variant, calibration: str = ""
+    root: Path, checkpoint: Checkpoint, variant: Variant, calibration: str = "", device: str = "cpu"
 ) -> Artifact | None:
-    """The artifact made earlier below `root` of the same content, or None."""
-    return _read(root / artifact_name(checkpoint, variant, calibration))
+    """The artifact made earlier below `root` of the same content on such a device, or None."""
+    return _read(root / artifact_name(checkpoint, variant, calibration, device))
 
 
 def make_artifact(
@@ -67,12 +72,12 @@ def make_artifact(
     found. Raises VariantError where it cannot be made and StoreError where the disk is full.
     """
     identity = calibration.identity if calibration else ""
-    found = find_artifact(root, checkpoint, variant, identity)
+    found = find_artifact(root, checkpoint, variant, identity, device)
     if found is not None:
         return found
     remove_unfinished(root)
     return write_checkpoint(
-        root / artifact_name(checkpoint, variant, identity),
+        root / artifact_name(checkpoint, variant, identity, device),
         checkpoint,
         variant,
         device,
@@ -105,6 +110,7 @@ def write_checkpoint(
     check_device(spec, device)
     backend = plugins.load("backends", variant.backend)
     backend.check(checkpoint, variant)
+    _settle_kernel(checkpoint, variant, device, listener)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: give a new directory")
     made = _making_directory(out.parent)
@@ -123,7 +129,8 @@ def write_checkpoint(
         )
         seconds = time.perf_counter() - start
         _write_metadata(made, checkpoint, variant, device, seconds, calibration)
-        _flush(made)
+        for entry in [*made.rglob("*"), made]:
+            flush(entry)
         return _put_in_place(made, out, seconds)
     except Exception as error:
         if _is_disk_full(error):
@@ -133,11 +140,16 @@ def write_checkpoint(
         shutil.rmtree(made, ignore_errors=True)
 
 
-def artifact_name(checkpoint: Checkpoint, variant: Variant, calibration: str = "") -> str:
-    """Directory name: the method, and a hash of model, all options, library and calibration."""
+def artifact_name(
+    checkpoint: Checkpoint, variant: Variant, calibration: str = "", device: str = "cpu"
+) -> str:
+    """Directory name: the method, and a hash of all that makes its weights.
+
+    That is the model, the options, the library, the calibration and the kind of device.
+    """
     spec = spec_of(variant)
-    unidentified = {option.name for option in spec.options if not option.identifies}
-    options = {k: v for k, v in resolved_options(spec, variant).items() if k not in unidentified}
+    others = {option.name for option in spec.options if not (option.identifies and option.makes)}
+    options = {k: v for k, v in resolved_options(spec, variant).items() if k not in others}
     content = [
         checkpoint.identity.weights,
         variant.precision,
@@ -145,14 +157,28 @@ def artifact_name(checkpoint: Checkpoint, variant: Variant, calibration: str = "
         options,
         _versions(variant),
     ]
+    kind = device.partition(":")[0]
+    content += [] if kind == "cpu" else [kind]
     return f"{variant.precision}-{spec.name}-{content_hash([*content, calibration])}"
+
+
+def _settle_kernel(
+    checkpoint: Checkpoint, variant: Variant, device: str, listener: Listener
+) -> None:
+    """Raise VariantError where no kernel will run what is about to be made; tell of a slow one."""
+    from evalkit.models.cuda_build import capability
+    from evalkit.models.shapes import decoder_shapes
+
+    choice = kernel_for(variant, decoder_shapes(checkpoint), capability(device))
+    for note in choice.notes if choice else ():
+        listener(Event(variant.label, "", message=note))
 
 
 def remove_unfinished(root: Path) -> None:
     """Remove what killed processes of this machine left half-made below `root`."""
     for path in root.glob(".making-*"):
         match = _UNFINISHED.match(path.name)
-        if match and not _is_running(int(match[1])):
+        if match and not psutil.pid_exists(int(match[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -185,11 +211,20 @@ def _write_metadata(
             "tokens": sum(len(sample) for sample in calibration.samples),
         },
         "device": device,
+        "dtype": _arithmetic(variant, device),
         "seconds": seconds,
         "libraries": _versions(variant),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     (path / METADATA).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _arithmetic(variant: Variant, device: str) -> str:
+    """The dtype in which the weights were held while they were quantized."""
+    backend = plugins.load("backends", variant.backend)
+    if hasattr(backend, "arithmetic"):
+        return str(backend.arithmetic(variant, device))
+    return DTYPES[str(resolved_options(spec_of(variant), variant)["dtype"])]
 
 
 def _versions(variant: Variant) -> dict[str, str]:
@@ -202,15 +237,6 @@ def _read(path: Path) -> Artifact | None:
         return Artifact(path, float(content["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _flush(path: Path) -> None:
-    for entry in [*path.rglob("*"), path]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _put_in_place(made: Path, out: Path, seconds: float) -> Artifact:
@@ -236,13 +262,3 @@ def _umask() -> int:
 def _is_disk_full(error: BaseException) -> bool:
     """Also where a library wraps the operating system's error in its own."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

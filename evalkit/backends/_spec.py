@@ -17,6 +17,14 @@ A backend is one file in this folder with
 - `run_settings(variant) -> tuple[str, ...]`: names of settings of the run that change the numbers
   of this variant, such as ("batch_tokens",) where a layer looks at all tokens of a batch; none
   without it
+- `kernel_for(variant, shapes, capability) -> KernelChoice | None`: which kernel runs layers of
+  these (outputs, inputs) on a card of that compute capability, or on a CPU (None), and why no
+  faster one; it loads nothing. None where that is known only when the layers are there. Raises
+  VariantError where no kernel takes them
+- `build(checkpoint, variant, device, listener) -> None`, where kernels are compiled at first use:
+  compiles them, so that no clock runs meanwhile
+- `missing_tools(variant) -> tuple[str, ...]`, with `build`: what this machine lacks to compile
+- `arithmetic(variant, device) -> str`, where `quantize` computes in another dtype than `load`
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
@@ -41,7 +49,8 @@ class Option:
     with `shown` is part of the canonical form even at its default (group_size names the method).
     `precisions` limits the option to some of the backend's precisions; empty means all.
     `identifies` is False for an option that is no part of an artifact's key: the calibration
-    file is known there by its content, not by its path.
+    file is known there by its content, not by its path. `makes` is False for an option that says
+    how a checkpoint is run and not what is in it: one artifact serves all its values.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Option:
     shown: bool = False
     precisions: tuple[str, ...] = ()
     identifies: bool = True
+    makes: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import (
     BackendSpec,
     Option,
@@ -19,17 +20,19 @@ from evalkit.backends._spec import (
     method_label,
     resolved_options,
 )
+from evalkit.errors import VariantError
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
+    from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
     name="bitsandbytes",
@@ -58,6 +61,8 @@ SPEC = BackendSpec(
     install="pip install bitsandbytes accelerate",
     quantizes=True,
 )
+# Integer products need tensor cores for 8 bit.
+_INT8_CAPABILITY = (7, 5)
 _ALTERNATIVE = "int8@gptq or int4@gptq, or leave this model in 16 bit"
 
 
@@ -83,6 +88,20 @@ def scheme(variant: Variant) -> Scheme:
         return _schemes.llm_int8()
     options = resolved_options(SPEC, variant)
     return _schemes.four_bit(str(options["quant_type"]), bool(options["double_quant"]))
+
+
+def kernel_for(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> KernelChoice:
+    """The layer's class, whose kernels come compiled and take any width."""
+    if variant.precision == "int4":
+        return KernelChoice("Linear4bit")
+    if capability is not None and capability < _INT8_CAPABILITY:
+        raise VariantError(
+            f"{variant.text} needs compute capability 7.5, and this card has {capability[0]}."
+            f"{capability[1]}: use int8@gptq or int4@bitsandbytes"
+        )
+    return KernelChoice("Linear8bitLt")
 
 
 def prepare() -> None:

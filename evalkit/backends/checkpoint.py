@@ -6,18 +6,23 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.backends import _gptqmodel, _schemes
+from evalkit.backends import _gptqmodel_kernels, _gptqmodel_load, _schemes
+from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import BackendSpec, check_device
 from evalkit.errors import EvalkitError, ModelError, VariantError, did_you_mean
+from evalkit.progress import Listener
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
     from evalkit.models.layer_format import LayerFormat
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
+    from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
     name="checkpoint",
@@ -32,6 +37,9 @@ METHODS = {
     "compressed-tensors": ("compressed-tensors",),
     "torchao": ("torchao",),
 }
+
+
+_GPTQMODEL = ("gptq", "awq")
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
@@ -98,6 +106,41 @@ def scheme(variant: Variant) -> Scheme:
     raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
 
 
+def kernel_for(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> KernelChoice | None:
+    """The kernel of a GPTQ or AWQ checkpoint; those of the other methods have one for all cards."""
+    from evalkit.models.resolve import resolve_config
+
+    config = resolve_config(_reference(variant)).config
+    made = config.get("quantization_config") or {}
+    if _check_method(variant, made) not in _GPTQMODEL:
+        return None
+    dtype = str(config.get("dtype", "float16"))
+    settled = _gptqmodel_load.settle(made, shapes, capability, dtype)
+    return settled[1] if settled else None
+
+
+def missing_tools(variant: Variant) -> tuple[str, ...]:
+    """What this machine lacks to compile kernels, where its method has such."""
+    return _gptqmodel_kernels.missing_tools() if "gptqmodel" in libraries(variant) else ()
+
+
+def build(checkpoint: Checkpoint, variant: Variant, device: str, listener: Listener) -> None:
+    """Compile what the kernel of a GPTQ or AWQ checkpoint needs and is not there yet."""
+    from evalkit.models.cuda_build import capability
+    from evalkit.models.resolve import resolve_config
+
+    own = resolve_config(_reference(variant))
+    made = own.config.get("quantization_config") or {}
+    if _check_method(variant, made) not in _GPTQMODEL:
+        return
+    shapes = _gptqmodel_load.packed_shapes(own.path, made)
+    dtype = str(own.config.get("dtype", "float16"))
+    settled = _gptqmodel_load.settle(made, shapes, capability(device), dtype)
+    _gptqmodel_load.build(settled, variant.label, listener)
+
+
 def prepare() -> None:
     """Import transformers; the library of the method is known when the checkpoint is read."""
     import evalkit.models.loading  # noqa: F401
@@ -119,10 +162,17 @@ def load(
     check_device(SPEC, device)
     own = resolve(variant, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     method = _check_method(variant, own.config.get("quantization_config"))
-    read = _gptqmodel.load if method in ("gptq", "awq") else load_causal_lm
 
-    def load_model() -> PreTrainedModel:
-        model = read(
+    def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
+        if method in _GPTQMODEL:
+            return _gptqmodel_load.load(
+                own.path,
+                dtype="auto",
+                device=device,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
+            )
+        model = load_causal_lm(
             own.path,
             dtype="auto",
             device=device,
@@ -133,12 +183,13 @@ def load(
             from evalkit.backends._bitsandbytes import choose_cpu_kernels
 
             choose_cpu_kernels(model)
-        return model
+        return model, ()
 
-    model = load_model()
+    model, notes = load_model()
     formats = _formats(method)
     kernel = kernel_names(model, formats)
-    return Loaded(model, kernel, kept_16bit(model), _notes(method), load_model, formats)
+    notes = (*_notes(method), *notes)
+    return Loaded(model, kernel, kept_16bit(model), notes, lambda: load_model()[0], formats)
 
 
 def resolve(

@@ -8,10 +8,11 @@ transformers 5; GPTQModel is its maintained successor.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel, _schemes
+from evalkit.backends import _gptqmodel, _gptqmodel_kernels, _gptqmodel_load, _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import (
     BackendSpec,
     Option,
@@ -24,7 +25,7 @@ from evalkit.progress import Listener, ignore
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
@@ -53,6 +54,13 @@ SPEC = BackendSpec(
         Option("samples", 128, "calibration samples", minimum=1),
         Option("sample_length", 512, "tokens of a calibration sample", minimum=16),
         Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
+        Option(
+            "kernel",
+            "auto",
+            "what runs the layers on a card; auto is the fastest that can",
+            allowed=_gptqmodel_kernels.NAMES,
+            makes=False,
+        ),
     ),
     requires=("gptqmodel", "optimum"),
     install="pip install gptqmodel==7.6.0 optimum",
@@ -85,6 +93,34 @@ def scheme(variant: Variant) -> Scheme:
     return _schemes.grouped("GPTQ", bits, int(options["group_size"]), bool(options["sym"]))
 
 
+def kernel_for(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> KernelChoice:
+    """The kernel that runs layers of these shapes; see `_gptqmodel_kernels`."""
+    return _settle(variant, shapes, capability)[1]
+
+
+def missing_tools(variant: Variant) -> tuple[str, ...]:
+    """What this machine lacks to compile kernels, which decides the kernel that runs."""
+    return _gptqmodel_kernels.missing_tools()
+
+
+def build(checkpoint: Checkpoint, variant: Variant, device: str, listener: Listener) -> None:
+    """Compile what the kernel needs and is not there yet, with progress."""
+    from evalkit.models.cuda_build import capability
+    from evalkit.models.shapes import decoder_shapes
+
+    settled = _settle(variant, decoder_shapes(checkpoint), capability(device))
+    _gptqmodel_load.build(settled, variant.label, listener)
+
+
+def arithmetic(variant: Variant, device: str) -> str:
+    """The dtype in which `quantize` holds weights and runs the calibration text."""
+    from evalkit.backends._gptqmodel_quantize import arithmetic as of
+
+    return of(str(resolved_options(SPEC, variant)["dtype"]), device)
+
+
 def prepare() -> None:
     """Import GPTQModel and transformers."""
     _gptqmodel.import_quietly()
@@ -111,8 +147,10 @@ def quantize(
             f"{variant.text} needs calibration text: give it as calibration=FILE, or use a "
             "method without, such as int4@bitsandbytes"
         )
+    from evalkit.backends import _gptqmodel_quantize
+
     check_device(SPEC, device)
-    _gptqmodel.quantize(
+    _gptqmodel_quantize.quantize(
         source,
         variant,
         resolved_options(SPEC, variant),
@@ -133,7 +171,7 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Loaded:
-    """The checkpoint that `quantize` wrote, on `device`, run by the kernel GPTQModel chooses."""
+    """The checkpoint that `quantize` wrote, on `device`, run by the kernel of `kernel_for`."""
     from evalkit.backends._gptqmodel_layers import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
@@ -145,19 +183,20 @@ def load(
     if "quantization_config" not in read_config(source):
         raise VariantError(f"{source} is not quantized yet: make {variant.text} of it first")
 
-    def load_model() -> PreTrainedModel:
-        return _gptqmodel.load(
+    def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
+        return _gptqmodel_load.load(
             source,
             dtype=DTYPES[str(options["dtype"])],
             device=device,
+            kernel=str(options["kernel"]),
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
 
-    model = load_model()
+    model, notes = load_model()
     check_all_quantized(model, variant, "int4@bitsandbytes")
     kernel = kernel_names(model, FORMATS)
-    return Loaded(model, kernel, kept_16bit(model), reload=load_model, formats=FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), notes, lambda: load_model()[0], FORMATS)
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
@@ -167,14 +206,43 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
     from evalkit.models.random_weights import NOTE
+    from evalkit.models.shapes import decoder_shapes
 
     check_device(SPEC, device)
     check(checkpoint, variant)
     options = resolved_options(SPEC, variant)
-    model = _gptqmodel.load_random(checkpoint.config, variant, options, device, seed)
+    model, notes = _gptqmodel_load.load_random(
+        checkpoint.config,
+        _made(variant),
+        decoder_shapes(checkpoint),
+        dtype=DTYPES[str(options["dtype"])],
+        device=device,
+        seed=seed,
+        kernel=str(options["kernel"]),
+    )
     check_all_quantized(model, variant, "int4@bitsandbytes")
     kernel = kernel_names(model, FORMATS)
-    return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), (NOTE, *notes), formats=FORMATS)
+
+
+def _made(variant: Variant) -> dict[str, Any]:
+    """The quantization_config that the variant's checkpoint will have, as far as kernels ask."""
+    options = resolved_options(SPEC, variant)
+    return {
+        "quant_method": "gptq",
+        "bits": int(variant.precision.removeprefix("int")),
+        "group_size": int(options["group_size"]),
+        "desc_act": bool(options["desc_act"]),
+        "sym": bool(options["sym"]),
+    }
+
+
+def _settle(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> tuple[_gptqmodel_kernels.Kernel, KernelChoice]:
+    options = resolved_options(SPEC, variant)
+    layout = _gptqmodel_kernels.Layout.of_config(_made(variant), DTYPES[str(options["dtype"])])
+    return _gptqmodel_kernels.choose(layout, shapes, capability, str(options["kernel"]))
 
 
 def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.errors import VariantError
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
+    from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
     name="torchao",
@@ -53,17 +55,24 @@ SPEC = BackendSpec(
     install="pip install 'evalkit[torchao]'",
     quantizes=True,
 )
+_INT4_CAPABILITY = (8, 0)
 _ALTERNATIVE = "int8@bitsandbytes or int4@bitsandbytes"
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for a quantized checkpoint, or a width INT4 cannot divide into groups."""
+    """Raise VariantError for a quantized checkpoint, or what INT4 cannot take: a dtype, a width."""
     from evalkit.models.shapes import decoder_shapes
 
     check_unquantized(checkpoint, variant)
     if variant.precision != "int4":
         return
-    size = int(resolved_options(SPEC, variant)["group_size"])
+    options = resolved_options(SPEC, variant)
+    if options["dtype"] != "bf16":
+        raise VariantError(
+            f"{variant.text} is not possible: torchao's tiles of 4-bit weights take bf16 only; use"
+            f" dtype=bf16, or {_ALTERNATIVE}"
+        )
+    size = int(options["group_size"])
     for name, shape in decoder_shapes(checkpoint).items():
         if shape[1] % size:
             raise VariantError(
@@ -77,7 +86,23 @@ def scheme(variant: Variant) -> Scheme:
     options = resolved_options(SPEC, variant)
     if variant.precision == "int8":
         return _schemes.torchao_int8(dynamic=options["activations"] == "dynamic")
-    return _schemes.grouped("torchao", 4, int(options["group_size"]), symmetric=False)
+    return _schemes.torchao_int4(int(options["group_size"]))
+
+
+def kernel_for(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> KernelChoice:
+    """torch's own linear layer over a packed weight; INT4 has a kernel from capability 8.0 on."""
+    if variant.precision == "int8":
+        return KernelChoice("Linear Int8Tensor")
+    if capability is None:
+        raise VariantError(_needs_cuda(variant))
+    if capability < _INT4_CAPABILITY:
+        raise VariantError(
+            f"{variant.text} needs compute capability 8.0, and this card has {capability[0]}."
+            f"{capability[1]}: use int4@gptq or int4@bitsandbytes"
+        )
+    return KernelChoice("Linear Int4TilePackedTo4dTensor")
 
 
 def prepare() -> None:
@@ -173,9 +198,11 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
 def _check_device(variant: Variant, device: str) -> None:
     check_device(SPEC, device)
     if variant.precision == "int4" and device == "cpu":
-        raise VariantError(
-            f"{variant.text} needs CUDA: on a CPU use int4@gptq,group_size=128 or int4@bitsandbytes"
-        )
+        raise VariantError(_needs_cuda(variant))
+
+
+def _needs_cuda(variant: Variant) -> str:
+    return f"{variant.text} needs CUDA: on a CPU use int4@gptq,group_size=128 or int4@bitsandbytes"
 
 
 def _config(variant: Variant) -> Any:

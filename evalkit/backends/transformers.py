@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.backends import _schemes
 from evalkit.backends._checks import DTYPES, check_unquantized
+from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import (
     BackendSpec,
     Option,
@@ -17,9 +18,12 @@ from evalkit.backends._spec import (
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evalkit.analysis.footprint import Scheme
     from evalkit.models.loading import Loaded
     from evalkit.models.resolve import Checkpoint
+    from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
     name="transformers",
@@ -44,6 +48,13 @@ def label(variant: Variant) -> str:
 def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
     return _schemes.plain(variant.precision)
+
+
+def kernel_for(
+    variant: Variant, shapes: Mapping[str, Shape], capability: Capability
+) -> KernelChoice:
+    """torch's own linear layer, whatever the card."""
+    return KernelChoice("Linear")
 
 
 def prepare() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import Form, OneVariant, Store, StoredComparison, TableOrJson, takes
+from evalkit.cli.options import Form, Store, StoredComparison, TableOrJson, takes
 from evalkit.options import DoctorOptions
 
 
@@ -22,12 +22,15 @@ class CheckFormat(enum.StrEnum):
 
 @takes(DoctorOptions)
 def doctor(
-    variant: OneVariant,
+    variant: Annotated[
+        str | None,
+        typer.Argument(metavar="VARIANT", help="int8, int4@gptq,…; without one: this machine."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     format_: TableOrJson = Form.table,
     **options: Any,
 ) -> None:
-    """Find a broken quantization in seconds: what, why it matters, what to do."""
+    """Find in seconds what this machine lacks, or what is wrong with a quantized model."""
     from evalkit import api
     from evalkit.view import show
 

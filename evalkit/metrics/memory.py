@@ -135,11 +135,24 @@ def resident_bytes() -> int:
 
 
 def high_water_mark() -> int:
-    """Largest resident set of this process since the last reset, in bytes."""
-    import resource
+    """Largest resident set of this process since the last reset, in bytes.
 
+    Linux; elsewhere since it began.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _peak_of_process()
+
+
+def _peak_of_process() -> int:
+    import psutil
+
+    # Windows counts it so; macOS has getrusage(2), in bytes.
+    if peak := getattr(psutil.Process().memory_info(), "peak_wset", 0):
+        return int(peak)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -8,7 +8,10 @@ that quantizes activations run as they are.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -60,6 +63,67 @@ def _for_scoring(loaded: Loaded, device: str) -> Loaded:
         note = f"quality on CPU: {names} layers as they are, everything else in float32"
         kernel = loaded.kernel
     return dataclasses.replace(loaded, model=model, kernel=kernel, notes=(*loaded.notes, note))
+
+
+@contextlib.contextmanager
+def weights_only(loaded: Loaded, dtype: torch.dtype) -> Iterator[bool]:
+    """While the block runs, the model computes in `dtype` with the values of its packed weights.
+
+    So what the quantizer did to the weights is told apart from what the kernels round. A layer is
+    unpacked when it runs and no copy of it kept, so that memory for one layer is all that this
+    takes, and for what was not quantized. False, and nothing is changed, where layers cannot be
+    unpacked, are more than their weights, or there are none.
+    """
+    formats = _formats(loaded)
+    packed = [one for one in formats if one is not None]
+    known = packed and not any(one.runs_as_is or one.unpack is None for one in packed)
+    changed = any(_is_repacked(module, loaded) for module in loaded.model.modules())
+    if not known or changed or _unknown_layers(loaded) or offloaded(loaded.model):
+        yield False
+        return
+    layers = {
+        module: one.unpack
+        for _, module in linear_modules(loaded.model)
+        if (one := format_of(module, loaded.formats)) is not None and one.unpack is not None
+    }
+    own = [parameter for module in layers for parameter in module.parameters(recurse=False)]
+    kept = _floating(loaded.model, {id(parameter) for parameter in own})
+    forwards = {module: vars(module).get("forward") for module in layers}
+    try:
+        for parameter, data in kept:
+            parameter.data = data.to(dtype)
+        for module, unpack in layers.items():
+            module.forward = _unpacked_forward(module, unpack, dtype)
+        yield True
+    finally:
+        for module, forward in forwards.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+        for parameter, data in kept:
+            parameter.data = data
+
+
+def _floating(model: nn.Module, without: set[int]) -> list[tuple[nn.Parameter, Tensor]]:
+    """Plain floating point parameters and their data, those of `without` left out."""
+    return [
+        (parameter, parameter.data)
+        for parameter in model.parameters()
+        if id(parameter) not in without and parameter.is_floating_point()
+    ]
+
+
+def _unpacked_forward(
+    module: Any, unpack: Callable[[Any], Tensor], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    def forward(inputs: Tensor) -> Tensor:
+        # Some formats change what they unpack.
+        own = copy.copy(module)
+        own._parameters, own._buffers = dict(module._parameters), dict(module._buffers)
+        bias = None if module.bias is None else module.bias.to(dtype)
+        return nn.functional.linear(inputs, unpack(own).to(dtype), bias)
+
+    return forward
 
 
 def _formats(loaded: Loaded) -> set[LayerFormat | None]:

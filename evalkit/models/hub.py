@@ -6,12 +6,16 @@ Imports no torch; huggingface_hub is imported when something is fetched.
 from __future__ import annotations
 
 import os
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 from evalkit.errors import ModelError
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+# A first answer takes well under a second where there is a network.
+_SECONDS = 5.0
 CONFIG_AND_TOKENIZER = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
 
 
@@ -28,6 +32,36 @@ def download(
 def download_config(repository: str, *, offline: bool) -> Path:
     """The snapshot directory with at least config.json of `repository`."""
     return _snapshot(repository, ["config.json"], offline)
+
+
+def download_bytes(repository: str) -> int:
+    """Bytes that `download` fetches of `repository`; raises ModelError where the hub is silent."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().model_info(repository, files_metadata=True, timeout=_SECONDS).siblings
+    except Exception as error:
+        # The HTTP library's own errors differ between versions of huggingface_hub.
+        raise ModelError(f"the hub does not answer ({type(error).__name__})") from error
+    patterns = (*CONFIG_AND_TOKENIZER, *WEIGHTS)
+    return sum(
+        file.size or 0
+        for file in files or ()
+        if "/" not in file.rfilename and any(fnmatch(file.rfilename, one) for one in patterns)
+    )
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that holds `folder`, which may have to be made yet."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free
 
 
 def _snapshot(repository: str, patterns: list[str], offline: bool) -> Path:

@@ -77,7 +77,9 @@ class Memory:
 
     def _parameter(self, parameter: nn.Parameter) -> nn.Parameter:
         if id(parameter) not in self._given:
-            data = torch.empty_like(parameter, device=self.device, dtype=self._dtype)
+            # Some kernels hold packed words as parameters.
+            dtype = self._dtype if parameter.is_floating_point() else parameter.dtype
+            data = torch.empty_like(parameter, device=self.device, dtype=dtype)
             self._given[id(parameter)] = nn.Parameter(data, requires_grad=False)
         return self._given[id(parameter)]
 

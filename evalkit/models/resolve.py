@@ -108,6 +108,31 @@ def resolve_config(ref: str, *, offline: bool = False) -> Checkpoint:
     return Checkpoint(ref, path, config, Identity(f"config:{content_hash(config, 64)}"), ())
 
 
+def repository(ref: str) -> str | None:
+    """The hub's name of the model `ref`; None for a directory and for the demo."""
+    return None if ref == DEMO or is_dir(expanded(ref)) else ALIASES.get(ref, ref)
+
+
+def weights_here(ref: str) -> tuple[Path, ...]:
+    """The weight files of `ref` where they are on this machine; nothing is fetched or hashed.
+
+    Raises ModelError where they are not.
+    """
+    path = _directory(ref) or hub.download(
+        ALIASES.get(ref, ref), offline=True, allow_pickle=False, trust_remote_code=False
+    )
+    return _weight_files(path, allow_pickle=False)
+
+
+def is_here(ref: str) -> bool:
+    """Whether all weight files of `ref` are on this machine."""
+    try:
+        weights_here(ref)
+    except ModelError:
+        return False
+    return True
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of the directory `path`; raises ModelError where it is absent or broken."""
     file = path / "config.json"

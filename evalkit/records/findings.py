@@ -1,4 +1,4 @@
-"""The nouns of `evalkit doctor`: findings, each with what, why it matters and what to do."""
+"""The nouns of `evalkit doctor`: findings on a variant, and checks of this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["problem", "warning", "information"]
+CheckStatus = Literal["good", "warning", "broken", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,25 @@ class Diagnosis:
         """Whether no problem was found; with `strict` no warning either."""
         bad = {"problem", "warning"} if strict else {"problem"}
         return not any(finding.level in bad for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class MachineCheck:
+    """One thing a machine needs: what was found, and the command that mends it ("" where good)."""
+
+    name: str
+    status: CheckStatus
+    found: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """All checks of this machine."""
+
+    checks: tuple[MachineCheck, ...]
+
+    def healthy(self, *, strict: bool = False) -> bool:
+        """Whether nothing is broken; with `strict` nothing is in doubt either."""
+        bad = {"broken", "warning", "unknown"} if strict else {"broken"}
+        return not any(check.status in bad for check in self.checks)

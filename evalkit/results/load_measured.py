@@ -47,6 +47,7 @@ def load_measured(
         runs=chosen,
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
+        weights=_token_table(store, tables.get("weights_only")),
         tasks=_task_scores(store, chosen) if items else {},
         groups=_score_groups(chosen) if items else (),
         label=label,

@@ -14,7 +14,7 @@ from evalkit.backends import check_installed, libraries, spec_of
 from evalkit.errors import DataError, VariantError
 from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.options import LoadOptions
-from evalkit.progress import Listener, ignore
+from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Variant
 from evalkit.running.calibration import (
     calibration_identity,
@@ -23,7 +23,8 @@ from evalkit.running.calibration import (
     load_calibration,
 )
 from evalkit.running.defaults import choose_model
-from evalkit.running.environment import SHARED_PACKAGES, environment, resolve_device, versions
+from evalkit.running.environment import SHARED_PACKAGES, environment, versions
+from evalkit.running.gpus import gpu_of, resolve_device, unused_gpu
 from evalkit.running.job import Job, Settings, Subject
 from evalkit.running.process import run_child
 from evalkit.store.store import Store
@@ -33,15 +34,24 @@ from evalkit.texts.documents import load_texts
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
-def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subject:
+def resolve_subject(
+    options: LoadOptions, weights: str = "checkpoint", send: Listener = ignore
+) -> Subject:
     """Resolve the model, its files, the device and the store.
 
-    With `weights` "random" the configuration alone is needed, which takes no download. Raises
-    UsageError, ModelError or StoreError in one line.
+    Which model was chosen, and what will be fetched, is sent before anything is. With `weights`
+    "random" the configuration alone is needed, which takes no download. Raises UsageError,
+    ModelError or StoreError in one line.
     """
     device = resolve_device(options["device"])
+    gpu = gpu_of(device)
     asked = options["model"]
-    name, why = choose_model(None if asked is None else str(asked), device)
+    name, why = choose_model(
+        None if asked is None else str(asked), device, offline=options["offline"], weights=weights
+    )
+    notes = tuple(filter(None, (why, unused_gpu(device))))
+    for note in notes:
+        send(Event("evalkit", "", message=note))
     store = Store(options["out"]).prepare()
     settings = Settings(
         BATCH_TOKENS[device.partition(":")[0]],
@@ -64,12 +74,13 @@ def resolve_subject(options: LoadOptions, weights: str = "checkpoint") -> Subjec
             name, checkpoint.identity.weights, architecture=checkpoint.architecture, weights=weights
         ),
         checkpoint=checkpoint,
-        device=device,
+        device=device.partition(":")[0],
         store=store.root,
         environment=environment(device),
         settings=settings,
         seed=options["seed"],
-        notes=(why,) if why else (),
+        notes=notes,
+        gpu=gpu.word if gpu else "",
     )
 
 
@@ -93,6 +104,7 @@ def build_job(
         checkpoint=subject.checkpoint,
         variant=variant,
         device=subject.device,
+        gpu=subject.gpu,
         environment=_relevant(subject.environment, variant),
         settings=subject.settings,
         seed=subject.seed,
@@ -107,6 +119,16 @@ def build_job(
         return dataclasses.replace(job, content=content, calibration=_calibration(job))
     except (VariantError, DataError) as error:
         return dataclasses.replace(job, refusal=str(error))
+
+
+def on_this_machine(job: Job) -> Job:
+    """The job with the card and the environment of the machine where this is called."""
+    gpu = gpu_of(job.device)
+    return dataclasses.replace(
+        job,
+        gpu=gpu.word if gpu else "",
+        environment=_relevant(environment(job.device), job.variant),
+    )
 
 
 def _relevant(known: Environment, variant: Variant) -> Environment:

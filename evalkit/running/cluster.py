@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
+from evalkit.processors import threads
 from evalkit.progress import Event, Listener
-from evalkit.running import environment
+from evalkit.running.gpus import resolve_device
 from evalkit.running.job import Job, Part
 
 INSTALL = "pip install 'evalkit[ray]'"
@@ -165,7 +166,7 @@ def run_each(
     listener: Listener,
 ) -> Iterator[tuple[int, Any]]:
     """Yield (index, result) of `function(*calls[index])` as they end, or an error."""
-    device = environment.resolve_device("auto")
+    device = resolve_device("auto")
     with _connected(address, device, listener) as ray:
         task = ray.remote(**_resources(device))(function)
         running = {task.remote(*call): index for index, call in enumerate(calls)}
@@ -195,7 +196,7 @@ def _run_shards(job: Job, run: RunVariant, events: Any) -> None:
 
 def _needs(device: str) -> dict[str, int]:
     """A whole GPU, or as many CPUs as this machine has: equal threads give equal results."""
-    return {"CPU": environment.threads()} if device == "cpu" else {"CPU": 1, "GPU": 1}
+    return {"CPU": threads()} if device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
 def _resources(device: str) -> dict[str, Any]:

@@ -5,27 +5,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evalkit.backends import parse_variant, spec_of
-from evalkit.errors import UsageError
+from evalkit.errors import ModelError, UsageError
+from evalkit.models import hub
+from evalkit.models.resolve import ALIASES, is_here
 from evalkit.records import Variant
 from evalkit.running.environment import gpu_memory
 
 # Phi-3 Small in 16 bit takes 14.8 GB; cache and activations of scoring need a few more.
 PHI_3_SMALL_BYTES = 20e9
+PHI_3_SMALL = "phi-3-small"
 
 
-def choose_model(asked: str | None, device: str) -> tuple[str, str]:
-    """The model's name and, where none was asked for, why this one."""
+def choose_model(
+    asked: str | None, device: str, *, offline: bool = False, weights: str = "checkpoint"
+) -> tuple[str, str]:
+    """The model's name and, where none was asked for, why this one and what will be fetched."""
     if asked is not None:
         return asked, ""
     if device == "cpu":
         return "demo", "Model: the embedded demo, as this machine has no usable CUDA GPU."
-    memory = gpu_memory()
-    if memory >= PHI_3_SMALL_BYTES:
-        return "phi-3-small", f"Model: Phi-3 Small, which fits this GPU of {memory / 1e9:.0f} GB."
-    return "demo", (
-        f"Model: the embedded demo, as Phi-3 Small needs {PHI_3_SMALL_BYTES / 1e9:.0f} GB"
-        f" and this GPU has {memory / 1e9:.0f} GB."
-    )
+    memory = gpu_memory(device)
+    if memory < PHI_3_SMALL_BYTES:
+        return "demo", (
+            f"Model: the embedded demo, as Phi-3 Small needs {PHI_3_SMALL_BYTES / 1e9:.0f} GB"
+            f" and this GPU has {memory / 1e9:.0f} GB."
+        )
+    fits = f"Model: Phi-3 Small, which fits this GPU of {memory / 1e9:.0f} GB"
+    if weights == "random":
+        return PHI_3_SMALL, f"{fits}; random weights need no download."
+    if is_here(PHI_3_SMALL):
+        return PHI_3_SMALL, f"{fits} and is in the cache."
+    return _fetched(fits, offline=offline)
+
+
+def _fetched(fits: str, *, offline: bool) -> tuple[str, str]:
+    """Phi-3 Small where the hub answers and the disk holds it, else the demo, and why."""
+    demo = "Model: the embedded demo, as Phi-3 Small is not in the cache and"
+    if offline:
+        return "demo", f"{demo} --offline was given."
+    try:
+        size = hub.download_bytes(ALIASES[PHI_3_SMALL])
+    except ModelError as error:
+        return "demo", f"{demo} {error}."
+    folder = hub.cache_folder()
+    free = hub.free_bytes(folder)
+    room = f"{free / 1e9:.1f} GB are free in {folder}"
+    if size > free:
+        return "demo", f"{demo} its {size / 1e9:.1f} GB do not fit: {room}."
+    return PHI_3_SMALL, f"{fits}; {size / 1e9:.1f} GB will be fetched, {room}."
 
 
 def choose_variants(words: Sequence[str], *, offload: bool = False) -> list[Variant]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 from collections.abc import Iterable
@@ -13,52 +12,24 @@ from pathlib import Path
 
 import psutil
 
+from evalkit.processors import threads
 from evalkit.records import Environment, content_hash
+from evalkit.running.gpus import gpu_of, gpus
 
 # What every variant runs on, and what single backends need.
 SHARED_PACKAGES = ("torch", "transformers", "lm_eval", "numpy")
 PACKAGES = (*SHARED_PACKAGES, "bitsandbytes", "gptqmodel", "torchao")
 
 
-@cache
-def _gpus() -> tuple[tuple[str, int], ...]:
-    """Name and bytes of memory of the NVIDIA GPUs the driver reports."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            (str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
-            for h in handles
-        )
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def gpu_names() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs; empty where there is no driver."""
-    return tuple(name for name, _ in _gpus())
+    """Names of the GPUs that CUDA_VISIBLE_DEVICES shows; empty where there is no driver."""
+    return tuple(gpu.name for gpu in gpus())
 
 
-def gpu_memory() -> int:
-    """Bytes of memory of the first GPU; 0 where there is none."""
-    return _gpus()[0][1] if _gpus() else 0
-
-
-def resolve_device(asked: str) -> str:
-    """ "auto", "cpu", "cuda" or "cuda:N" as a device; raises UsageError where it is not usable.
-
-    torch is imported only where the driver reports a GPU or CUDA was asked for.
-    """
-    if asked == "cpu" or (asked == "auto" and not gpu_names()):
-        return "cpu"
-    from evalkit.models import devices
-
-    return devices.resolve_device(asked)
+def gpu_memory(device: str = "cuda") -> int:
+    """Bytes of memory of the GPU called "cuda", "cuda:N" or by its word; 0 where there is none."""
+    gpu = gpu_of(device)
+    return gpu.memory if gpu else 0
 
 
 @cache
@@ -71,11 +42,6 @@ def processor_name() -> str:
         )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Load:
@@ -113,11 +79,11 @@ class Load:
 
 
 def machine(device: str) -> str:
-    """Name and hash of what speed depends on: processor, threads, memory and GPU."""
+    """Name and hash of what speed depends on: processor, threads, memory and the GPU `device`."""
     gigabytes = round(psutil.virtual_memory().total / 2**30)
     parts = [processor_name(), f"{threads()} threads", f"{gigabytes} GB"]
-    if device != "cpu":
-        parts += gpu_names()[:1]
+    if (gpu := gpu_of(device)) is not None:
+        parts.append(gpu.name)
     name = ", ".join(parts)
     return f"{name} [{content_hash(name, 8)}]"
 
@@ -135,7 +101,7 @@ def environment(device: str) -> Environment:
     """The environment of runs made now on `device`."""
     return Environment(
         machine=machine(device),
-        device=device,
+        device=device.partition(":")[0],
         threads=threads(),
         python=platform.python_version(),
         platform=platform.platform(),

@@ -64,7 +64,9 @@ class Settings:
 class Subject:
     """What is evaluated and where: the same for every variant of a command.
 
-    `notes` are lines worth showing before anything starts, such as why this model was chosen.
+    `device` is "cpu" or "cuda", of which a process sees one card: `gpu` is its word in
+    CUDA_VISIBLE_DEVICES, "" for a CPU. `notes` are lines worth showing before anything starts, such
+    as why this model was chosen.
     """
 
     model: Model
@@ -75,19 +77,20 @@ class Subject:
     settings: Settings
     seed: int = 0
     notes: tuple[str, ...] = ()
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything a worker needs to measure one variant.
 
-    `content` identifies weights that are not made from the model's (a checkpoint's own, a
-    server's), `calibration` the samples a method is calibrated on, `refusal` says why the variant
-    cannot be run. `sources` are the text files or datasets of the suite, `windows` the key of
-    their tokenised form, `reference` that of the baseline's hidden states; `is_baseline` makes the
-    reference. `divergence` is False where this variant or the baseline gives no distributions;
-    `serve` is the command that starts its server. `mirror` is the URL of which `store` is the copy
-    of the machine that made the plan.
+    `device` and `gpu` are the subject's. `content` identifies weights that are not made from the
+    model's (a checkpoint's own, a server's), `calibration` the samples a method is calibrated on,
+    `refusal` says why the variant cannot be run. `sources` are the text files or datasets of the
+    suite, `windows` the key of their tokenised form, `reference` that of the baseline's hidden
+    states; `is_baseline` makes the reference. `divergence` is False where this variant or the
+    baseline gives no distributions; `serve` is the command that starts its server. `mirror` is the
+    URL of which `store` is the copy of the machine that made the plan.
     """
 
     store: Path
@@ -110,3 +113,12 @@ class Job:
     is_baseline: bool = False
     divergence: bool = True
     mirror: str = ""
+    gpu: str = ""
+
+    @property
+    def visible(self) -> str | None:
+        """The word of the cards for its process: its own, but all of them for a server's tensors.
+
+        None shows those that the command sees.
+        """
+        return None if self.serve else self.gpu

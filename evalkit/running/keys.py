@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from evalkit.backends import libraries, run_settings, spec_of
+from evalkit.backends import libraries, missing_tools, run_settings, spec_of
 from evalkit.records import Suite, content_hash
 from evalkit.running.job import Job
 
@@ -20,7 +20,8 @@ SPEED_PACKAGES = ("torch", "transformers")
 def variant_key(job: Job) -> list[Any]:
     """What makes the weights: the method with its options, and what it was made of.
 
-    Options that name a file are left out, since its content counts.
+    Options that name a file are left out, since its content counts. On a card the kernel depends on
+    what this machine can compile.
     """
     spec = spec_of(job.variant)
     unidentified = {option.name for option in spec.options if not option.identifies}
@@ -28,6 +29,8 @@ def variant_key(job: Job) -> list[Any]:
     if job.variant.checkpoint is None:
         options = [one for one in job.variant.options if one[0] not in unidentified]
         made.append(options)
+    if _device(job) == "cuda" and (missing := missing_tools(job.variant)):
+        made.append(missing)
     seed = job.seed if job.model.weights == "random" else None
     return [job.model.identity, job.model.weights, seed, *made, job.content, job.calibration]
 

@@ -16,8 +16,10 @@ from evalkit.errors import VariantError, unknown
 from evalkit.options import LoadOptions
 from evalkit.progress import live
 from evalkit.running.build_job import build_job, resolve_subject
-from evalkit.running.environment import gpu_names, resolve_device
+from evalkit.running.environment import gpu_names
+from evalkit.running.gpus import resolve_device
 from evalkit.running.job import Job
+from evalkit.running.process import show_gpu
 from evalkit.running.quantize import make_checkpoint
 from evalkit.running.session import LoadedSession, loaded, open_variant
 from evalkit.tasks.local_model import LocalLanguageModel
@@ -95,6 +97,9 @@ class EvalkitModel(LocalLanguageModel):
             trust_remote_code=trust_remote_code,
         )
         subject = resolve_subject(resolved(LoadOptions, given))
+        # Here the model runs in lm-eval's own process, which has not begun CUDA yet.
+        if subject.gpu:
+            show_gpu(subject.gpu)
         # Kept open for as long as the process runs.
         self._open = contextlib.ExitStack()
         session = _opened(build_job(subject, parse_variant(",".join(words))), self._open)

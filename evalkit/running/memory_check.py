@@ -24,15 +24,15 @@ SURELY = 4
 
 
 def capacity(device: str) -> float:
-    """Bytes of memory of the GPU, or of the machine for a CPU."""
-    return float(gpu_memory() if device != "cpu" else psutil.virtual_memory().total)
+    """Bytes of memory of the GPU called "cuda", "cuda:N" or by its word, or of the machine."""
+    return float(gpu_memory(device) if device != "cpu" else psutil.virtual_memory().total)
 
 
 def with_memory_check(jobs: Sequence[Job], context: int, batch: int = 1) -> list[Job]:
     """The jobs, those that cannot fit at this context and batch with the reason as refusal."""
     first = jobs[0]
     variants = [job.variant for job in jobs]
-    full = refusals(variants, first.checkpoint, first.device, context, batch)
+    full = refusals(variants, first.checkpoint, first.gpu or first.device, context, batch)
     return [
         dataclasses.replace(job, refusal=job.refusal or full.get(job.variant.text, ""))
         for job in jobs
@@ -44,6 +44,7 @@ def refusals(
 ) -> dict[str, str]:
     """Why variants (by their text) cannot fit `device` at this context; empty where all can.
 
+    `device` is as `capacity` takes it.
     Those that are offloaded or served take what room there is. A model that cannot be planned is
     not refused.
     """

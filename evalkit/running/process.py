@@ -1,21 +1,21 @@
 """Work in a process of its own, so that memory is truly returned and a crash ends one row.
 
 A forkserver imports torch and transformers once; each child is forked from it in milliseconds.
+Where there is none (Windows) each child is a new interpreter, which imports them again.
 """
 
 from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from evalkit.errors import (
@@ -28,6 +28,11 @@ from evalkit.errors import (
 from evalkit.progress import Event, Listener
 
 PRELOAD = ["evalkit.running.preload"]
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# GPTQModel sets the allocator so where it is imported; every variant is measured under it.
+ALLOCATOR = "expandable_segments:True,max_split_size_mb:256,garbage_collection_threshold:0.7"
+# Seconds for a child to end after its outcome: a thread of a library may never do so.
+GRACE_SECONDS = 10.0
 
 Task = Callable[..., Any]
 
@@ -41,23 +46,50 @@ def stop_if_asked() -> None:
         raise InterruptedWorkError("stopped; run the same command again to go on")
 
 
-def run_child(task: Task, job: Any, listener: Listener) -> Any:
+def run_child(task: Task, job: Any, listener: Listener, *, gpu: str | None = None) -> Any:
     """Run `task(job, send)` in a fresh process and return its result.
 
-    Events sent by the child reach `listener`. An EvalkitError of the child is raised here again;
-    a crash becomes VariantError naming the signal. Ctrl-C lets the child finish its batch, then
-    raises InterruptedWorkError; a second Ctrl-C kills it.
+    The child sees the card that the word `gpu` shows (a UUID; "" for none), which is "cuda" there;
+    by default those that this process sees. Events sent by the child reach `listener`. An
+    EvalkitError of the child is raised here again; a crash becomes VariantError naming the signal.
+    Ctrl-C lets the child finish its batch, then raises InterruptedWorkError; a second Ctrl-C kills
+    it.
     """
+    context = _context()
+    ours, theirs = context.Pipe()
+    child = _start(context, task, job, theirs, os.environ.get(VISIBLE) if gpu is None else gpu)
+    theirs.close()
+    with _counted_interrupts() as interrupts:
+        outcome = _listen(ours, child, listener, interrupts)
+    child.join(GRACE_SECONDS)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+    ours.close()
+    return _result(outcome, child.exitcode)
+
+
+def _context() -> Any:
+    """How processes are started: by the forkserver, or anew where the platform has none."""
+    if "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    receiver, sender = context.Pipe(duplex=False)
-    child = _start(context, task, job, sender)
-    sender.close()
-    with _counted_interrupts() as interrupts:
-        outcome = _listen(receiver, child, listener, interrupts)
-    child.join()
-    receiver.close()
-    return _result(outcome, child.exitcode)
+    return context
+
+
+def show_gpu(word: str | None) -> None:
+    """Let CUDA, which has not begun in this process, see what CUDA_VISIBLE_DEVICES=`word` shows.
+
+    None shows every card. Cards are counted as NVML counts them.
+    """
+    if word is None:
+        os.environ.pop(VISIBLE, None)
+    else:
+        os.environ[VISIBLE] = word
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    own = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", own)
 
 
 @contextmanager
@@ -74,10 +106,10 @@ def _counted_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _start(context: ForkServerContext, task: Task, job: Any, sender: Connection) -> Any:
-    # A Ray worker gets another GPU with each task; the forkserver still has the first one's.
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    child = context.Process(target=_child, args=(task, job, sender, gpus), daemon=False)
+def _start(context: Any, task: Task, job: Any, theirs: Connection, gpu: str | None) -> Any:
+    # Unpickled in the child when the card is chosen: to import the task's libraries may look at it.
+    work = pickle.dumps((task, job))
+    child = context.Process(target=_child, args=(work, theirs, gpu), daemon=False)
     with _without_main():
         child.start()
     return child
@@ -102,7 +134,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _listen(
-    receiver: Connection, child: Any, listener: Listener, interrupts: list[int]
+    ours: Connection, child: Any, listener: Listener, interrupts: list[int]
 ) -> tuple[str, Any] | None:
     """Pass events on until the child sends its outcome; None when it ended without one."""
     told = 0
@@ -113,11 +145,11 @@ def _listen(
                 child.kill()
                 return "interrupted", None
             listener(Event("", "", message="stopping after this batch (Ctrl-C again: at once)"))
-            _interrupt(child.pid)
+            _stop_after_batch(ours)
         try:
-            if not receiver.poll(0.2):
+            if not ours.poll(0.2):
                 continue
-            kind, content = receiver.recv()
+            kind, content = ours.recv()
         except (EOFError, OSError):
             return ("interrupted", None) if interrupts else None
         if kind != "event":
@@ -125,10 +157,10 @@ def _listen(
         listener(content)
 
 
-def _interrupt(pid: int) -> None:
+def _stop_after_batch(ours: Connection) -> None:
     try:
-        os.kill(pid, signal.SIGINT)
-    except ProcessLookupError:
+        ours.send("stop")
+    except OSError:
         return
 
 
@@ -145,25 +177,32 @@ def _result(outcome: tuple[str, Any] | None, exit_code: int | None) -> Any:
 
 def _death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        name = _signal_name(-exit_code)
         hint = " (out of memory? smaller --batch-tokens may help)" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{hint}; run again to go on"
     return f"its process ended with exit code {exit_code}; run again with --debug"
 
 
-def _child(task: Task, job: Any, sender: Connection, gpus: str | None) -> None:
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _child(work: bytes, theirs: Connection, gpu: str | None) -> None:
+    show_gpu(gpu)
     signal.signal(signal.SIGINT, lambda *_: _stop.set())
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_obey, args=(theirs,), daemon=True).start()
 
     def send(event: Event) -> None:
         try:
-            sender.send(("event", event))
+            theirs.send(("event", event))
         except OSError:
             _stop.set()
 
     try:
+        task, job = pickle.loads(work)
         outcome = ("result", task(job, send))
     except InterruptedWorkError:
         outcome = ("interrupted", None)
@@ -171,8 +210,7 @@ def _child(task: Task, job: Any, sender: Connection, gpus: str | None) -> None:
         outcome = ("error", error)
     except BaseException as error:
         outcome = ("error", _unexpected(error))
-    sender.send(outcome)
-    sender.close()
+    theirs.send(outcome)
 
 
 def _unexpected(error: BaseException) -> EvalkitError:
@@ -184,8 +222,11 @@ def _unexpected(error: BaseException) -> EvalkitError:
     return VariantError(f"{type(error).__name__}: {first} (--debug shows where)")
 
 
-def _end_with_parent(parent: int) -> None:
-    """End when the forkserver is gone: nothing is left running after a killed evalkit."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+def _obey(theirs: Connection) -> None:
+    """Stop after the batch when told to, and end when evalkit is gone: nothing is left running."""
+    try:
+        while True:
+            theirs.recv()
+            _stop.set()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -15,7 +15,7 @@ from evalkit.running.calibration import (
     calibration_source,
     load_calibration,
 )
-from evalkit.running.environment import resolve_device
+from evalkit.running.gpus import gpu_of, resolve_device
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.store.claims import claim
@@ -28,14 +28,14 @@ def make_checkpoint(job: Job, listener: Listener) -> None:
     It is made in a process of its own, so that nothing of the quantizer stays in memory.
     """
     if spec_of(job.variant).quantizes and job.model.weights == "checkpoint":
-        run_child(_make, job, listener)
+        run_child(_make, job, listener, gpu=job.visible)
 
 
 def _make(job: Job, send: Listener) -> None:
     from evalkit.backends._artifacts import artifact_name, find_artifact, make_artifact
 
     store = Store(job.store)
-    arguments = (job.checkpoint, job.variant, job.calibration)
+    arguments = (job.checkpoint, job.variant, job.calibration, job.device)
     if find_artifact(store.artifacts(), *arguments) is not None:
         return
     name = artifact_name(*arguments)
@@ -72,7 +72,9 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
         trust_remote_code=options["trust_remote_code"],
     )
     device = resolve_device(options["device"])
-    run_child(_write, (parse_variant(variant), checkpoint, device, options), listener)
+    gpu = gpu_of(device)
+    order = (parse_variant(variant), checkpoint, device.partition(":")[0], options)
+    run_child(_write, order, listener, gpu=gpu.word if gpu else "")
     return out
 
 

@@ -2,17 +2,29 @@
 
 On NVIDIA GPUs from NVML; on CPUs energy from RAPL where the kernel lets it be read. What a machine
 does not offer is None, which tables show as "not available".
+
+A counter of energy stands still between its ticks, so each reading lags by up to one. Over `n`
+windows of together `seconds` the difference of the lags has a standard deviation of
+tick · √(n / 6), for a lag that is uniform and as often long at the begin as at the end.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evalkit.running.gpus import nvml_word
+
 RAPL = Path("/sys/class/powercap")
+# Seconds between two ticks: NVML's are 20 to 100 ms apart, by the card (Yang, Adámek and Armour,
+# SC24), RAPL's a millisecond.
+NVML_TICK, RAPL_TICK = 0.1, 0.001
+# A greater share of the energy that the ticks leave open makes it "not measured".
+MOST_ENERGY_ERROR = 0.05
 # NVML's reasons (nvmlClocksEventReasons) for which a clock is below what was asked for.
 REASONS = {
     0x04: "power cap",
@@ -25,7 +37,10 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """The sensors at one moment; `joules` counts up from an arbitrary zero."""
+    """The sensors at one moment, `at` (seconds).
+
+    `joules` counts up from an arbitrary zero, in steps of `tick` seconds.
+    """
 
     joules: float | None = None
     watts: float | None = None
@@ -33,9 +48,27 @@ class Reading:
     clock_mhz: float | None = None
     throttle: tuple[str, ...] = ()
     memory_used: float | None = None
+    tick: float = 0.0
+    at: float = field(default_factory=time.perf_counter, compare=False)
 
 
 Sensors = Callable[[], Reading]
+
+
+def energy(windows: Sequence[tuple[Reading, Reading]]) -> float | None:
+    """Joules spent in the windows, each the readings at its begin and end.
+
+    None where energy is not counted, or where the windows are too short for the counter's tick.
+    """
+    joules = seconds = 0.0
+    for begin, end in windows:
+        if begin.joules is None or end.joules is None:
+            return None
+        joules += end.joules - begin.joules
+        seconds += end.at - begin.at
+    tick = max((end.tick for _, end in windows), default=0.0)
+    lag = tick * math.sqrt(len(windows) / 6)
+    return joules if seconds and lag <= MOST_ENERGY_ERROR * seconds else None
 
 
 def open_sensors(device: str) -> Sensors:
@@ -44,23 +77,15 @@ def open_sensors(device: str) -> Sensors:
         return _processor()
     import pynvml
 
+    word = nvml_word(device)
+    if not word:
+        return Reading
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(_physical(device))
+        handle = pynvml.nvmlDeviceGetHandleByUUID(word)
     except pynvml.NVMLError:
         return Reading
     return _Card(pynvml, handle)
-
-
-def _physical(device: str) -> int:
-    """The driver's number of torch's device: CUDA_VISIBLE_DEVICES renumbers them."""
-    import os
-
-    number = int(device.partition(":")[2] or 0)
-    visible = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    if number < len(visible) and visible[number].isdigit():
-        return int(visible[number])
-    return number
 
 
 class _Card:
@@ -86,6 +111,7 @@ class _Card:
             clock_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
             throttle=tuple(name for bit, name in REASONS.items() if int(reasons or 0) & bit),
             memory_used=None if memory is None else float(memory.used),
+            tick=NVML_TICK,
         )
 
     def _joules(self, watts: float | None) -> float | None:
@@ -135,6 +161,6 @@ def _processor() -> Sensors:
             # The counter begins again at zero behind `span`.
             total += ((now - last[index]) % (span + 1)) / 1e6
             last[index] = now
-        return Reading(joules=total)
+        return Reading(joules=total, tick=RAPL_TICK)
 
     return read

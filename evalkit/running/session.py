@@ -252,6 +252,8 @@ def _load(job: Job, send: Listener) -> LoadedSession:
     source, seconds = _source(job)
     backend = plugins.load("backends", job.variant.backend)
     getattr(backend, "prepare", lambda: None)()
+    if hasattr(backend, "build"):
+        backend.build(job.checkpoint, job.variant, job.device, send)
     before = level_before_loading(job.device)
     send(Event(job.variant.label, "loading"))
     start = time.perf_counter()
@@ -267,7 +269,7 @@ def _source(job: Job) -> tuple[Path, dict[str, float]]:
     from evalkit.backends._artifacts import find_artifact
 
     folder = Store(job.store).artifacts()
-    artifact = find_artifact(folder, job.checkpoint, job.variant, job.calibration)
+    artifact = find_artifact(folder, job.checkpoint, job.variant, job.calibration, job.device)
     if artifact is None:
         return job.checkpoint.path, {}
     return artifact.path, {"quantize": artifact.seconds}

@@ -63,7 +63,7 @@ def speculate(
     _make(target, listener)
     drafts = tuple(job for job in others if _usable(job, listener))
     work = _Work(target, drafts, part, options)
-    found: list[Speculation] = run_child(_measure, work, listener)
+    found: list[Speculation] = run_child(_measure, work, listener, gpu=target.visible)
     if not found:
         raise VariantError("no draft could be measured: the lines above say why")
     key = content_hash([*(variant_key(job) for job in plan.jobs), part.run.suite.id, repr(options)])

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evalkit.errors import UsageError, VariantError
+from evalkit.models.overflow import first_not_finite, not_finite_words
 from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short_rope_length
 from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward, open_forward
@@ -157,7 +158,7 @@ class _Scorer:
         true = self.windows.tokens[self.windows.offsets[window] + position]
         targets = torch.from_numpy(true.astype(np.int64)).to(self.device)
         columns = self._columns(batch, rows, targets)
-        self._refuse_nan(columns["nll"], window)
+        self._refuse_nan(columns["nll"], window, ids)
         if self.record is not None:
             self.record.flush()
         return {
@@ -198,10 +199,12 @@ class _Scorer:
             name: torch.cat([chunk[name] for chunk in chunks]).cpu().numpy() for name in chunks[0]
         }
 
-    def _refuse_nan(self, nll: NDArray[Any], window: Indexes) -> None:
+    def _refuse_nan(self, nll: NDArray[Any], window: Indexes, ids: Tensor) -> None:
         wrong = np.isnan(nll)
         if wrong.any():
+            index = window[wrong][0]
+            row = ids[list(dict.fromkeys(window)).index(index), : self.windows.lengths[index] - 1]
             raise VariantError(
-                f"the logits of window {window[wrong][0]} are not numbers (NaN): float16 overflows "
-                "in this model, or its weights are damaged; try bf16 or fp32"
+                f"the logits of window {index} are not numbers (NaN): "
+                f"{not_finite_words(first_not_finite(self.forward.model, row[None]))}"
             )

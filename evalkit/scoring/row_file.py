@@ -76,7 +76,7 @@ class RowFile:
         with explained(path):
             file = path.open("w+b", buffering=0)
         try:
-            _allocate(file.fileno(), layout.file_bytes)
+            _allocate(path, file.fileno(), layout.file_bytes)
         except OSError as error:
             file.close()
             path.unlink(missing_ok=True)
@@ -123,7 +123,8 @@ class RowFile:
 
     def written(self) -> int:
         """Number of windows that were written."""
-        return os.pread(self._file.fileno(), self.layout.windows, 0).count(1)
+        self._file.seek(0)
+        return (self._file.read(self.layout.windows) or b"").count(1)
 
     def read(self, batch: NDArray[np.int64]) -> Tensor:
         """Rows (scored tokens, width) of the windows of `batch`; raises StoreError if cut."""
@@ -132,7 +133,8 @@ class RowFile:
         start = 0
         for window, size in zip(batch, sizes, strict=True):
             part = content.data[start : start + size]
-            if os.preadv(self._file.fileno(), [part], self._offset(window)) != size:
+            self._file.seek(self._offset(window))
+            if self._file.readinto(part) != size:
                 raise StoreError(f"{self.path} is cut: run again with --fresh")
             start += size
         rows = torch.from_numpy(content).view(_DTYPES[self.layout.dtype])
@@ -145,9 +147,9 @@ class RowFile:
         return self.layout.windows + int(self._starts[window]) * self.layout.row_bytes
 
     def _write_at(self, content: memoryview, offset: int) -> None:
+        self._file.seek(offset)
         while content:
-            count = os.pwrite(self._file.fileno(), content, offset)
-            content, offset = content[count:], offset + count
+            content = content[self._file.write(content) or 0 :]
 
 
 def windows_hash(windows: Windows) -> str:
@@ -172,11 +174,10 @@ def read_layout(path: Path) -> Layout:
     return layout
 
 
-def _allocate(descriptor: int, size: int) -> None:
+def _allocate(path: Path, descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
-    free = os.fstatvfs(descriptor)
-    if free.f_bavail * free.f_frsize < size:
+    if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(descriptor, size)

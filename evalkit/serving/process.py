@@ -48,12 +48,17 @@ def served(
 
     The command is split into words as a shell would, and run without one. Its output goes to the
     file `log`, of which the first 8 MB are kept. Raises UsageError where something answers at the
-    address already, ServerError with the log's last line where the command dies or is not ready
-    in half an hour.
+    address already or the platform has no process groups, ServerError with the log's last line
+    where the command dies or is not ready in half an hour.
     """
     if not command:
         yield
         return
+    if not hasattr(os, "killpg"):
+        raise UsageError(
+            "--serve starts and ends servers on Linux and macOS only: start the server yourself and"
+            " omit --serve, or use evalkit in WSL2"
+        )
     if _answers(address):
         raise UsageError(f"something answers at {address.url} already: stop it, or omit --serve")
     log.parent.mkdir(parents=True, exist_ok=True)

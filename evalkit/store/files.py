@@ -71,8 +71,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Ask the operating system to put `path` (file or directory) on the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Ask the operating system to put `path` (file or directory) on the disk now.
+
+    Windows cannot open a directory, and writes its entries by itself.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from evalkit.errors import DataError, NotFiniteError, VariantError
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.prefix_scores import Request, Score
+from evalkit.models.overflow import not_finite_words
 from evalkit.tasks.lm_eval_requests import decoding_of, request_seeds, rolling_windows
 from evalkit.tasks.lm_eval_tokens import TextEncoder
 
@@ -267,12 +268,12 @@ class LanguageModel(TemplateLM):
         try:
             return self._generate([p[-room:] for p in prompts], decoding, seeds, generated)
         except NotFiniteError as error:
-            raise _not_finite(asked[error.index], "the logits are not numbers") from error
+            raise self._not_finite(asked[error.index], "the logits are not numbers") from error
 
     def _tell(self, kind: str, asked: Instance, answer: Answer) -> None:
         value = answer[0] if isinstance(answer, tuple) else answer
         if not isinstance(value, str) and not math.isfinite(value):
-            raise _not_finite(asked, f"the log-likelihood is {value}")
+            raise self._not_finite(asked, f"the log-likelihood is {value}")
         self.cache_hook.add_partial(kind, asked.args, answer)
         self._bar.update(1)
 
@@ -288,9 +289,11 @@ class LanguageModel(TemplateLM):
         with bar as self._bar:
             yield
 
+    def _not_finite(self, asked: Instance, what: str) -> VariantError:
+        text = "".join(one for one in asked.args if isinstance(one, str))
+        words = not_finite_words(self._overflowing(text))
+        return VariantError(f"task {asked.task_name!r}, item {asked.doc_id}: {what}: {words}")
 
-def _not_finite(asked: Instance, what: str) -> VariantError:
-    return VariantError(
-        f"task {asked.task_name!r}, item {asked.doc_id}: {what}: float16 overflows in this model, "
-        "or its weights are damaged; use bf16 or fp32"
-    )
+    def _overflowing(self, text: str) -> str:
+        """Name of the layer where the numbers of `text` end; "" where that cannot be seen."""
+        return ""

@@ -17,6 +17,7 @@ from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
 from evalkit.inference.prefix import Budget, PrefixRunner
 from evalkit.inference.prefix_scores import Request, Score, score_requests
+from evalkit.models.overflow import first_not_finite
 from evalkit.scoring.head import open_forward
 from evalkit.tasks.language_model import LanguageModel, OnGenerated, OnScored
 
@@ -112,6 +113,10 @@ class LocalLanguageModel(LanguageModel):
             seeds=seeds,
             on_generated=on_generated,
         )
+
+    def _overflowing(self, text: str) -> str:
+        ids = torch.tensor([self.tok_encode(text)[-self._max_length :]], device=self._device)
+        return first_not_finite(self.model, ids) if ids.numel() else ""
 
     def _count_halved(self, rows: int) -> None:
         self.halved += 1

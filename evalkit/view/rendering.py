@@ -19,8 +19,19 @@ from evalkit.errors import EvalkitError, unknown
 from evalkit.records import Comparison, Run
 from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
-from evalkit.records.findings import Diagnosis
-from evalkit.view import batch, bench, comparison, diagnosis, flips, gate, plan, run, speculation
+from evalkit.records.findings import Diagnosis, MachineReport
+from evalkit.view import (
+    batch,
+    bench,
+    comparison,
+    diagnosis,
+    flips,
+    gate,
+    machine,
+    plan,
+    run,
+    speculation,
+)
 from evalkit.view.flips import Flips
 from evalkit.view.gate import Judgements
 from evalkit.view.sheet import Sheet, sheet_lines, sheet_markdown, sheet_text
@@ -67,6 +78,7 @@ _RENDERERS: Mapping[type, Renderer] = {
     Plan: Renderer(plan.sheet, {"json": plan.to_json}),
     Run: Renderer(run.sheet),
     Diagnosis: Renderer(None, {"table": diagnosis.to_text, "json": diagnosis.to_json}),
+    MachineReport: Renderer(None, {"table": machine.to_text, "json": machine.to_json}),
     Judgements: Renderer(
         None, {"table": gate.to_text, "json": gate.to_json, "junit": gate.to_junit}
     ),

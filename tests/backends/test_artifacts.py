@@ -64,6 +64,7 @@ def test_what_it_is_made_of_is_written_beside_it(tmp_path: Path, checkpoint: Che
     assert content["calibration"] == {"identity": "text-1", "samples": 2, "tokens": 64}
     assert set(content["libraries"]) == {"gptqmodel", "optimum"}
     assert content["seconds"] == made.seconds > 0
+    assert (content["device"], content["dtype"]) == ("cpu", "float32")
 
 
 def test_the_name_follows_the_content(checkpoint: Checkpoint, monkeypatch: Any) -> None:

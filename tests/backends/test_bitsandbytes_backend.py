@@ -16,7 +16,7 @@ from tiny_checkpoints import (
 )
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
 
-from evalkit.backends import bitsandbytes, for_scoring, parse_variant
+from evalkit.backends import KernelChoice, bitsandbytes, for_scoring, kernel_for, parse_variant
 from evalkit.backends import transformers as plain
 from evalkit.errors import VariantError
 from evalkit.models.layers import unquantized_layers
@@ -149,3 +149,12 @@ def test_transposed_linear_layers_are_quantized(tmp_path: Path) -> None:
     loaded = bitsandbytes.load(tmp_path, parse_variant("int8"), "cpu")
     assert unquantized_layers(loaded.model) == []
     assert loaded.kernel == "Linear8bitLt (int8 × int8, threshold 6)"
+
+
+def test_its_kernel_on_a_card() -> None:
+    eight, four = parse_variant("int8"), parse_variant("int4@bitsandbytes")
+    for on in (None, (7, 5), (8, 9)):
+        assert kernel_for(eight, {}, on) == KernelChoice("Linear8bitLt")
+    assert kernel_for(four, {}, (7, 0)) == KernelChoice("Linear4bit")
+    with pytest.raises(VariantError, match=r"needs compute capability 7\.5, and this card"):
+        kernel_for(eight, {}, (7, 0))

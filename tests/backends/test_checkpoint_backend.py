@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import kl_divergence, logits, make_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from evalkit.backends import bitsandbytes, checkpoint, for_scoring, gptq, parse_variant
+from evalkit.backends import (
+    _gptqmodel_kernels,
+    bitsandbytes,
+    checkpoint,
+    for_scoring,
+    gptq,
+    kernel_for,
+    parse_variant,
+)
 from evalkit.backends import transformers as plain
 from evalkit.errors import VariantError
 from evalkit.models.resolve import Checkpoint, resolve_model
@@ -54,6 +62,29 @@ def test_gptq(base: Checkpoint, tmp_path: Path) -> None:
     ours, direct = load(base, tmp_path), gptq.load(tmp_path, variant, "cpu")
     assert ours.kernel == direct.kernel
     assert torch.equal(logits(ours.model), logits(direct.model))
+
+
+def test_its_kernel_on_a_card_is_that_of_its_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTQMODEL_TORCH_EXTENSIONS_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_cuda_build", lambda: "nvcc")
+    monkeypatch.setattr(_gptqmodel_kernels, "missing_for_triton", lambda: None)
+
+    def kernel(**made: Any) -> str | None:
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": "llama", "quantization_config": made})
+        )
+        choice = kernel_for(parse_variant(str(tmp_path)), {"layers.0": (192, 576)}, (9, 0))
+        return choice.kernel if choice else None
+
+    assert kernel(quant_method="gptq", bits=4, group_size=64) == "TritonV2Linear"
+    assert kernel(quant_method="awq", bits=4, group_size=64, version="gemm") == (
+        "AwqGEMMTritonLinear"
+    )
+    # GPTQModel itself has one kernel for each of these.
+    assert kernel(quant_method="awq", bits=4, group_size=64, version="gemv") is None
+    assert kernel(quant_method="bitsandbytes", load_in_8bit=True) is None
 
 
 def test_torchao(base: Checkpoint, tmp_path: Path) -> None:

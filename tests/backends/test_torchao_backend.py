@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import evalkit
+from evalkit.analysis.architecture import Linear, ModelShape
 from evalkit.analysis.footprint import weight_bytes as planned_bytes
-from evalkit.backends import parse_variant, torchao
+from evalkit.backends import Capability, KernelChoice, kernel_for, parse_variant, torchao
 from evalkit.demo_data import demo_directory
 from evalkit.errors import UsageError, VariantError
 from evalkit.models.compute import for_scoring
@@ -92,6 +93,59 @@ def test_int4_needs_cuda_and_fitting_groups(llama: Path) -> None:
         torchao.check(resolve_model(str(llama)), parse_variant("int4@torchao"))
     with pytest.raises(UsageError, match="allowed are 16bit, dynamic"):
         parse_variant("int8@torchao,activations=8bit")
+
+
+def test_int4_takes_bfloat16_only_and_says_so(llama: Path) -> None:
+    variant = parse_variant("int4@torchao,group_size=32,dtype=fp16")
+    with pytest.raises(VariantError, match="weights take bf16 only; use dtype=bf16"):
+        torchao.check(resolve_model(str(llama)), variant)
+    torchao.check(resolve_model(str(llama)), parse_variant("int4@torchao,group_size=32"))
+
+
+def test_padding_of_int4_is_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torchao's own tensors, on no device; SmolLM2's and Gemma 3's widths."""
+    from torchao.quantization import Int4TilePackedTo4dTensor
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    widths = [(576, 576), (192, 576), (1536, 576), (576, 1536), (6912, 1152), (4096, 4096)]
+    for size in (64, 128):
+        scheme = torchao.scheme(parse_variant(f"int4@torchao,group_size={size}"))
+        for rows, columns in widths:
+            full = torch.empty(rows, columns, dtype=torch.bfloat16, device="meta")
+            packed = Int4TilePackedTo4dTensor.from_hp(full, [1, size])
+            parts = [getattr(packed, name) for name in packed.__tensor_flatten__()[0]]
+            shape = model_of([Linear("layer", rows, columns)])
+            assert planned_bytes(shape, scheme).total == sum(part.nbytes for part in parts)
+    layers = [Linear(str(shape), *shape) for shape in (*widths[:3], widths[1], widths[0])]
+    scheme = torchao.scheme(parse_variant("int4@torchao,group_size=64"))
+    unpadded = sum(one.outputs * one.inputs / 2 for one in layers)
+    assert planned_bytes(model_of(layers), scheme).packed / unpadded == pytest.approx(1.78, 0.01)
+
+
+def model_of(linears: list[Linear]) -> ModelShape:
+    return ModelShape(
+        name="layers", layers=1, hidden=0, vocab=0, heads=1, kv_heads=1, head_dim=1,
+        intermediate=0, max_context=0, linears=tuple(linears), embedding=0, head=0, tied=True,
+        other=0, attention=(), prefill={}, decode={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "on", "kernel"),
+    [
+        ("int8@torchao", None, "Linear Int8Tensor"),
+        ("int8@torchao", (8, 9), "Linear Int8Tensor"),
+        ("int4@torchao", (9, 0), "Linear Int4TilePackedTo4dTensor"),
+        ("int4@torchao", (7, 5), "needs compute capability 8.0, and this card has 7.5"),
+        ("int4@torchao", None, "needs CUDA"),
+    ],
+)
+def test_its_kernel_on_a_card(words: str, on: Capability, kernel: str) -> None:
+    if kernel.startswith("needs"):
+        with pytest.raises(VariantError, match=kernel):
+            kernel_for(parse_variant(words), {}, on)
+    else:
+        assert kernel_for(parse_variant(words), {}, on) == KernelChoice(kernel)
 
 
 @pytest.mark.cuda

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evalkit.backends import bitsandbytes, for_scoring, parse_variant
 from evalkit.backends import transformers as plain
 from evalkit.errors import ModelError
+from evalkit.models.compute import weights_only
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
@@ -187,3 +188,41 @@ def test_repacked_layers_are_loaded_again_or_refused(source: Path) -> None:
     again = packed(source, **said)
     again.reload = lambda: packed(source).model
     assert for_scoring(again, "cpu").model is not again.model
+
+
+def test_weights_alone_are_run_in_another_dtype_for_a_while(source: Path) -> None:
+    def unpack(layer: Any) -> torch.Tensor:
+        # As GPTQModel's layers are changed by being unpacked.
+        layer.scale, layer.codes = layer.scale * 1.0, layer.codes.float()
+        return layer.codes * layer.scale
+
+    loaded = packed(source, unpack=unpack)
+    own = logits(loaded)
+    expected = logits(for_scoring(packed(source, unpack=unpack), "cpu"))
+    parameters = dict(loaded.model.named_parameters())
+    with weights_only(loaded, torch.float32) as possible:
+        assert possible
+        assert loaded.model.dtype == torch.float32
+        assert torch.equal(logits(loaded), expected)
+    assert torch.equal(logits(loaded), own)
+    for name, after in loaded.model.named_parameters():
+        assert after is parameters[name] and after.dtype == torch.float16
+    assert loaded.model.model.layers[0].mlp.up_proj.codes.dtype == torch.int8
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"kernel": lambda layer, dtype: "Packed"},
+        {"unpack": lambda layer: layer.codes.float(), "runs_as_is": True},
+        {"unpack": lambda layer: layer.codes.float(), "is_repacked": lambda layer: True},
+    ],
+)
+def test_where_weights_alone_cannot_be_had_nothing_is_changed(source: Path, said: Any) -> None:
+    loaded = packed(source, **said)
+    with weights_only(loaded, torch.float32) as possible:
+        assert not possible
+        assert loaded.model.dtype == torch.float16
+    with weights_only(plain.load(source, parse_variant("fp16"), "cpu"), torch.float32) as possible:
+        assert not possible

@@ -14,6 +14,7 @@ from evalkit import plugins
 from evalkit.backends import parse_variant
 from evalkit.models.layers import unquantized_layers
 from evalkit.models.loading import Loaded
+from evalkit.models.random_weights import Memory
 from evalkit.models.resolve import Checkpoint, resolve_config
 from evalkit.models.storage import parameter_count, weight_bytes
 
@@ -128,6 +129,17 @@ def _save_tokenizer(path: Path) -> None:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w1")
     fast.save_pretrained(path)
+
+
+def test_packed_words_that_are_parameters_keep_their_dtype() -> None:
+    """Marlin's layers, which a CPU cannot run, hold their weights so."""
+    layer = torch.nn.Module()
+    with torch.device("meta"):
+        words = torch.empty(4, 4, dtype=torch.int32)
+        layer.qweight = torch.nn.Parameter(words, requires_grad=False)
+        layer.scales = torch.nn.Parameter(torch.empty(4))
+    Memory(torch.device("cpu"), torch.float16).give(layer)
+    assert (layer.qweight.dtype, layer.scales.dtype) == (torch.int32, torch.float16)
 
 
 @pytest.mark.parametrize("text", ["fp16", "int8", "int4@bitsandbytes", "int4"])

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refusals(*words: str, gigabytes: float, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(memory_check, "gpu_memory", lambda: gigabytes * 1e9)
+    monkeypatch.setattr(memory_check, "gpu_memory", lambda device: gigabytes * 1e9)
     variants = [parse_variant(word) for word in words]
     return memory_check.refusals(variants, resolve_config("phi-3-small"), "cuda", 8192)
 

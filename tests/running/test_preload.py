@@ -13,32 +13,35 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 
-FORKED = """
-import json
+# A child, and then a whole command up to its table: every variant is planned, and refused by the
+# memory check of the card that was asked for.
+SCRIPT = """
+import json, sys
+import cuda_stand_in, nvml_stand_in
 from evalkit.progress import ignore
-from evalkit.running import process
+from evalkit.running import gpus, process
+cards = nvml_stand_in.Card(), nvml_stand_in.Card("NVIDIA Tiny", "GPU-tiny", gigabytes=0.01)
+sys.modules["pynvml"] = nvml_stand_in.Driver(cards)
+gpus._torch_version = lambda: {"cuda": "13.0"}
 process.PRELOAD.insert(0, "cuda_stand_in")
-import cuda_stand_in
-print(json.dumps(process.run_child(cuda_stand_in.report, None, ignore)))
-"""
-
-PLANNED = """
-import json
-import cuda_stand_in
-from evalkit.models.resolve import resolve_config
-from evalkit.running import memory_check
-from evalkit.backends import parse_variant
-memory_check.gpu_memory = lambda: 12e9
-refused = memory_check.refusals([parse_variant("fp16")], resolve_config("phi-3-small"), "cuda", 512)
-assert refused
-print(json.dumps(cuda_stand_in.report(None, None)))
+child = process.run_child(cuda_stand_in.report, None, ignore)
+import evalkit
+result = evalkit.compare(
+    "fp16", "int8", "int4@gptq", model="demo", device="cuda:1", out=sys.argv[1], progress=ignore
+)
+refused = [row.message for row in result.rows]
+parent = cuda_stand_in.report(None, None)
+machine = result.environment.machine
+print(json.dumps({"child": child, "parent": parent, "refused": refused, "machine": machine}))
 """
 
 
-def _report(script: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("torchao", reason="the library that touches a card when it is imported")
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     found = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("store"))],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -50,11 +53,10 @@ def _report(script: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("script", [FORKED, PLANNED], ids=["a child", "the memory check"])
-def test_a_card_is_first_touched_by_the_child_that_measures(script: str) -> None:
-    pytest.importorskip("torchao", reason="the library that touches a card when it is imported")
-    report = _report(script)
-    assert report["imported"] == ["transformers", "torchao"]
+@pytest.mark.parametrize("who", ["child", "parent"])
+def test_a_card_is_first_touched_by_the_child_that_measures(who: str, told: dict[str, Any]) -> None:
+    report = told[who]
+    assert {"transformers", "torchao"} <= set(report["imported"])
     assert report["before"] == []
     # Hidden while libraries were imported, there afterwards.
     assert report["available"] and report["count"] == 1
@@ -63,3 +65,9 @@ def test_a_card_is_first_touched_by_the_child_that_measures(script: str) -> None
     # leaves out kernels for Blackwell's MX formats, which evalkit does not use. A new name here
     # needs the same look.
     assert set(report["asked"]) <= {"torchao"}
+
+
+def test_the_command_knows_the_card_that_was_asked_for(told: dict[str, Any]) -> None:
+    assert ", NVIDIA Tiny [" in told["machine"]
+    assert len(told["refused"]) == 3
+    assert all("and there are 0.011 GB" in message for message in told["refused"])

@@ -1,79 +1,22 @@
-# ruff: noqa: N802  the names are those of the driver
 """Energy, power, temperature and throttling, against a driver and a kernel made up here."""
 
 from __future__ import annotations
 
-import sys
 import time
-import types
 from pathlib import Path
-from typing import Any
 
 import pytest
+from nvml_stand_in import Card, Driver, install
 
 from evalkit.running import sensors
-from evalkit.running.sensors import Reading, open_sensors
-
-
-class Driver(types.ModuleType):
-    """A pynvml of one card; what is in `lacks` it does not support."""
-
-    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, lacks: tuple[str, ...] = (), reasons: int = 0, card: bool = True) -> None:
-        super().__init__("pynvml")
-        self.lacks, self.reasons, self.card = lacks, reasons, card
-        self.millijoules, self.milliwatts = 5_000_000, 300_000
-        self.asked: list[str] = []
-        self.handles: list[int] = []
-
-    def nvmlInit(self) -> None:
-        if not self.card:
-            raise self.NVMLError("no driver")
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        self.handles.append(index)
-        return index
-
-    def _value(self, name: str, value: Any) -> Any:
-        self.asked.append(name)
-        if name in self.lacks:
-            raise self.NVMLError("not supported")
-        return value
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        return self._value("power", self.milliwatts)
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
-        return self._value("energy", self.millijoules)
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
-        return self._value("reasons", self.reasons)
-
-    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
-        return self._value("temperature", 71)
-
-    def nvmlDeviceGetClockInfo(self, handle: int, clock: int) -> int:
-        return self._value("clock", 2520)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        return self._value("memory", types.SimpleNamespace(used=3 * 2**30))
-
-
-def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Driver:
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return driver
+from evalkit.running.sensors import Reading, energy, open_sensors
 
 
 def test_every_sensor_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = install(monkeypatch, Driver(reasons=0x04))
     read = open_sensors("cuda")
     before = read()
-    assert before == Reading(5000.0, 300.0, 71, 2520, ("power cap",), 3 * 2**30)
+    assert before == Reading(5000.0, 300.0, 71, 2520, ("power cap",), 3 * 2**30, tick=0.1)
     driver.millijoules += 90_000
     assert read().joules - before.joules == pytest.approx(90.0)
 
@@ -110,30 +53,65 @@ def test_without_an_energy_counter_power_is_integrated(monkeypatch: pytest.Monke
 
 
 def test_what_a_card_lacks_is_none_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacks = ("power", "energy", "reasons", "temperature", "clock", "memory")
-    driver = install(monkeypatch, Driver(lacks=lacks))
+    driver = install(monkeypatch, Driver())
     read = open_sensors("cuda")
-    assert read() == Reading()
+    driver.lacks = ("power", "energy", "reasons", "temperature", "clock", "memory")
+    assert read() == Reading(tick=0.1)
     asked = len(driver.asked)
-    assert read() == Reading()
+    assert read() == Reading(tick=0.1)
     assert len(driver.asked) == asked
 
 
 def test_without_a_driver_nothing_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Driver(card=False))
+    install(monkeypatch, Driver(present=False))
     assert open_sensors("cuda")() == Reading()
 
 
 @pytest.mark.parametrize(
-    ("visible", "device", "index"), [("", "cuda", 0), ("", "cuda:1", 1), ("3,5", "cuda:1", 5)]
-)
-def test_torch_numbers_are_those_of_the_visible_cards(
-    visible: str, device: str, index: int, monkeypatch: pytest.MonkeyPatch
+    ("visible", "device", "opened"),
+    [(None, "cuda", "GPU-a"), (None, "cuda:1", "GPU-b"), ("1,0", "cuda:1", "GPU-a"),
+     ("GPU-b", "cuda", "GPU-b"), ("MIG-c", "cuda", "MIG-c")],
+)  # fmt: skip
+def test_the_sensors_are_those_of_the_visible_card(
+    visible: str | None, device: str, opened: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = install(monkeypatch, Driver())
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    open_sensors(device)
-    assert driver.handles == [index]
+    cards = (Card(uuid="GPU-a"), Card(uuid="GPU-b"), Card(slices=(None, Card(uuid="MIG-c"))))
+    driver = install(monkeypatch, Driver(cards))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert open_sensors(device)().watts == 300
+    assert driver.opened == [opened]
+
+
+def _windows(count: int, seconds: float, tick: float) -> list[tuple[Reading, Reading]]:
+    return [
+        (
+            Reading(joules=10.0 * i, tick=tick, at=i),
+            Reading(joules=10.0 * i + 5, tick=tick, at=i + seconds),
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "tick", "joules"),
+    [
+        (1, 0.3, 0.1, None),  # five prefills of 60 ms
+        (1, 0.9, 0.1, 5.0),
+        (3, 0.4, 0.1, None),
+        (3, 0.6, 0.1, 15.0),  # three times 128 steps of 5 ms
+        (1, 0.009, 0.001, 5.0),
+    ],
+)
+def test_energy_of_too_few_ticks_is_not_measured(
+    count: int, seconds: float, tick: float, joules: float | None
+) -> None:
+    assert energy(_windows(count, seconds, tick)) == joules
+
+
+def test_energy_that_is_not_counted_is_not_measured() -> None:
+    assert energy([(Reading(at=0), Reading(at=9))]) is None
+    assert energy([]) is None
 
 
 def test_the_processor_counter_may_begin_again(

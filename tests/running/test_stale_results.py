@@ -236,7 +236,7 @@ def test_a_halved_batch_is_another_result(house: House, monkeypatch: pytest.Monk
     """What does not fit is measured under the key of the smaller batch, never of the larger."""
     half, _ = house.compare("fp32", "int8", batch_tokens=256)
 
-    def here(task: Callable[..., Any], job: Any, listener: Any) -> Any:
+    def here(task: Callable[..., Any], job: Any, listener: Any, **_: Any) -> Any:
         return task(job, listener)
 
     rows_of = Forward.rows

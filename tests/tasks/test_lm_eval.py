@@ -306,5 +306,7 @@ def test_an_overflow_of_float16_is_told() -> None:
     assert len(wide.loglikelihood(choices())) == len(choices())
     narrow = LocalLanguageModel(model.half(), tokenizer_of_words(), max_length=MAX_LENGTH)
     for kind, requests in REQUESTS.items():
-        with pytest.raises(VariantError, match=r"item \d+: .* float16 overflows in this model"):
+        with pytest.raises(
+            VariantError, match=r"item \d+: .* float16 overflows in this model, first in lm_head, "
+        ):
             getattr(narrow, kind)(requests)

@@ -48,7 +48,7 @@ def make_bench_plan(
     """Resolve every word; raises UsageError or ModelError in one line."""
     variants = choose_variants(asked, offload=options["offload"])
     serve = assign_servers(variants, words(options["serve"]))
-    subject = resolve_subject(options, options["weights"])
+    subject = resolve_subject(options, options["weights"], send)
     engine_names(options["engine"], subject.device)
     measured = _with_lengths(options, subject.checkpoint)
     batches = _numbers(options["batch_sizes"])

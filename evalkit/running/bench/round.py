@@ -16,7 +16,7 @@ from evalkit.records.bench import SoakSample
 from evalkit.running.environment import Load
 from evalkit.running.job import Job
 from evalkit.running.process import stop_if_asked
-from evalkit.running.sensors import Sensors, open_sensors
+from evalkit.running.sensors import Sensors, energy, open_sensors
 from evalkit.running.session import LoadedSession
 
 # A point is repeated at least twice, and no further once it has taken this long.
@@ -202,29 +202,28 @@ class _Bench:
             seconds, tokens = time_prefill(engine, ids)
             speeds.append(batch * context / seconds)
             latencies.append(1000 * seconds)
-        energy = _energy(before, self.sensors(), batch * context * len(speeds))
+        joules = energy([(before, self.sensors())])
         counter = next(name for _, name in peaks)
         yield PhaseResult(
             "prefill", samples=tuple(speeds), latencies=tuple(latencies),
-            peak=peaks["prefill", counter], joules_per_token=energy, **shared,
+            peak=peaks["prefill", counter],
+            joules_per_token=_per_token(joules, batch * context * len(speeds)), **shared,
         )  # fmt: skip
 
-        speeds, latencies, joules, spent = [], [], 0.0, True
+        speeds, latencies, windows = [], [], []
         for _ in _repeated(round_.repetitions):
             _, tokens = time_prefill(engine, ids)
             before = self.sensors()
             steps = time_steps(engine, tokens, round_.generate)
-            after = self.sensors()
+            windows.append((before, self.sensors()))
             speeds.append(batch * len(steps) / sum(steps))
             latencies += [1000 * step for step in steps]
-            used = _energy(before, after, 1)
-            joules, spent = joules + (used or 0.0), spent and used is not None
         self.kv_cache[key] = _cache_bytes(engine)
         tokens_made = batch * round_.generate * len(speeds)
         yield PhaseResult(
             "decode", samples=tuple(speeds), latencies=tuple(latencies[:KEPT_LATENCIES]),
             peak=peaks["decode", counter],
-            joules_per_token=joules / tokens_made if spent else None, **shared,
+            joules_per_token=_per_token(energy(windows), tokens_made), **shared,
         )  # fmt: skip
 
     def _peaks(self, engine: Any, ids: Any) -> dict[tuple[str, str], float]:
@@ -308,10 +307,8 @@ def _repeated(count: int) -> Iterator[int]:
         yield number
 
 
-def _energy(before: Any, after: Any, tokens: int) -> float | None:
-    if before.joules is None or after.joules is None:
-        return None
-    return float(after.joules - before.joules) / tokens
+def _per_token(joules: float | None, tokens: int) -> float | None:
+    return None if joules is None else joules / tokens
 
 
 def _cache_bytes(engine: Any) -> float:

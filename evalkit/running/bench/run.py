@@ -52,8 +52,6 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
     from evalkit.running.bench.summary import summarise
 
     plan = make_bench_plan(variants, options, listener)
-    for note in plan.notes:
-        listener(Event("evalkit", "", message=note))
     store = Store(plan.jobs[0].store)
     folder = store.root / "benches" / plan.id
     with claim(store.claim_file(f"bench-{plan.id}"), lambda who: listener(_waiting(who))):
@@ -77,7 +75,7 @@ def _rates(store: Store, plan: BenchPlan, listener: Listener) -> MachineRates:
     found = stored_rates(file, job.environment)
     if found is None:
         listener(Event("bench", "measuring the machine"))
-        found = run_child(_machine, (job.device, job.environment.machine), listener)
+        found = run_child(_machine, (job.device, job.environment.machine), listener, gpu=job.gpu)
         store_rates(file, found)
     return found
 
@@ -136,7 +134,7 @@ def _one_round(
     listener(Event(one.job.variant.label, f"round {number + 1}"))
     try:
         make_checkpoint(one.job, listener)
-        result = run_child(_round, round_, listener)
+        result = run_child(_round, round_, listener, gpu=one.job.visible)
     except InterruptedWorkError:
         raise
     except EvalkitError as error:
@@ -152,7 +150,8 @@ def _soak(one: Measured, round_: RoundJob, listener: Listener) -> Measured:
     batch = knee_of(one, round_.prompt) or 1
     round_ = dataclasses.replace(_like(round_, one.rounds), soak_batch=batch)
     try:
-        return dataclasses.replace(one, soak=run_child(_round, round_, listener))
+        result = run_child(_round, round_, listener, gpu=one.job.visible)
+        return dataclasses.replace(one, soak=result)
     except InterruptedWorkError:
         raise
     except EvalkitError as error:

@@ -26,7 +26,10 @@ def describe(plan: ComparePlan, listener: Listener) -> str:
     """Variants resolved, windows, tokens, disk needed and what is already measured."""
     store = Store(plan.store)
     job = plan.jobs[0]
-    lines = [f"model: {plan.model.name} ({plan.model.architecture}), {plan.checkpoint.path}"]
+    lines = [
+        *plan.notes,
+        f"model: {plan.model.name} ({plan.model.architecture}), {plan.checkpoint.path}",
+    ]
     lines += [f"device: {job.device}, {job.environment.machine}"]
     lines += _suite_lines(plan, job, listener)
     for one in plan.jobs:

@@ -73,7 +73,7 @@ def make_plan(
     _check_random(options)
     # `out` may be a URL, whose local copy is the store.
     local: CompareOptions = options if folder is None else {**options, "out": folder}
-    subject = _with_settings(resolve_subject(local, options["weights"]), options)
+    subject = _with_settings(resolve_subject(local, options["weights"], send), options)
     suite, sources, texts = choose_suite(options, subject.checkpoint)
     generates = generating_tasks(subject, suite.tasks, send)
     jobs = [

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
-from evalkit.backends import label
+from evalkit.backends import label, spec_of
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
-from evalkit.running import environment
+from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
+from evalkit.running.doctor.machine import refuse_unready
 from evalkit.running.job import Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
@@ -39,6 +40,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
 
 def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
     """Measure variant after variant; the plan with the batch sizes that fitted in the end."""
+    _refuse_unready(store, plan)
     failed_baseline = ""
     for index in range(len(plan.jobs)):
         while smaller := _run_job(store, plan.jobs[index], failed_baseline, listener):
@@ -47,6 +49,16 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
             plan = with_batch_tokens(plan, index, smaller)
         failed_baseline = failed_baseline or _failure(store, plan.jobs[0])
     return plan
+
+
+def _refuse_unready(store: Store, plan: ComparePlan) -> None:
+    """Raise UsageError where this machine cannot do what is left of the plan."""
+    left = [job for job in plan.jobs if any(unfinished(store, job, part) for part in job.parts)]
+    if left:
+        weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
+        made = sum(spec_of(job.variant).quantizes for job in left)
+        # INT4 takes at least a quarter of 16 bits.
+        refuse_unready(left[0].gpu or "cpu", weights, store.root, made * weights / 4)
 
 
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
@@ -70,9 +82,10 @@ def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
     with mirrored(job.mirror or job.store) as folder:
         assert folder is not None
         store = Store(folder)
-        job = dataclasses.replace(job, store=folder)
+        there = job.environment.machine
+        job = on_this_machine(dataclasses.replace(job, store=folder))
         failed_baseline = "" if job.is_baseline else _failure(store, baseline)
-        here, there = environment.machine(job.device), job.environment.machine
+        here = job.environment.machine
         if here != there:
             why = (
                 f"a worker runs on {here}, the command on {there}: speed is compared on one kind"
@@ -105,7 +118,7 @@ def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -
         if job.refusal:
             raise VariantError(job.refusal)
         make_checkpoint(job, listener)
-        smaller: int | None = run_child(_measure, job, listener)
+        smaller: int | None = run_child(_measure, job, listener, gpu=job.visible)
         return smaller
     except EvalkitError as error:
         _fail(store, job, error)

@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from evalkit.backends import spec_of
 from evalkit.errors import DataError
 from evalkit.metrics import TokenMetric, token_metrics
+from evalkit.models.compute import weights_only
 from evalkit.models.loading import load_tokenizer
 from evalkit.progress import Listener
 from evalkit.records import Measurement, Run
@@ -24,6 +27,7 @@ from evalkit.texts.encoding import text_encoder
 from evalkit.texts.windows import Windows, make_windows
 
 NOISE_TOKENS = 20_000
+WEIGHTS_ONLY_VERSION = 1
 
 
 def load_windows(store: Store, job: Job, part: Part) -> Windows:
@@ -69,6 +73,13 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
         _save_worst_tokens(scoring, table)
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *noted))))
     measured = [_measurement(store, metric, table, part) for metric in metrics]
+    if reference is not None and reference.layout.dtype != _dtype(session):
+        alone = _weights_only(scoring, metrics, reference.layout.dtype, part.baseline)
+        measured += alone
+        if not alone and spec_of(job.variant).quantizes:
+            note = f"the divergence holds {_dtype(session)}'s rounding: its weights alone, in the"
+            note = f"{note} baseline's {reference.layout.dtype}, cannot be scored"
+            run = dataclasses.replace(run, notes=(*run.notes, note))
     if job.is_baseline:
         noisy = token_metrics(convention, is_baseline=False, divergence=job.divergence)
         measured.append(_noise(scoring, noisy))
@@ -141,10 +152,6 @@ def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
         stage="scoring again",
     )
     scoring.put_together(table)
-    folds = {
-        m.name: {"column": m.column, "summary": m.summary, "direction": m.direction}
-        for m in metrics
-    }
     return Measurement(
         metric="noise",
         version=NOISE_VERSION,
@@ -152,8 +159,59 @@ def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
         direction="none",
         table=str(table.relative_to(scoring.store.root)),
         convention="the baseline scored again with half the batch",
-        details={"metrics": folds},
+        details={"metrics": _folds(metrics)},
     )
+
+
+def _folds(metrics: list[TokenMetric]) -> dict[str, dict[str, str]]:
+    """How the table of a further pass becomes the value of each metric."""
+    return {
+        m.name: {
+            "column": m.column,
+            "summary": m.summary,
+            "direction": m.direction,
+            "unit": m.unit,
+        }
+        for m in metrics
+    }
+
+
+def _dtype(session: Session) -> str:
+    return str(loaded(session).scoring_model.dtype).removeprefix("torch.")
+
+
+def _weights_only(
+    scoring: Scoring, metrics: list[TokenMetric], dtype: str, baseline: str
+) -> list[Measurement]:
+    """Score a sample with the variant's weights in the baseline's arithmetic, if it can be.
+
+    A variant in bfloat16 beside a baseline in float16 would have bfloat16's rounding counted as
+    what quantizing did.
+    """
+    own, table = _dtype(scoring.session), scoring.table("weights")
+    with weights_only(loaded(scoring.session).loaded, getattr(torch, dtype)) as possible:
+        if not possible:
+            return []
+        scoring.score(
+            table,
+            metrics,
+            reference=scoring.reference(),
+            only=_noise_sample(scoring.windows),
+            stage="scoring its weights alone",
+        )
+    scoring.put_together(table)
+    return [
+        Measurement(
+            metric="weights_only",
+            version=WEIGHTS_ONLY_VERSION,
+            unit="",
+            direction="none",
+            table=str(table.relative_to(scoring.store.root)),
+            convention=f"weights unpacked, in the baseline's {dtype}",
+            baseline=baseline,
+            details={"metrics": _folds(metrics), "dtype": dtype, "own_dtype": own},
+        )
+    ]
 
 
 def _noise_sample(windows: Windows) -> frozenset[int]:

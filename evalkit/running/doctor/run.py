@@ -41,9 +41,7 @@ def diagnose(text: str, options: DoctorOptions, listener: Listener) -> Diagnosis
     """Examine the variant `text`; raises EvalkitError where it cannot be made or loaded."""
     begun = time.perf_counter()
     variant = parse_variant(text)
-    subject = resolve_subject(options)
-    for note in subject.notes:
-        listener(Event("evalkit", "", message=note))
+    subject = resolve_subject(options, send=listener)
     page = _page(options)
     job = build_job(subject, variant, send=listener)
     findings = _overlap(job, page)
@@ -53,7 +51,7 @@ def diagnose(text: str, options: DoctorOptions, listener: Listener) -> Diagnosis
     baseline = None if variant.text == plain.text else build_job(subject, plain)
     make_checkpoint(job, listener)
     examination = Examination(job, baseline, "\n".join(page.documents)[:PAGE])
-    kernel, checks, found = run_child(_examine, examination, listener)
+    kernel, checks, found = run_child(_examine, examination, listener, gpu=job.visible)
     return Diagnosis(
         variant.label, subject.model.name, kernel, (*checks, "calibration"), (*found, *findings),
         round(time.perf_counter() - begun, 1),

@@ -1,0 +1,177 @@
+"""Loading what GPTQModel made, GPTQ or AWQ, with the kernel that evalkit settles on.
+
+`settle` is asked before a model is quantized, before it is loaded, and by whoever wants to know;
+`build` compiles what the kernel needs, before the clock starts.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.backends import _gptqmodel_kernels as kernels
+from evalkit.backends._gptqmodel import import_quietly, silence
+from evalkit.backends._gptqmodel_kernels import Kernel, Layout
+from evalkit.backends._kernels import Capability, KernelChoice
+from evalkit.models.cuda_build import capability
+from evalkit.models.safetensors_header import read_header
+from evalkit.models.shapes import Shape
+from evalkit.models.toolchain import missing_for_triton
+from evalkit.progress import Event, Listener
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The formats whose kernels evalkit knows; GPTQModel itself chooses for the others.
+_FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}
+
+
+def settle(
+    made: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    on: Capability,
+    dtype: str,
+    asked: str = "auto",
+) -> tuple[Kernel, KernelChoice] | None:
+    """The kernel of a checkpoint whose config.json has `made` as its quantization_config.
+
+    None for a format whose kernel GPTQModel chooses, and for AWQ on a CPU. Raises VariantError
+    where none can run.
+    """
+    method = str(made["quant_method"])
+    known = _FORMATS[method]
+    written = made.get("checkpoint_format") or made.get("format") or made.get("version") or known[0]
+    if str(written).lower() not in known or (method == "awq" and on is None):
+        return None
+    return kernels.choose(Layout.of_config(made, dtype), shapes, on, asked)
+
+
+def packed_shapes(source: Path, made: Mapping[str, Any]) -> dict[str, Shape]:
+    """Map each packed layer of the checkpoint `source` to (outputs, inputs).
+
+    Where there are no safetensors files, the linear layers of its architecture.
+    """
+    from evalkit.models.resolve import read_config
+    from evalkit.models.shapes import decoder_linears, meta_model
+
+    found: dict[str, Shape] = {}
+    for file in sorted(source.glob("*.safetensors")):
+        for name, tensor in read_header(file).items():
+            if name.endswith(".qweight"):
+                rows, columns = (int(size) for size in tensor["shape"])
+                words = 32 / int(made["bits"])
+                gptq = made["quant_method"] == "gptq"
+                found[name.removesuffix(".qweight")] = (
+                    (columns, round(rows * words)) if gptq else (round(columns * words), rows)
+                )
+    return found or decoder_linears(meta_model(read_config(source)))
+
+
+def build(settled: tuple[Kernel, KernelChoice] | None, label: str, listener: Listener) -> None:
+    """Compile what the settled kernel needs and is not there, with progress.
+
+    A failed build is said in a line; `settle` then gives the next kernel.
+    """
+    if settled is None or not settled[1].builds:
+        return
+    kernel, choice = settled
+    stage = f"compiling {kernel.layer}, once on this machine"
+
+    def told(extension: str, seconds: float, expected: float) -> None:
+        done = min(seconds, 0.99 * expected)
+        listener(Event(label, f"{stage} ({extension})", done, expected, "s"))
+
+    listener(Event(label, stage))
+    import_quietly()
+    with silence():
+        failures = kernels.build(choice.builds, told)
+    for extension, line in failures.items():
+        message = f"{extension} could not be compiled ({line}): the next kernel runs instead"
+        listener(Event(label, "", message=message))
+
+
+def load(
+    source: Path, *, dtype: str, device: str, kernel: str = "auto", **permissions: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The GPTQ or AWQ checkpoint `source` on `device`, and what is to be noted of its kernel."""
+    from evalkit.models.loading import load_causal_lm
+    from evalkit.models.resolve import read_config
+
+    config = read_config(source)
+    made = config["quantization_config"]
+    activations = str(config.get("dtype", "float16")) if dtype == "auto" else dtype
+    settled = settle(made, packed_shapes(source, made), capability(device), activations, kernel)
+    import_quietly()
+    with silence(), warnings.catch_warnings():
+        # transformers warns that the checkpoint's own settings win over the given kernel's.
+        warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+        model = load_causal_lm(
+            source,
+            dtype=dtype,
+            device=device,
+            quantization_config=_config(made, settled),
+            **permissions,
+        )
+    _run_uncompiled(model)
+    return model, settled[1].notes if settled else ()
+
+
+def load_random(
+    config: dict[str, Any],
+    made: dict[str, Any],
+    shapes: Mapping[str, Shape],
+    *,
+    dtype: str,
+    device: str,
+    seed: int,
+    kernel: str = "auto",
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The architecture of `config` with random packed weights; see `load`."""
+    import torch
+
+    from evalkit.backends._gptqmodel_layers import fill_at_random
+    from evalkit.models.random_weights import random_model
+
+    settled = settle(made, shapes, capability(device), dtype, kernel)
+    import_quietly()
+    with silence():
+        model = random_model(
+            config,
+            dtype=getattr(torch, dtype),
+            device=device,
+            seed=seed,
+            quantization_config=_config(made, settled),
+            packed=True,
+            fill=fill_at_random,
+        )
+    _run_uncompiled(model)
+    return model, settled[1].notes if settled else ()
+
+
+def _config(made: Mapping[str, Any], settled: tuple[Kernel, KernelChoice] | None) -> Any:
+    """transformers' configuration that names the settled kernel; None leaves the choice to it."""
+    from transformers import AwqConfig, GPTQConfig
+
+    if settled is None:
+        return None
+    kernel = settled[0]
+    if kernel.name == "torch" and missing_for_triton():
+        # Its unpacking would be handed to Triton, which cannot be compiled here.
+        os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
+    wanted = ("bits", "group_size", "desc_act", "sym", "zero_point")
+    kept = {name: made[name] for name in wanted if name in made}
+    own = AwqConfig if made["quant_method"] == "awq" else GPTQConfig
+    return own(**kept, backend=kernel.selector)
+
+
+def _run_uncompiled(model: PreTrainedModel) -> None:
+    """Undo torch.compile of the general kernel's unpacking.
+
+    It takes a compiler and a minute at the first forward pass, gains little beside the matrix
+    product in 16 bit, and ends in silence after as many layers as torch recompiles one function.
+    """
+    for module in model.modules():
+        vars(module).pop("dequantize_weight", None)

@@ -1,0 +1,165 @@
+"""One quantization by GPTQModel: on the card and in the dtype that were asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.backends._checks import DTYPES, check_all_quantized
+from evalkit.backends._gptqmodel import import_quietly, silence
+from evalkit.errors import VariantError, is_out_of_memory
+from evalkit.progress import Event, Listener
+from evalkit.records import OptionValue, Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Beyond this share of the free memory, quantized layers are moved to disk while the rest is made.
+_MEMORY_SHARE = 0.5
+_BATCH = 4
+
+
+def quantize(
+    source: Path,
+    variant: Variant,
+    options: dict[str, OptionValue],
+    out: Path,
+    device: str,
+    calibration: Sequence[Sequence[int]],
+    *,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    listener: Listener,
+) -> None:
+    """Quantize the checkpoint `source` into the directory `out`; see `evalkit.backends.gptq`."""
+    import torch
+
+    gptqmodel = import_quietly()
+    _check_known(source, variant)
+    offload = out / ".offload"
+    with silence(), _one_line(variant):
+        model = gptqmodel.GPTQModel.load(
+            str(source),
+            _config(gptqmodel, variant, options, device, offload if _is_large(source) else None),
+            dtype=getattr(torch, arithmetic(str(options["dtype"]), device)),
+            trust_remote_code=trust_remote_code,
+            **({} if allow_pickle else {"use_safetensors": True}),
+        )
+        model.subset_callback = _progress(variant, model.model, listener)
+        lengths = {len(sample) for sample in calibration}
+        model.quantize(_batches(calibration), batch_size=_BATCH if len(lengths) == 1 else 1)
+        check_all_quantized(model.model, variant, "int4@bitsandbytes")
+        _cast_rest(model.model, getattr(torch, DTYPES[str(options["dtype"])]))
+        model.save(str(out))
+    shutil.rmtree(offload, ignore_errors=True)
+
+
+def arithmetic(dtype: str, device: str) -> str:
+    """The dtype in which weights are held and calibration runs: the variant's own, on a card.
+
+    CPUs multiply float16 slowly, and bfloat16 would round the weights beforehand.
+    """
+    return "float32" if device == "cpu" else DTYPES[dtype]
+
+
+def _config(
+    gptqmodel: Any,
+    variant: Variant,
+    options: dict[str, OptionValue],
+    device: str,
+    offload: Path | None,
+) -> Any:
+    group_size, desc_act = int(options["group_size"]), bool(options["desc_act"])
+    return gptqmodel.QuantizeConfig(
+        bits=int(variant.precision.removeprefix("int")),
+        group_size=group_size,
+        desc_act=desc_act,
+        # Ordering columns within groups needs groups, and excludes ordering across them.
+        act_group_aware=not desc_act and group_size > 0,
+        sym=bool(options["sym"]),
+        damp_percent=float(options["damp_percent"]),
+        # Plain rounding where calibration reached a layer too rarely would be a silent fallback.
+        fallback=None,
+        # Without them GPTQModel takes the first card, and every other one that it sees. The
+        # number of a card cannot be given here, and a device must not be given again at loading.
+        device=device.partition(":")[0],
+        compute_device_filter=None if device == "cpu" else lambda cards: _only(device, cards),
+        offload_to_disk=offload is not None,
+        **({} if offload is None else {"offload_to_disk_path": str(offload)}),
+    )
+
+
+def _only(device: str, cards: Sequence[Any]) -> list[Any]:
+    """Of torch's devices that GPTQModel would spread its work over, the one asked for."""
+    import torch
+
+    wanted = torch.device(device)
+    number = torch.cuda.current_device() if wanted.index is None else wanted.index
+    return [card for card in cards if card == torch.device(wanted.type, number)]
+
+
+def _is_large(source: Path) -> bool:
+    import psutil
+
+    size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    return bool(size > _MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def _batches(calibration: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    import torch
+
+    return [
+        {
+            "input_ids": torch.tensor([list(sample)]),
+            "attention_mask": torch.ones(1, len(sample), dtype=torch.long),
+        }
+        for sample in calibration
+    ]
+
+
+def _cast_rest(model: PreTrainedModel, dtype: Any) -> None:
+    """Hold what was not quantized in 16 bit again; scales are float16 by the format."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+
+
+def _progress(variant: Variant, model: PreTrainedModel, listener: Listener) -> Any:
+    layers = int(model.config.num_hidden_layers)
+
+    def advance(*, layer_idx: int, subset_index: int, subset_total: int, **_: Any) -> None:
+        done = layer_idx + subset_index / max(1, subset_total)
+        listener(Event(variant.label, "quantizing", done, layers, "layers"))
+
+    return advance
+
+
+def _check_known(source: Path, variant: Variant) -> None:
+    from gptqmodel.models import auto
+
+    from evalkit.models.resolve import read_config
+
+    model_type = str(read_config(source).get("model_type", ""))
+    if model_type not in auto.SUPPORTED_MODELS:
+        raise VariantError(
+            f"GPTQModel does not know the architecture {model_type!r}: use "
+            f"{'int8' if variant.precision == 'int8' else 'int4'}@bitsandbytes"
+        )
+
+
+@contextlib.contextmanager
+def _one_line(variant: Variant) -> Iterator[None]:
+    """GPTQModel's own errors as one line; running out of memory stays what it is."""
+    try:
+        yield
+    except (OSError, VariantError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise VariantError(f"GPTQModel cannot make {variant.text}: {first}") from error
