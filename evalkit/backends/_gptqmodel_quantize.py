@@ -39,7 +39,7 @@ def quantize(
 
     gptqmodel = import_quietly()
     _check_known(source, variant)
-    if device != "cpu":
+    if ":" in device:
         # Layers are moved to "cuda", which is the current card.
         torch.cuda.set_device(device)
     offload = out / ".offload"
