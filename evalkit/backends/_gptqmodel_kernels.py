@@ -28,7 +28,7 @@ Tools = Literal["", "cuda", "triton"]
 Fits = Callable[[Shape, "Layout"], bool]
 _ALL_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _MARLIN_GROUPS = (-1, 32, 64, 128)
-# Minutes on the library's own machine; it says so itself while it builds.
+# As the library took on a machine of its own; Machete's is a guess.
 _BUILD_SECONDS = {"marlin_fp16": 120.0, "marlin_bf16": 120.0, "machete": 900.0}
 # Seconds between two reports of a build that runs.
 TOLD_EVERY = 1.0
@@ -185,10 +185,11 @@ def choose(
 
 
 def build(extensions: Iterable[str], told: Callable[[str, float, float], None]) -> dict[str, str]:
-    """Compile extensions; `told` hears each second which one, for how long, and of how many.
+    """Load extensions, which compiles those that are not there for this torch and card.
 
-    The result says of each that cannot be compiled why. In this process it is remembered, so that
-    `choose` passes over what needs it.
+    `told` hears each second which one, for how many seconds by now, and of how many. The result
+    says of each that cannot be compiled why; in this process that is remembered, so that `choose`
+    passes over what needs it.
     """
     from gptqmodel import extension
 
@@ -235,18 +236,23 @@ def _obstacle(
 
 def _choice(kernel: Kernel, layout: Layout, passed: list[tuple[Kernel, str, str]]) -> KernelChoice:
     """What is said of `kernel`, before which those of `passed` were tried."""
-    builds = tuple(n for n in kernel.extensions(layout.dtype) if not _is_built(n))
+    extensions = kernel.extensions(layout.dtype)
+    builds = tuple(name for name in extensions if not _is_built(name))
     return KernelChoice(
         kernel.layer,
         "; ".join(f"{other.layer} is faster, but {why}" for other, why, _ in passed),
         " && ".join(dict.fromkeys(fix for _, _, fix in passed if fix)),
+        extensions,
         builds,
         sum(_BUILD_SECONDS[name] for name in builds),
     )
 
 
 def _is_built(extension: str) -> bool:
-    """Whether the library has compiled an extension here before."""
+    """Whether the library has compiled an extension here before, for whatever torch and card.
+
+    `build` finds out whether it is for these.
+    """
     named = os.environ.get("GPTQMODEL_TORCH_EXTENSIONS_DIR")
     root = Path(named) if named else Path.home() / ".cache" / "gptqmodel" / "torch_extensions"
     return any((root / extension).glob("*/*.so"))

@@ -71,23 +71,24 @@ def packed_shapes(source: Path, made: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def build(settled: tuple[Kernel, KernelChoice] | None, label: str, listener: Listener) -> None:
-    """Compile what the settled kernel needs and is not there, with progress.
+    """Load what the settled kernel is compiled from, compiled first where needed, with progress.
 
     A failed build is said in a line; `settle` then gives the next kernel.
     """
-    if settled is None or not settled[1].builds:
+    if settled is None or not settled[1].extensions:
         return
-    kernel, choice = settled
-    stage = f"compiling {kernel.layer}, once on this machine"
+    choice = settled[1]
+    stage = f"compiling {choice.kernel}, once on this machine"
 
     def told(extension: str, seconds: float, expected: float) -> None:
         done = min(seconds, 0.99 * expected)
         listener(Event(label, f"{stage} ({extension})", done, expected, "s"))
 
-    listener(Event(label, stage))
+    if choice.builds:
+        listener(Event(label, stage))
     import_quietly()
     with silence():
-        failures = kernels.build(choice.builds, told)
+        failures = kernels.build(choice.extensions, told)
     for extension, line in failures.items():
         message = f"{extension} could not be compiled ({line}): the next kernel runs instead"
         listener(Event(label, "", message=message))

@@ -39,6 +39,9 @@ def quantize(
 
     gptqmodel = import_quietly()
     _check_known(source, variant)
+    if ":" in device:
+        # Layers are moved to "cuda", which is the current card.
+        torch.cuda.set_device(device)
     offload = out / ".offload"
     with silence(), _one_line(variant):
         model = gptqmodel.GPTQModel.load(

@@ -22,13 +22,14 @@ class KernelChoice:
 
     `kernel` is the layers' class ("MarlinLinear"), one for the whole model. `reason` says why it
     is not the fastest that the library has, and `fix` the command that would bring that one; both
-    are empty where there is none faster. `builds` names the extensions that are compiled the first
-    time on a machine, which takes about `seconds`.
+    are empty where there is none faster. `extensions` are what it is compiled from; `builds` those
+    of them that this machine has not compiled before, which takes about `seconds`.
     """
 
     kernel: str
     reason: str = ""
     fix: str = ""
+    extensions: tuple[str, ...] = ()
     builds: tuple[str, ...] = ()
     seconds: float = 0.0
 

@@ -110,14 +110,7 @@ def kernel_for(
     variant: Variant, shapes: Mapping[str, Shape], capability: Capability
 ) -> KernelChoice | None:
     """The kernel of a GPTQ or AWQ checkpoint; those of the other methods have one for all cards."""
-    from evalkit.models.resolve import resolve_config
-
-    config = resolve_config(_reference(variant)).config
-    made = config.get("quantization_config") or {}
-    if _check_method(variant, made) not in _GPTQMODEL:
-        return None
-    dtype = str(config.get("dtype", "float16"))
-    settled = _gptqmodel_load.settle(made, shapes, capability, dtype)
+    settled = _settled(variant, capability, shapes)
     return settled[1] if settled else None
 
 
@@ -127,18 +120,25 @@ def missing_tools(variant: Variant) -> tuple[str, ...]:
 
 
 def build(checkpoint: Checkpoint, variant: Variant, device: str, listener: Listener) -> None:
-    """Compile what the kernel of a GPTQ or AWQ checkpoint needs and is not there yet."""
+    """Compile what its kernel needs on a card and is not there yet, with progress."""
     from evalkit.models.cuda_build import capability
+
+    if (on := capability(device)) is not None:
+        _gptqmodel_load.build(_settled(variant, on), variant.label, listener)
+
+
+def _settled(
+    variant: Variant, on: Capability, shapes: Mapping[str, Shape] | None = None
+) -> tuple[_gptqmodel_kernels.Kernel, KernelChoice] | None:
+    """The kernel for layers of `shapes`, or of its own where they are not given."""
     from evalkit.models.resolve import resolve_config
 
     own = resolve_config(_reference(variant))
     made = own.config.get("quantization_config") or {}
     if _check_method(variant, made) not in _GPTQMODEL:
-        return
-    shapes = _gptqmodel_load.packed_shapes(own.path, made)
-    dtype = str(own.config.get("dtype", "float16"))
-    settled = _gptqmodel_load.settle(made, shapes, capability(device), dtype)
-    _gptqmodel_load.build(settled, variant.label, listener)
+        return None
+    widths = shapes or _gptqmodel_load.packed_shapes(own.path, made)
+    return _gptqmodel_load.settle(made, widths, on, str(own.config.get("dtype", "float16")))
 
 
 def prepare() -> None:

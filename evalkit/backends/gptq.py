@@ -106,12 +106,13 @@ def missing_tools(variant: Variant) -> tuple[str, ...]:
 
 
 def build(checkpoint: Checkpoint, variant: Variant, device: str, listener: Listener) -> None:
-    """Compile what the kernel needs and is not there yet, with progress."""
+    """Compile what the kernel needs on a card and is not there yet, with progress."""
     from evalkit.models.cuda_build import capability
     from evalkit.models.shapes import decoder_shapes
 
-    settled = _settle(variant, decoder_shapes(checkpoint), capability(device))
-    _gptqmodel_load.build(settled, variant.label, listener)
+    if (on := capability(device)) is not None:
+        settled = _settle(variant, decoder_shapes(checkpoint), on)
+        _gptqmodel_load.build(settled, variant.label, listener)
 
 
 def arithmetic(variant: Variant, device: str) -> str:

@@ -67,9 +67,12 @@ def test_the_card_and_the_dtype_asked_for(
     words: str,
     dtype: torch.dtype,
 ) -> None:
+    current: list[str] = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     with pytest.raises(OSError, match="reached"):
         gptq.quantize(llama, parse_variant(words), tmp_path, device, calibration(2))
+    assert current == ([device] if device == "cuda:1" else [])
     # A device that is given to both is refused by the library.
     assert "device" not in asked["load"]
     assert asked["config"]["device"] == device.partition(":")[0]

@@ -164,7 +164,27 @@ def test_what_was_compiled_before_needs_no_compiler(
     built.mkdir(parents=True)
     (built / "gptqmodel_marlin_fp16_ops.so").touch()
     choice = kernel_for(parse_variant("int4"), widths["Llama-3-8B"], (8, 9))
-    assert choice == KernelChoice("MarlinLinear")
+    assert choice == KernelChoice("MarlinLinear", extensions=("marlin_fp16",))
+
+
+def test_what_was_compiled_for_another_torch_is_found_out_before_loading(
+    widths: Any, machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from gptqmodel import extension
+
+    def fail(name: str) -> None:
+        raise RuntimeError("CUDA_HOME environment variable is not set")
+
+    monkeypatch.setattr(extension, "load", fail)
+    machine("no nvcc")
+    (tmp_path / "marlin_fp16" / "0123").mkdir(parents=True)
+    (tmp_path / "marlin_fp16" / "0123" / "gptqmodel_marlin_fp16_ops.so").touch()
+    made = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+    shapes = widths["Llama-3-8B"]
+    build(settle(made, shapes, (8, 9), "float16"), "int4", lambda event: None)
+    settled = settle(made, shapes, (8, 9), "float16")
+    assert settled is not None and settled[1].kernel == "TritonV2Linear"
+    assert "CUDA_HOME" in settled[1].reason
 
 
 def test_a_kernel_asked_for_is_never_replaced(widths: Any, machine: Any) -> None:
