@@ -19,7 +19,7 @@ def choose_model(asked: str | None, device: str) -> tuple[str, str]:
         return asked, ""
     if device == "cpu":
         return "demo", "Model: the embedded demo, as this machine has no usable CUDA GPU."
-    memory = gpu_memory()
+    memory = gpu_memory(device)
     if memory >= PHI_3_SMALL_BYTES:
         return "phi-3-small", f"Model: Phi-3 Small, which fits this GPU of {memory / 1e9:.0f} GB."
     return "demo", (
