@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,10 +18,17 @@ import pytest
 import torch
 from nvml_stand_in import Card, Driver, install
 
+import evalkit
+from evalkit.backends import parse_variant
+from evalkit.declaration import resolved
 from evalkit.errors import UsageError
+from evalkit.options import LoadOptions
 from evalkit.progress import ignore
-from evalkit.running import environment, gpus, process
+from evalkit.running import environment, gpus, process, quantize
+from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
+from evalkit.running.compare import run as compare_run
 from evalkit.running.gpus import Gpu, gpu_of, resolve_device, unused_gpu
+from evalkit.running.job import Job
 
 # In the order of the PCI bus: CUDA's own order would begin with the faster one.
 SLOW = Card("NVIDIA GeForce GTX 1650", "GPU-1650", 4, (7, 5))
@@ -241,3 +249,56 @@ def test_every_variant_has_the_settings_that_gptqmodel_makes_for_its_own() -> No
     found = dict(re.findall(r"""os\.environ\["(\w+)"\] = '([^']+)'""", source))
     assert found["PYTORCH_ALLOC_CONF"] == process.ALLOCATOR
     assert found["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return install(monkeypatch, Driver((SLOW, FAST)))
+
+
+def _job(tmp_path: Path, words: str = "fp16", device: str = "cuda:1", serve: str = "") -> Job:
+    given = {"model": "demo", "device": device, "out": str(tmp_path), "offline": True}
+    subject = resolve_subject(resolved(LoadOptions, given))
+    return build_job(subject, parse_variant(words), serve=serve)
+
+
+def test_a_job_is_for_the_card_that_was_asked_for(two_cards: Driver, tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    assert (job.device, job.gpu, job.visible) == ("cuda", "GPU-4090", "GPU-4090")
+    assert "RTX 4090" in job.environment.machine
+    on_cpu = _job(tmp_path, device="cpu")
+    assert (on_cpu.device, on_cpu.gpu, on_cpu.visible) == ("cpu", "", "")
+
+
+def test_a_server_may_use_every_card(two_cards: Driver, tmp_path: Path) -> None:
+    assert dataclasses.replace(_job(tmp_path), serve="vllm serve").visible is None
+
+
+def test_a_ray_worker_names_its_own_machine_and_card(
+    two_cards: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _job(tmp_path)
+    # Ray lends a worker one card, by NVML's number.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    there = on_this_machine(job)
+    assert (there.device, there.gpu) == ("cuda", "GPU-1650")
+    assert "GTX 1650" in there.environment.machine
+    assert there.environment.packages == job.environment.packages
+
+
+def test_what_quantizes_and_what_measures_are_shown_the_same_card(
+    two_cards: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, str | None]] = []
+
+    def child(task: Any, job: Any, listener: Any, *, gpu: str | None = None) -> Any:
+        shown.append((task.__name__, gpu))
+
+    monkeypatch.setattr(quantize, "run_child", child)
+    monkeypatch.setattr(compare_run, "run_child", child)
+    (tmp_path / "text.txt").write_text("Once upon a time. " * 50)
+    evalkit.compare(
+        "int4@gptq,group_size=32", model="demo", device="cuda:1", text=[tmp_path / "text.txt"],
+        context=64, out=tmp_path / "store", progress=ignore,
+    )  # fmt: skip
+    assert shown == [("_make", "GPU-4090"), ("_measure", "GPU-4090")]

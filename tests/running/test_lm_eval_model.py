@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lm_eval.api.registry import get_model, model_registry
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evalkit.errors import UsageError
-from evalkit.running import lm_eval_entry
+from evalkit.running import lm_eval_entry, lm_eval_model
 from evalkit.running.lm_eval_model import EvalkitModel
 from evalkit.tasks.local_model import LocalLanguageModel
 
@@ -155,3 +156,23 @@ def test_requests_of_several_tasks_are_answered_task_by_task(
     found = lm.loglikelihood(requests)
     assert asked == [["one", "one"], ["two"]]
     assert [value for value, _ in found] == pytest.approx([value for value, _ in whole], abs=1e-5)
+
+
+@pytest.mark.parametrize(("word", "shown"), [("GPU-4090", ["GPU-4090"]), ("", [])])
+def test_the_card_asked_for_is_the_one_that_lm_evals_process_sees(
+    word: str, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(Exception):  # noqa: N818  nothing is wrong
+        pass
+
+    def build(*_: object) -> None:
+        raise Reached
+
+    seen: list[str] = []
+    monkeypatch.setattr(lm_eval_model, "resolve_device", lambda asked: asked)
+    monkeypatch.setattr(lm_eval_model, "resolve_subject", lambda _: SimpleNamespace(gpu=word))
+    monkeypatch.setattr(lm_eval_model, "show_gpu", seen.append)
+    monkeypatch.setattr(lm_eval_model, "build_job", build)
+    with pytest.raises(Reached):
+        EvalkitModel(pretrained="demo", variant="fp16", device="cuda:1")
+    assert seen == shown

@@ -35,14 +35,24 @@ machine = result.environment.machine
 print(json.dumps({"child": child, "parent": parent, "refused": refused, "machine": machine}))
 """
 
+# What preload may come to import some day.
+EVERY = """
+import contextlib, importlib, json
+import cuda_stand_in
+from evalkit.running.preload import hidden_cuda
+with hidden_cuda():
+    for name in cuda_stand_in.OPTIONAL:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+print(json.dumps(cuda_stand_in.report(None, None)))
+"""
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    pytest.importorskip("torchao", reason="the library that touches a card when it is imported")
+
+def _report(script: str, *arguments: str) -> dict[str, Any]:
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     found = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("store"))],
-        env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": paths, "GPTQMODEL_CPU_WORKERS": "2"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -51,6 +61,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert found.returncode == 0, found.stderr
     report: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return report
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("torchao", reason="the library that touches a card when it is imported")
+    return _report(SCRIPT, str(tmp_path_factory.mktemp("store")))
 
 
 @pytest.mark.parametrize("who", ["child", "parent"])
@@ -71,3 +87,10 @@ def test_the_command_knows_the_card_that_was_asked_for(told: dict[str, Any]) -> 
     assert ", NVIDIA Tiny [" in told["machine"]
     assert len(told["refused"]) == 3
     assert all("and there are 0.011 GB" in message for message in told["refused"])
+
+
+@pytest.mark.slow
+def test_no_optional_package_reaches_a_card_that_is_hidden() -> None:
+    report = _report(EVERY)
+    assert report["imported"]
+    assert report["before"] == []

@@ -19,9 +19,9 @@ from timeless import timeless
 
 import evalkit
 from evalkit.errors import UsageError
+from evalkit.processors import threads
 from evalkit.progress import ignore
 from evalkit.running import cluster as running_cluster
-from evalkit.running import environment
 from evalkit.view import render
 
 ray = pytest.importorskip("ray")
@@ -50,7 +50,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Two nodes on this machine with room for `request.param` tasks in all."""
     from ray.cluster_utils import Cluster
 
-    each = environment.threads() * max(1, request.param // 2)
+    each = threads() * max(1, request.param // 2)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": each})
     if request.param > 1:
         made.add_node(num_cpus=each)
