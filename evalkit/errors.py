@@ -95,6 +95,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
+def in_one_line(error: BaseException) -> EvalkitError:
+    """`error` as one that a row can say: evalkit's own as it is, any other with its first line."""
+    if isinstance(error, EvalkitError):
+        return error
+    first = (str(error).strip().splitlines() or [""])[0]
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"out of memory: {first or 'this machine is full'}")
+    return VariantError(f"{type(error).__name__}: {first} (--debug shows where)")
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """Return '; did you mean X?' for the closest allowed word, or an empty string."""
     close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.6)

@@ -29,3 +29,16 @@ class DeviceMemory:
 def memory_of(device: torch.device) -> DeviceMemory | None:
     """The memory of a GPU; None for a CPU, whose system gives what is asked for and then swaps."""
     return DeviceMemory(device) if device.type == "cuda" else None
+
+
+def begin_context(device: str) -> None:
+    """Make the CUDA context of `device`, a second or so that every process pays once."""
+    if device != "cpu":
+        torch.zeros(1, device=device)
+        wait_for(device)
+
+
+def wait_for(device: str) -> None:
+    """Return when a GPU has done all that it was given; a CPU always has."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
