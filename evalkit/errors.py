@@ -65,17 +65,44 @@ class NotComparableError(EvalkitError):
     """Two runs differ in a field that makes their difference meaningless."""
 
 
-# Of CUDA and its libraries (cuBLAS, cuDNN), and of torch's allocator on a CPU.
-_FULL = ("out of memory", "not enough memory", "_status_alloc_failed")
+# What drivers, libraries and allocators say, in small letters without underscores: CUDA and HIP;
+# cuBLAS, cuDNN, cuSOLVER; a handle of theirs that finds no memory; bitsandbytes, which tells no
+# more of its matrix product; torch and the C library on a CPU.
+_FULL = (
+    "out of memory",
+    "outofmemory",
+    "errormemoryallocation",
+    "status alloc failed",
+    "status not initialized when calling `cublascreate",
+    "status not initialized when calling `cudnncreate",
+    "cublaslt ran into an error",
+    "cublas api failed with status 3",
+    "not enough memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "bad alloc",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory on the device or the host ran out."""
+    """Whether `error`, or what it was raised from, says that memory ran out on device or host."""
     # torch's own class has the name of the one here, and is not imported for it.
     if isinstance(error, MemoryError) or type(error).__name__ == OutOfMemoryError.__name__:
         return True
-    words = str(error).lower()
-    return any(full in words for full in _FULL)
+    words = str(error).lower().replace("_", " ")
+    if any(full in words for full in _FULL):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def in_one_line(error: BaseException) -> EvalkitError:
+    """`error` as one that a row can say: evalkit's own as it is, any other with its first line."""
+    if isinstance(error, EvalkitError):
+        return error
+    first = (str(error).strip().splitlines() or [""])[0]
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"out of memory: {first or 'this machine is full'}")
+    return VariantError(f"{type(error).__name__}: {first} (--debug shows where)")
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from evalkit.inference.prefix import Budget, PrefixRunner
+from evalkit.inference.budget import Budget
+from evalkit.inference.prefix import PrefixRunner
 from evalkit.models.phi3_small import Phi3SmallConfig
 from evalkit.scoring.head import open_forward
 

@@ -160,7 +160,7 @@ def _row(
 ) -> Row:
     metrics: dict[str, Value] = {}
     slices: dict[str, dict[str, Value]] = {}
-    message = next((run.message for run in one.runs if run.message), "")
+    message = "; ".join(dict.fromkeys(run.message for run in one.runs if run.message))
     message = message or _incomparable(baseline, one)
     known, base = one.measurements(), baseline.measurements()
     for name, measurement in known.items():

@@ -108,7 +108,11 @@ class DecodeBatch:
         return max((self.max_new_tokens - len(row.tokens) for row in self.rows), default=0)
 
     def _fill(self, sources: Sequence[tuple[KeyValues, list[tuple[int, Row]]]]) -> None:
-        """Copy the chosen rows of all sources into new buffers, layer by layer."""
+        """Copy the chosen rows of all sources into new buffers.
+
+        Layer by layer, each let go of before the next: all of the old beside all of the new would
+        take twice the memory.
+        """
         chosen = [[place for place, _ in members] for _, members in sources]
         self._lengths = [
             source.lengths[place]
@@ -127,6 +131,9 @@ class DecodeBatch:
                 _joined([pair[part] for pair in pairs], fillers, slots) for part in (0, 1)
             )
             self._layers.append(_BufferLayer(keys, values, self._filled))
+            del pairs
+            for source, _ in sources:
+                source.release(index)
         real = torch.arange(slots) >= self._filled - torch.tensor(self._lengths)[:, None]
         self._mask = real.long().to(self._layers[0].keys.device)
 

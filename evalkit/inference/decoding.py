@@ -170,8 +170,9 @@ class Stopping:
 
 def _drawn(scores: Tensor, rows: Sequence[Row]) -> list[int]:
     """One token a row, drawn with the row's own random numbers."""
-    uniform = torch.stack([torch.rand((1,), generator=row.random) for row in rows]).double()
+    # First what can run out of memory: a row that begins anew must not have drawn.
     cumulative = scores.softmax(-1).double().cumsum(-1)
+    uniform = torch.stack([torch.rand((1,), generator=row.random) for row in rows]).double()
     points = uniform.to(cumulative.device) * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, points, right=True)[:, 0]
     return [int(token) for token in tokens.clamp_(max=scores.shape[-1] - 1).tolist()]

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from evalkit.errors import NotFiniteError
+from evalkit.errors import NotFiniteError, OutOfMemoryError
 from evalkit.inference.decode_batch import DecodeBatch, Row
 from evalkit.inference.decoding import Chooser, Decoding, Stopping
 from evalkit.inference.prefix import PrefixRunner, Step
 from evalkit.scoring.batching import short_rope_length
+from evalkit.scoring.halving import refuse_or_halve, release_memory
+
+_CPU_PARTS, _GPU_PARTS = 2, 4
 
 
 def generate_texts(
@@ -76,12 +79,13 @@ class _Generation:
         stopping: Stopping,
         finish: Callable[[Row], None],
     ) -> None:
-        # New rows join when the active ones have left half of the cache.
-        half = replace(runner.budget, cache_tokens=runner.budget.cache_tokens // 2)
-        self.runner = PrefixRunner(runner.forward, half, runner.on_halved)
+        self.runner = runner
+        self._take_slots(runner.budget.cache_tokens)
         self.chooser = chooser
         self.stopping = stopping
         self.finish = finish
+        self._left: dict[int, Row] = {}
+        self._in_flight = 0
 
     def run(self, rows: list[Row]) -> None:
         # Under longrope, tokens beyond the original length change the cached ones too: a row that
@@ -89,50 +93,108 @@ class _Generation:
         limit = short_rope_length(self.runner.model.config)
         longer = [row for row in rows if limit is not None and row.length > limit]
         shorter = [row for row in rows if limit is None or row.length <= limit]
-        longer += self._round(shorter, limit)
-        self._round(longer, None)
+        longer += self._rounds(shorter, limit)
+        self._rounds(longer, None)
 
-    def _round(self, rows: list[Row], limit: int | None) -> list[Row]:
-        """Generate `rows` to their end or beyond `limit` tokens; return the latter."""
-        most = self.stopping.max_new_tokens
+    def _rounds(self, rows: list[Row], limit: int | None) -> list[Row]:
+        """Generate `rows` to their end or beyond `limit` tokens; return the latter.
+
+        Where memory runs out, the rows that are left begin anew behind what they have generated,
+        half as many together.
+        """
+        self._left = {row.index: row for row in rows}
+        crossed: list[Row] = []
+        while not self._round(crossed, limit):
+            release_memory(self.runner.model.device)
+            self._settle(list(self._left.values()), crossed, limit)
+        return crossed
+
+    def _round(self, crossed: list[Row], limit: int | None) -> bool:
+        """Generate the rows that are left until there are none; False where memory ran out before.
+
+        Those that get beyond `limit` go to `crossed`.
+        """
+        rows, most = list(self._left.values()), self.stopping.max_new_tokens
         batch = DecodeBatch(self.runner, most)
         waiting = self.runner.run([[*row.prompt, *row.tokens] for row in rows], reserve=most)
-        crossed: list[Row] = []
         more = True
         while more or batch.rows:
-            if more and batch.slots <= self.runner.budget.cache_tokens:
-                more = self._admit(batch, waiting, rows)
-            else:
-                self._extend(batch.rows, batch.step())
-            leaving = [row for row in batch.rows if self.stopping.stops(row.tokens)]
-            for row in leaving:
+            self._in_flight = len(batch.rows)
+            try:
+                if more and batch.slots <= self._full:
+                    more = self._admit(batch, waiting, rows)
+                else:
+                    self._extend(batch.rows, batch.step())
+                if gone := self._settle(batch.rows, crossed, limit):
+                    batch.drop(gone)
+            except (RuntimeError, MemoryError, OutOfMemoryError) as error:
+                self._take_fewer(error, max(row.length for row in rows) + most)
+                return False
+        return True
+
+    def _settle(self, rows: list[Row], crossed: list[Row], limit: int | None) -> set[int]:
+        """Indexes of those of `rows` that are done: they stopped, or got beyond `limit`."""
+        gone = set()
+        for row in rows:
+            if row.tokens and self.stopping.stops(row.tokens):
                 self.finish(row)
-            beyond = [row for row in batch.rows if limit is not None and row.length > limit]
-            crossed += [row for row in beyond if row not in leaving]
-            if leaving or beyond:
-                batch.drop({row.index for row in leaving + beyond})
-        return crossed
+            elif limit is not None and row.length > limit:
+                crossed.append(row)
+            else:
+                continue
+            gone.add(row.index)
+            del self._left[row.index]
+        return gone
+
+    def _take_fewer(self, error: Exception, longest: int) -> None:
+        """Halve what is in flight, rows of up to `longest` slots; raise `error` where it is one."""
+        if isinstance(error, OutOfMemoryError):
+            # A single prompt could not be read beside them.
+            self._in_flight += 1
+            if self._in_flight == 1:
+                raise error
+        halve = self.runner.budget.halve
+        refuse_or_halve(error, self._in_flight, f"sequence of {longest} tokens", halve=halve)
+        self._take_slots(min(self._slots, self._in_flight * longest) // 2)
+        if self.runner.on_halved is not None:
+            self.runner.on_halved(self._in_flight // 2)
+
+    def _take_slots(self, slots: int) -> None:
+        """Let rows in flight hold `slots` slots together, with room for all they will generate.
+
+        New rows join when the active ones have left a part of them. A GPU moves the cache in the
+        time of a step, so that smaller parts keep more rows active.
+        """
+        parts = _GPU_PARTS if self.runner.budget.all_levels else _CPU_PARTS
+        part = slots // parts
+        budget = replace(self.runner.budget, cache_tokens=part)
+        self.runner = PrefixRunner(self.runner.forward, budget, self.runner.on_halved)
+        self._slots, self._full = slots, part * (parts - 1)
 
     def _admit(self, batch: DecodeBatch, waiting: Iterator[Step], rows: list[Row]) -> bool:
         """Take prefilled rows into the batch; whether there may be more of them."""
-        taken, slots = [], batch.slots
-        while slots <= self.runner.budget.cache_tokens:
+        taken, slots, more = [], batch.slots, True
+        while more and slots <= self._full:
             step = next(waiting, None)
-            if step is None:
-                break
+            more = step is not None
+            if step is None or step.key_values is None:
+                continue
             members = [
                 (place, rows[index]) for place, node in enumerate(step.nodes) for index in node.ends
             ]
-            if not members or step.key_values is None:
+            if not members:
                 continue
+            self._in_flight += len(members)
             places = [place for place, _ in members]
             last = [len(step.nodes[place].tokens) - 1 for place in places]
             self._extend([row for _, row in members], step.rows[places, last])
             taken.append((step.key_values, members))
             longest = max(len(row.prompt) for _, row in members)
             slots += len(members) * (longest + self.stopping.max_new_tokens)
+        # Hidden states of whole prompts, while their keys and values are moved.
+        del step
         batch.join(taken)
-        return step is not None
+        return more
 
     def _extend(self, rows: list[Row], states: Tensor) -> None:
         """Choose the next token of each of `rows` from `states` (rows, width)."""

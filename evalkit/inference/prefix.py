@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from evalkit.inference.prefix_cache import KeyValues, extending, recording
+from evalkit.inference.budget import Budget
+from evalkit.inference.prefix_cache import KeyValues, extending, keeps_every_token, recording
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.halving import halves, run_or_halve
@@ -30,19 +30,6 @@ from evalkit.scoring.head import Forward
 # the batch has reached this part of the budget: padding costs less than many small batches.
 _SHORTEST_ROW = 0.6
 _SMALL_BATCH = 1 / 8
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Bounds of one batch: tokens run, and tokens whose keys and values are held.
-
-    Batches are a function of the sequences and of these two numbers only, unless one does not fit
-    in memory and `halve` allows to halve it.
-    """
-
-    batch_tokens: int = 4096
-    cache_tokens: int = 32768
-    halve: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,11 +76,8 @@ class PrefixRunner:
 
     @cached_property
     def shares(self) -> bool:
-        """Whether all layers keep keys and values a token: a recurrent state cannot be shared."""
-        if getattr(self.model, "_is_stateful", False):
-            return False
-        layers = DynamicCache(config=self.model.config).layers
-        return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+        """Whether sequences can share what they begin with."""
+        return keeps_every_token(self.model)
 
     def run(
         self,
@@ -133,11 +117,12 @@ class PrefixRunner:
                 waiting.extend(halves(batch))
                 self._tell_halved(len(waiting[-1]))
                 continue
-            yield step
             below = [_Row(child, i) for i, row in enumerate(batch) for child in row.node.children]
-            key_values = step.key_values
-            # The hidden states are not kept while the batches below run.
+            key_values = step.key_values if below else None
+            # Nothing of the step is kept here while its receiver works, or the batches below run.
+            handed = [step]
             del step
+            yield handed.pop()
             if below:
                 yield from self._run_rows(below, key_values, plan)
 
@@ -164,6 +149,10 @@ class PrefixRunner:
         number of slots (longrope, the context check of Phi-3 Small) then see nothing unusual.
         """
 
+        room = self.budget.cache_tokens
+        if self.budget.all_levels and parent is not None:
+            room -= parent.held
+
         def past(row: _Row) -> int:
             return parent.lengths[row.parent] if parent else 0
 
@@ -175,7 +164,7 @@ class PrefixRunner:
             return (
                 (alike or tokens <= _SMALL_BATCH * self.budget.batch_tokens)
                 and tokens <= self.budget.batch_tokens
-                and (len(batch) + 1) * (slots + (plan.reserve or 0)) <= self.budget.cache_tokens
+                and (len(batch) + 1) * (slots + (plan.reserve or 0)) <= room
                 and slots <= plan.longest
             )
 
@@ -201,7 +190,10 @@ class PrefixRunner:
             return Step(nodes, states, None)
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         ends = [max(past) + length for length in lengths]
-        return Step(nodes, states, KeyValues(layers, ends, [node.end for node in nodes]))
+        held = len(nodes) * max(ends) + (parent.held if parent else 0)
+        awaited = any(node.children for node in nodes)
+        real = [node.end for node in nodes]
+        return Step(nodes, states, KeyValues(layers, ends, real, held, awaited))
 
     def states(self, cache: DynamicCache | None, inputs: Mapping[str, Tensor]) -> Tensor:
         """Rows (batch, length, width) of `Forward` for `inputs` after what `cache` holds."""

@@ -8,20 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 @dataclass(frozen=True)
 class KeyValues:
     """Keys and values of a batch: per layer two tensors (rows, heads, slots, head_dim).
 
-    The real tokens of row i are the `lengths[i]` slots that end before slot `ends[i]`.
+    The real tokens of row i are the `lengths[i]` slots that end before slot `ends[i]`. `held` are
+    the slots of this batch and of those it extends. `awaited` says that a later batch extends it;
+    else whoever has copied a layer may `release` it.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     ends: list[int]
     lengths: list[int]
+    held: int = 0
+    awaited: bool = False
+
+    def release(self, index: int) -> None:
+        """Let go of layer `index`, unless a later batch needs it."""
+        if not self.awaited:
+            keys, values = self.layers[index]
+            self.layers[index] = keys.new_empty(0), values.new_empty(0)
 
 
 # Writes chosen rows of a tensor (rows, heads, slots, head_dim) into the first slots of another.
@@ -56,7 +66,7 @@ class _ExtendingLayer(DynamicLayer):
             value_states = self._joined(self.earlier[1], value_states)
         self.length = key_states.shape[-2]
         if self.keep:
-            self.keys, self.values = key_states, value_states
+            self.keys, self.values = _apart(key_states), _apart(value_states)
         return key_states, value_states
 
     def _joined(self, earlier: Tensor, new: Tensor) -> Tensor:
@@ -70,6 +80,21 @@ class _ExtendingLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Slots before the next new token."""
         return self.length
+
+
+def _apart(states: Tensor) -> Tensor:
+    """`states` in memory of their own: a view of a packed projection keeps all of it alive."""
+    if states.untyped_storage().nbytes() <= states.nbytes:
+        return states
+    return states.clone(memory_format=torch.contiguous_format)
+
+
+def keeps_every_token(model: PreTrainedModel) -> bool:
+    """Whether all layers keep keys and values a token: a recurrent state cannot be shared."""
+    if getattr(model, "_is_stateful", False):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def recording() -> DynamicCache:

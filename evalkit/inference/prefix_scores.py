@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from evalkit.errors import DataError
 from evalkit.inference.prefix import PrefixRunner, Step
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens
+from evalkit.scoring.halving import run_or_halve
 from evalkit.scoring.head import Forward
 
 _QUOTED = 40
@@ -146,14 +148,42 @@ def _score(
     scored = states.flatten(0, 1)[torch.from_numpy(places).to(states.device)]
     values = np.empty(len(wanted.targets), dtype=np.float64)
     greedy = np.empty(len(wanted.targets), dtype=bool)
-    at_once = forward.rows_at_once
-    for low in range(0, len(scored), at_once):
+    low, at_once = 0, forward.rows_at_once
+    while low < len(scored):
+        at_once = min(at_once, len(scored) - low)
         here = np.flatnonzero((back >= low) & (back < low + at_once))
-        of = torch.from_numpy(back[here] - low).to(scored.device)
-        targets = torch.from_numpy(wanted.targets[here]).to(scored.device)
-        with torch.no_grad():
-            logits = forward.logits(scored[low : low + at_once])
-            log_probabilities = torch.log_softmax(logits, dim=-1, dtype=softmax_dtype)
-            values[here] = log_probabilities[of, targets].double().cpu().numpy()
-            greedy[here] = (log_probabilities.argmax(-1)[of] == targets).cpu().numpy()
+        found = run_or_halve(
+            partial(
+                _score_rows,
+                scored[low : low + at_once],
+                forward,
+                back[here] - low,
+                wanted.targets[here],
+                softmax_dtype,
+            ),
+            at_once,
+            "row of logits",
+            scored.device,
+            halve=True,
+        )
+        if found is None:
+            at_once //= 2
+            continue
+        values[here], greedy[here] = found
+        low += at_once
     return values, greedy
+
+
+@torch.no_grad()
+def _score_rows(
+    rows: Tensor,
+    forward: Forward,
+    places: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    softmax_dtype: torch.dtype | None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log-probability of each of `tokens`, predicted by the rows at `places`; whether it is top."""
+    of, targets = (torch.from_numpy(one).to(rows.device) for one in (places, tokens))
+    log_probabilities = torch.log_softmax(forward.logits(rows), dim=-1, dtype=softmax_dtype)
+    values = log_probabilities[of, targets].double().cpu().numpy()
+    return values, (log_probabilities.argmax(-1)[of] == targets).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +80,9 @@ class Probe:
 
     `resident_before` is the process's resident set in bytes just before loading, `seconds` holds
     the time of "load" and, where a checkpoint was made, "quantize". `formats` are the kinds of
-    quantized layers that `model` may hold.
+    quantized layers that `model` may hold. `load_peaks` are the peaks of memory while it loaded, by
+    the name of their counter; `files` says whether its files were in the page cache before ("warm",
+    "partly cold", "cold", "unknown").
     """
 
     model: Any
@@ -90,3 +92,5 @@ class Probe:
     resident_before: int
     seconds: Mapping[str, float]
     formats: tuple[LayerFormat, ...] = ()
+    load_peaks: Mapping[str, float] = field(default_factory=dict)
+    files: str = "unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ PEAK_MEMORY = ProbeMetric(
     name="peak_memory_bytes",
     unit="bytes",
     direction="lower",
-    version=3,
-    definition="CUDA: peak bytes allocated by torch. CPU: resident high-water mark of the"
-    " variant's own process above its level before loading, with all libraries resident before and"
-    " blocks above 128 KiB going back to the system when they are free. Covers load, prefill,"
-    " decode.",
+    version=4,
+    definition="The largest of three peaks: of loading, of one prefill and of a short decode at"
+    " batch 1; checks of the weights between them do not count. CUDA: bytes allocated by torch."
+    " CPU: resident high-water mark of the variant's own process above its level before loading,"
+    " with all libraries resident before and, for prefill and decode, blocks above 128 KiB going"
+    " back to the system when they are free.",
 )
 SPECS = (PEAK_MEMORY,)
 COLUMNS = (Column(PEAK_MEMORY.name, "peak", "size", measured_on="model", place=20),)
@@ -34,16 +35,41 @@ _MADV_POPULATE_READ = 22
 
 
 def measure(probe: Probe) -> list[Measurement]:
-    """Run one prefill and a short decode, then read the high-water mark."""
-    from evalkit.inference.timing import time_generation
+    """Run one prefill and a short decode; the largest peak of these and of loading counts."""
+    from evalkit.inference.engines import Eager
+    from evalkit.inference.timing import generation_lengths, random_prompts
 
     meter = PeakMeter(probe.device, probe.resident_before)
+    prompt, generate = generation_lengths(probe.model, probe.protocol.prompt, DECODE_TOKENS)
+    ids = random_prompts(probe.model, 1, prompt)
+    measured = phase_peaks(meter, Eager(probe.model), ids, generate)
+    phases = {"load": probe.load_peaks, **measured}
+    counter = next(iter(phases["prefill"]))
+    largest = max(peaks.get(counter, 0.0) for peaks in phases.values())
+    on_cpu = probe.device == "cpu"
+    convention = "resident set above the level before loading" if on_cpu else "CUDA allocated"
+    return [PEAK_MEMORY.measured((largest,), convention, **named(phases))]
+
+
+def phase_peaks(meter: PeakMeter, engine: Any, ids: Any, steps: int) -> dict[str, dict[str, float]]:
+    """Peaks in bytes of a prefill of `ids` (batch, length) and of `steps` decode steps behind it.
+
+    By phase and counter; untimed.
+    """
+    from evalkit.inference.timing import time_prefill, time_steps
+
     with unfragmented():
-        time_generation(probe.model, probe.protocol.prompt, DECODE_TOKENS)
-    if probe.device == "cpu":
-        convention = "resident set above the level before loading"
-        return [PEAK_MEMORY.measured((meter.main(),), convention)]
-    return [PEAK_MEMORY.measured((meter.main(),), "CUDA allocated", **meter.peaks())]
+        meter.reset()
+        _, tokens = time_prefill(engine, ids)
+        prefill = meter.peaks()
+        meter.reset()
+        time_steps(engine, tokens, steps)
+        return {"prefill": prefill, "decode": meter.peaks()}
+
+
+def named(phases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Peaks by phase and counter in one word each: "prefill allocated"."""
+    return {f"{phase} {name}": peak for phase, own in phases.items() for name, peak in own.items()}
 
 
 @contextlib.contextmanager
@@ -83,7 +109,7 @@ class PeakMeter:
         if self.device != "cpu":
             import torch
 
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self.device)
             return
         with contextlib.suppress(OSError):
             # Linux: 5 sets the high-water mark to the resident set (proc(5), clear_refs).
@@ -99,10 +125,10 @@ class PeakMeter:
             return {"resident": float(high_water_mark() - self.resident_before)}
         import torch
 
-        free, total = torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info(self.device)
         return {
-            "allocated": float(torch.cuda.max_memory_allocated()),
-            "reserved": float(torch.cuda.max_memory_reserved()),
+            "allocated": float(torch.cuda.max_memory_allocated(self.device)),
+            "reserved": float(torch.cuda.max_memory_reserved(self.device)),
             "used": float(total - free),
         }
 

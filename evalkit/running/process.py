@@ -21,9 +21,8 @@ from typing import Any
 from evalkit.errors import (
     EvalkitError,
     InterruptedWorkError,
-    OutOfMemoryError,
     VariantError,
-    is_out_of_memory,
+    in_one_line,
 )
 from evalkit.progress import Event, Listener
 
@@ -206,20 +205,16 @@ def _child(work: bytes, theirs: Connection, gpu: str | None) -> None:
         outcome = ("result", task(job, send))
     except InterruptedWorkError:
         outcome = ("interrupted", None)
-    except EvalkitError as error:
-        outcome = ("error", error)
     except BaseException as error:
-        outcome = ("error", _unexpected(error))
+        outcome = ("error", shown_in_one_line(error))
     theirs.send(outcome)
 
 
-def _unexpected(error: BaseException) -> EvalkitError:
-    if os.environ.get("EVALKIT_DEBUG"):
+def shown_in_one_line(error: BaseException) -> EvalkitError:
+    """`error` as a row says it; with --debug an unexpected one is printed where it was raised."""
+    if os.environ.get("EVALKIT_DEBUG") and not isinstance(error, EvalkitError):
         traceback.print_exception(error)
-    first = (str(error).strip().splitlines() or [""])[0]
-    if is_out_of_memory(error):
-        return OutOfMemoryError(f"out of memory: {first or 'this machine is full'}")
-    return VariantError(f"{type(error).__name__}: {first} (--debug shows where)")
+    return in_one_line(error)
 
 
 def _obey(theirs: Connection) -> None:

@@ -26,13 +26,15 @@ from evalkit.backends import for_scoring, spec_of
 from evalkit.errors import VariantError
 from evalkit.inference.engines import Prepared, prepare_engine
 from evalkit.metrics import Probe
-from evalkit.metrics.memory import level_before_loading
+from evalkit.metrics.memory import PeakMeter, level_before_loading
 from evalkit.models.identity import GENERATION_FILE
 from evalkit.models.loading import Loaded, load_tokenizer
 from evalkit.progress import Event, Listener
 from evalkit.running.job import Job
 from evalkit.running.keys import depends_on_batches
+from evalkit.running.page_cache import State, page_cache_state, weight_files_of
 from evalkit.running.served import open_server
+from evalkit.scoring.device_memory import begin_context, wait_for
 from evalkit.scoring.engine import ScoredBatch, score_windows
 from evalkit.scoring.reference import Reference, ReferenceWriter
 from evalkit.store.store import Store
@@ -94,16 +96,23 @@ class LoadedSession(Session):
     `model` runs the variant's own kernels, `scoring_model` has the arithmetic of the quality pass
     (`evalkit.backends.for_scoring`), which is set up when it is first asked for and replaces the
     former in place. `seconds` holds the time of "load" and, where a checkpoint was made,
-    "quantize"; `resident_before` is the resident set in bytes before loading.
+    "quantize"; `resident_before` is the resident set in bytes before loading, `load_peaks` are the
+    peaks of memory while it loaded, and `files` is the page cache's state before.
     """
 
     capabilities = frozenset({"distributions", "memory", "probes"})
 
     def __init__(
-        self, job: Job, loaded: Loaded, seconds: dict[str, float], resident_before: int
+        self,
+        job: Job,
+        loaded: Loaded,
+        seconds: dict[str, float],
+        resident_before: int,
+        load_peaks: dict[str, float],
+        files: State,
     ) -> None:
         self.job, self.loaded, self.seconds = job, loaded, seconds
-        self.resident_before = resident_before
+        self.resident_before, self.load_peaks, self.files = resident_before, load_peaks, files
         self.kernel, self.notes = loaded.kernel, loaded.notes
 
     @property
@@ -142,6 +151,8 @@ class LoadedSession(Session):
             self.resident_before,
             self.seconds,
             self.loaded.formats,
+            self.load_peaks,
+            self.files,
         )
 
     def engine(self, name: str, ids: Any, length: int) -> Prepared:
@@ -254,12 +265,17 @@ def _load(job: Job, send: Listener) -> LoadedSession:
     getattr(backend, "prepare", lambda: None)()
     if hasattr(backend, "build"):
         backend.build(job.checkpoint, job.variant, job.device, send)
+    begin_context(job.device)
     before = level_before_loading(job.device)
+    meter = PeakMeter(job.device, before)
+    meter.reset()
+    files = page_cache_state(weight_files_of(Path(job.variant.checkpoint or source)))
     send(Event(job.variant.label, "loading"))
     start = time.perf_counter()
     model = _loaded(job, source)
+    wait_for(job.device)
     seconds["load"] = time.perf_counter() - start
-    return LoadedSession(job, model, seconds, before)
+    return LoadedSession(job, model, seconds, before, meter.peaks(), files)
 
 
 def _source(job: Job) -> tuple[Path, dict[str, float]]:

@@ -37,22 +37,36 @@ def run_or_halve(
     try:
         return run()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if rows == 1:
-            raise OutOfMemoryError(
-                f"one {longest} does not fit in memory: lower the context length or take a "
-                "smaller variant"
-            ) from error
-        if not halve:
-            raise OutOfMemoryError(
-                f"a batch of {rows} rows, the longest a {longest}, does not fit in memory, and is "
-                "not halved because the numbers of this variant depend on what runs together: "
-                "measure all variants with a smaller --batch-tokens"
-            ) from error
+        refuse_or_halve(error, rows, longest, halve=halve)
     # Only here, outside the handler, are the tensors of the failed batch gone.
     release_memory(device)
     return None
+
+
+def refuse_or_halve(error: Exception, rows: int, longest: str, *, halve: bool) -> None:
+    """Return where `error` says that `rows` rows did not fit in memory and half of them may.
+
+    Otherwise raises `error` itself, or OutOfMemoryError as `run_or_halve` does.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if rows <= 1:
+        raise OutOfMemoryError(
+            f"one {longest} does not fit in memory: lower the context length or take a "
+            f"smaller variant ({_first_line(error)})"
+        ) from error
+    if not halve:
+        raise OutOfMemoryError(
+            f"a batch of {rows} rows, the longest a {longest}, does not fit in memory, and is "
+            "not halved because the numbers of this variant depend on what runs together: "
+            "measure all variants with a smaller --batch-tokens"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # torch goes on about all of the card's memory.
+    return lines[0].partition(". ")[0]
 
 
 def halves(batch: Batch) -> list[Batch]:

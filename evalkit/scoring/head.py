@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from evalkit.errors import is_out_of_memory
 from evalkit.scoring.batching import short_rope_length
+from evalkit.scoring.device_memory import memory_of
 
 Kind = Literal["hidden", "logits"]
 
@@ -32,9 +33,12 @@ _FEW_ROWS = 24
 # Float32 logits of one call of the head. On a CPU below the C library's largest threshold for
 # separate mappings (32 MiB): such blocks are reused, larger ones are mapped and zeroed each time.
 _LOGITS_BYTES = 24 * 2**20
-_CUDA_LOGITS_BYTES = 2**27
-# Fewer rows would leave the head bound by reading its weights.
-_FEWEST_AT_ONCE = 64
+# Fewer rows would leave the head bound by reading its weights. A GPU is bound by arithmetic from a
+# few hundred rows on; with the most, calls take no time beside it.
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 4096
+# On a GPU logits may take this part of the free memory. Beside a row's own logits there are those
+# of the reference, and of both what the statistics make of them.
+_OF_FREE_MEMORY, _LOGITS_HELD = 1 / 8, 8
 # Longer prompts are read in chunks: neither activations nor the attention mask of a pass, which has
 # a column for every token before it, may grow with the square of the context.
 WHOLE_TOKENS, CHUNK_TOKENS = 8192, 2048
@@ -122,11 +126,23 @@ class Forward:
         """What a row is."""
         return "logits" if self.head is None else "hidden"
 
-    @property
+    @cached_property
     def rows_at_once(self) -> int:
-        """Rows that are taken through the head in one call, so that their logits stay small."""
-        size = _LOGITS_BYTES if self.model.device.type == "cpu" else _CUDA_LOGITS_BYTES
-        return max(_FEWEST_AT_ONCE, size // (4 * self.vocabulary))
+        """Rows that are taken through the head in one call, so that their logits stay small.
+
+        On a GPU as many as its memory allows when this is first asked, a power of two, so that a
+        little more or less changes nothing.
+        """
+        memory = memory_of(self.model.device)
+        if memory is None:
+            return max(_FEWEST_AT_ONCE, _LOGITS_BYTES // (4 * self.vocabulary))
+        allowed = int(_OF_FREE_MEMORY * memory.free() / (_LOGITS_HELD * 4 * self.vocabulary))
+        return min(max(_FEWEST_AT_ONCE, 1 << max(0, allowed.bit_length() - 1)), _MOST_AT_ONCE)
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the logits of `rows_at_once` rows and of what is made of them."""
+        return self.rows_at_once * _LOGITS_HELD * 4 * self.vocabulary
 
     def rows(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows (batch, length, width) of `ids` (batch, length); long ones in chunks."""

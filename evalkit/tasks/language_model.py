@@ -110,6 +110,11 @@ class LanguageModel(TemplateLM):
         """
 
     @property
+    def batch_tokens(self) -> int | None:
+        """Tokens that are scored together; None where a server decides."""
+        return None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Lines for the run's record about how the requests were answered."""
         if not self.truncated:

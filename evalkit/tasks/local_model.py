@@ -7,15 +7,17 @@ Two things that lm-eval's own Hugging Face backend does are switchable: `double_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evalkit.inference.budget import plan_budget
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
-from evalkit.inference.prefix import Budget, PrefixRunner
+from evalkit.inference.prefix import PrefixRunner
 from evalkit.inference.prefix_scores import Request, Score, score_requests
 from evalkit.models.overflow import first_not_finite
 from evalkit.scoring.head import open_forward
@@ -48,7 +50,8 @@ class LocalLanguageModel(LanguageModel):
             model: any causal language model.
             tokenizer: the model's own.
             batch_tokens: tokens of one forward pass, padding included.
-            cache_tokens: tokens whose keys and values are held; eight batches by default.
+            cache_tokens: most tokens whose keys and values are held; eight batches by default, on
+                a GPU no more than its memory holds.
             max_length: context in tokens; that of the configuration by default.
             softmax_dtype: type of the log-softmax; None keeps that of the logits, as in lm-eval.
             halve: whether a batch that does not fit in memory may be halved.
@@ -63,11 +66,15 @@ class LocalLanguageModel(LanguageModel):
         self._device = model.device
         vocabulary = model.config.get_text_config().vocab_size
         sample = torch.arange(min(_SAMPLE_TOKENS, length)) % vocabulary
-        self.runner = PrefixRunner(
-            open_forward(model, sample.to(model.device)),
-            Budget(batch_tokens, cache_tokens or 8 * batch_tokens, halve),
-            on_halved=self._count_halved,
-        )
+        forward = open_forward(model, sample.to(model.device))
+        budget = partial(plan_budget, forward, batch_tokens, cache_tokens=cache_tokens, halve=halve)
+        self.runner = PrefixRunner(forward, budget(), on_halved=self._count_halved)
+        self._generating = budget
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one pass: those that were asked for, or what memory has room for."""
+        return self.runner.budget.batch_tokens
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,8 +112,9 @@ class LocalLanguageModel(LanguageModel):
         seeds: Sequence[int],
         on_generated: OnGenerated,
     ) -> list[str]:
+        forward, budget = self.runner.forward, self._generating(generates=True)
         return generate_texts(
-            self.runner,
+            PrefixRunner(forward, budget, on_halved=self._count_halved),
             self.tokenizer,
             prompts,
             decoding,

@@ -136,6 +136,19 @@ def margin_text(comparison: Comparison) -> str:
     return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(comparison.margin))
 
 
+def status_words(row: Row) -> str:
+    """The status of a row in words: "out of memory"."""
+    return row.status.replace("_", " ")
+
+
+def failed(row: Row) -> str:
+    """What failed of a row, in one line; empty where nothing did."""
+    if row.status == "ok":
+        return ""
+    message = numbers.clean(row.message)
+    return f"{status_words(row)}: {message}" if message else status_words(row)
+
+
 def has(metrics: Mapping[str, Value], metric: str) -> bool:
     """Whether `metric` was measured."""
     return metric in metrics and metrics[metric].value is not None
@@ -143,12 +156,15 @@ def has(metrics: Mapping[str, Value], metric: str) -> bool:
 
 def _line(row: Row, base: Row | None, columns: Iterable[Column]) -> Line:
     name = label(row)
-    if row.status != "ok":
-        status = row.status.replace("_", " ")
-        message = numbers.clean(row.message)
-        return Line(name, message=f"{status}: {message}" if message else status, finding="failed")
+    failure = failed(row)
+    if failure and not row.metrics:
+        return Line(name, message=failure, finding="failed")
     against = None if row is base or base is None else base.metrics
     verdict = numbers.clean(row.verdict) or numbers.MISSING
+    if failure:
+        # What failed stands below the table, beside what was not measured.
+        cells = _cells(row.metrics, against, columns)
+        return Line(name, (*cells, status_words(row)), finding="failed")
     return Line(name, (*_cells(row.metrics, against, columns), verdict), finding=verdict)
 
 

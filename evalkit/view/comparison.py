@@ -19,6 +19,7 @@ from evalkit.view import numbers
 from evalkit.view.cells import (
     against_baseline,
     baseline_row,
+    failed,
     has,
     label,
     main_grid,
@@ -100,6 +101,11 @@ def remarks(comparison: Comparison) -> list[str]:
     ]
     found = [f"ran: {' · '.join(ran)}"] if ran else []
     found += not_measured(comparison)
+    found += [
+        f"{label(row)}: {failed(row)}"
+        for row in comparison.rows
+        if row.metrics and row.status != "ok"
+    ]
     found += [f"note: {numbers.clean(note)}" for note in comparison.notes]
     found += [
         f"note on {label(row)}: {numbers.clean(note)}"

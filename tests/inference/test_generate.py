@@ -15,9 +15,9 @@ from scoring_models import VOCABULARY
 from transformers import PreTrainedModel
 
 from evalkit.errors import DataError, NotFiniteError
+from evalkit.inference.budget import Budget
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
-from evalkit.inference.prefix import Budget
 
 TOKENIZER = tokenizer_of_words()
 GREEDY = {"do_sample": False}

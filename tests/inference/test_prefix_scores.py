@@ -13,8 +13,9 @@ from scoring_models import VOCABULARY
 from transformers import PreTrainedModel
 
 from evalkit.errors import DataError, OutOfMemoryError
-from evalkit.inference.prefix import Budget
+from evalkit.inference.budget import Budget
 from evalkit.inference.prefix_scores import Request, Score, score_requests
+from evalkit.scoring.head import Forward
 
 
 def questions(seed: int = 0) -> list[Request]:
@@ -160,6 +161,23 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     model.model.register_forward_pre_hook(never)
     with pytest.raises(OutOfMemoryError, match="does not fit"):
         score_requests(runner, requests, max_length=100)
+
+
+def test_logits_that_do_not_fit_are_made_of_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, requests = model_of("llama-tied"), questions()[:6]
+    expected, _ = score_requests(runner_of(model), requests, max_length=100)
+    logits, rows = Forward.logits, []
+
+    def limited(forward: Forward, states: torch.Tensor) -> torch.Tensor:
+        rows.append(len(states))
+        if len(states) > 5:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+        return logits(forward, states)
+
+    monkeypatch.setattr(Forward, "logits", limited)
+    scores, _ = score_requests(runner_of(model), requests, max_length=100)
+    assert max(rows) > 5
+    assert difference(scores, expected) < 1e-5
 
 
 def test_a_batch_that_may_not_be_halved_ends_in_one_line() -> None:

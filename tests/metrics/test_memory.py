@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+
+from evalkit.inference import timing
+from evalkit.metrics import Probe, Protocol, load_time, memory
 
 MIB = 2**20
 # In a process of its own, as variants are measured: nothing else frees or takes memory there.
@@ -38,3 +44,56 @@ def test_the_peak_is_what_is_in_use(work: str, least: int, most: int) -> None:
         [sys.executable, "-c", SCRIPT.format(work=work)], capture_output=True, text=True, check=True
     )
     assert least * MIB <= float(done.stdout) <= most * MIB
+
+
+class Card:
+    """torch.cuda of a card whose counters are set by what runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 100
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self._reset)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: self.most)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: self.most + 10)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (500, 1000))
+
+    def _reset(self, device: str) -> None:
+        assert device == "cuda:1"
+        self.most = self.now
+
+    def take(self, size: int) -> None:
+        self.most = max(self.most, self.now + size)
+
+
+@pytest.mark.parametrize(("load", "expected"), [(150.0, 170.0), (900.0, 900.0)])
+def test_the_peak_is_the_largest_of_its_phases_and_not_of_what_lies_between(
+    load: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks of the weights took 400 bytes before the first phase."""
+    card = Card(monkeypatch)
+    card.take(400)
+    for name, size in (("time_prefill", 70), ("time_steps", 30)):
+
+        def phase(*_: Any, size: int = size) -> Any:
+            card.take(size)
+            return 0.0, None
+
+        monkeypatch.setattr(timing, name, phase)
+    monkeypatch.setattr(timing, "random_prompts", lambda *_: None)
+    config = SimpleNamespace(max_position_embeddings=512)
+    probe = Probe(
+        SimpleNamespace(config=config), "cuda:1", "", Protocol(), 0, {},
+        load_peaks={"allocated": load, "reserved": load, "used": load},
+    )  # fmt: skip
+    (found,) = memory.measure(probe)
+    assert found.version == 4
+    assert found.values == (expected,)
+    assert found.details["load allocated"] == load
+    assert found.details["prefill allocated"] == 170
+    assert found.details["decode allocated"] == 130
+
+
+def test_load_seconds_say_whether_files_were_cold() -> None:
+    probe = Probe(None, "cpu", "", Protocol(), 0, {"load": 2.0}, files="cold")
+    load, quantize = load_time.measure(probe)
+    assert (load.values, load.convention, load.version) == ((2.0,), "wall time, files cold", 2)
+    assert quantize.values == ()

@@ -27,17 +27,42 @@ def _full() -> Any:
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cublasLt ran into an error!\n\tshapeA=torch.Size([9, 9])"),
+        RuntimeError("Triton Error [CUDA]: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("cudaErrorMemoryAllocation"),
+        RuntimeError("hipErrorOutOfMemory"),
+        RuntimeError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
     ],
 )
 def test_every_way_of_saying_that_memory_ran_out(error: Exception) -> None:
     assert is_out_of_memory(error)
 
 
+def test_an_error_that_was_made_of_one_of_these() -> None:
+    try:
+        try:
+            _full()
+        except RuntimeError as error:
+            raise ValueError("the weights cannot be read") from error
+    except ValueError as error:
+        assert is_out_of_memory(error)
+
+
 def test_other_errors_pass_through() -> None:
     def wrong() -> Any:
         raise RuntimeError("shapes do not match")
 
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    for words in (
+        "shapes do not match",
+        "CUDNN_STATUS_NOT_SUPPORTED",
+        "CUBLAS_STATUS_INVALID_VALUE",
+    ):
+        assert not is_out_of_memory(RuntimeError(words))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run_or_halve(wrong, 4, "window of 9 tokens", CPU, halve=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from evalkit.analysis.sweep import next_batch
 from evalkit.errors import VariantError, is_out_of_memory
-from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, unfragmented
+from evalkit.metrics.memory import DECODE_TOKENS, PeakMeter, named, phase_peaks
 from evalkit.progress import Event, Listener
 from evalkit.records.bench import SoakSample
 from evalkit.running.environment import Load
@@ -88,7 +88,7 @@ def measure_round(round_: RoundJob, session: LoadedSession, send: Listener) -> R
     sizes = weight_bytes(session.model, session.loaded.formats)
     weights = {name: float(size) for name, size in sizes.items()}
     bench = _Bench(round_, session, meter, open_sensors(job.device), send)
-    result = RoundResult(session.kernel, session.notes, weights, meter.peaks(), ())
+    result = RoundResult(session.kernel, session.notes, weights, session.load_peaks, ())
     if round_.soak:
         return dataclasses.replace(result, soak=tuple(bench.soak()))
     load = Load()
@@ -194,8 +194,8 @@ class _Bench:
             "batch": batch, "context": context, "engine": engine.name,
             "preparation": prepared.seconds, "differs_at": prepared.differs_at,
         }  # fmt: skip
-        peaks = self._peaks(engine, ids)
-        self.peaks[key] = {f"{phase} {name}": peak for (phase, name), peak in peaks.items()}
+        peaks = phase_peaks(self.meter, engine, ids, min(DECODE_TOKENS, round_.generate))
+        self.peaks[key] = named(peaks)
         before = self.sensors()
         speeds, latencies = [], []
         for _ in _repeated(round_.repetitions):
@@ -203,10 +203,10 @@ class _Bench:
             speeds.append(batch * context / seconds)
             latencies.append(1000 * seconds)
         joules = energy([(before, self.sensors())])
-        counter = next(name for _, name in peaks)
+        counter = next(iter(peaks["prefill"]))
         yield PhaseResult(
             "prefill", samples=tuple(speeds), latencies=tuple(latencies),
-            peak=peaks["prefill", counter],
+            peak=peaks["prefill"][counter],
             joules_per_token=_per_token(joules, batch * context * len(speeds)), **shared,
         )  # fmt: skip
 
@@ -222,23 +222,9 @@ class _Bench:
         tokens_made = batch * round_.generate * len(speeds)
         yield PhaseResult(
             "decode", samples=tuple(speeds), latencies=tuple(latencies[:KEPT_LATENCIES]),
-            peak=peaks["decode", counter],
+            peak=peaks["decode"][counter],
             joules_per_token=_per_token(energy(windows), tokens_made), **shared,
         )  # fmt: skip
-
-    def _peaks(self, engine: Any, ids: Any) -> dict[tuple[str, str], float]:
-        """Peaks of a prefill and a few steps behind it, untimed, by phase and counter."""
-        from evalkit.inference.timing import time_prefill, time_steps
-
-        found: dict[tuple[str, str], float] = {}
-        with unfragmented():
-            self.meter.reset()
-            _, tokens = time_prefill(engine, ids)
-            found |= {("prefill", name): peak for name, peak in self.meter.peaks().items()}
-            self.meter.reset()
-            time_steps(engine, tokens, min(DECODE_TOKENS, self.round.generate))
-            found |= {("decode", name): peak for name, peak in self.meter.peaks().items()}
-        return found
 
     def _prepare(self, ids: Any, length: int) -> Any:
         """The engine to use: of several, the one that decodes fastest here, for all points."""

@@ -117,7 +117,9 @@ class _Asking:
         records.save(table)
         self.records[task.name] = records
         self.notes += [f"{task.name}: {note}" for note in (*records.head.notes, *lm.notes)]
-        noise = self._noise(task, requests, answers) if self.job.is_baseline else None
+        noise = None
+        if self.job.is_baseline:
+            noise = self._noise(task, requests, answers, lm.batch_tokens)
         return [
             Measurement(
                 metric=records.key(score),
@@ -144,13 +146,15 @@ class _Asking:
 
         return advance
 
-    def _noise(self, task: LoadedTask, requests: TaskRequests, answers: Any) -> float | None:
-        """Largest change of a log-likelihood, in nats, when half the batch is used."""
+    def _noise(
+        self, task: LoadedTask, requests: TaskRequests, answers: Any, batch_tokens: int | None
+    ) -> float | None:
+        """Largest change of a log-likelihood, in nats, when half of `batch_tokens` is used."""
         if requests.output_type == "generate_until":
             return None
         sample = dataclasses.replace(requests, items=requests.items[:NOISE_ITEMS])
         folder = self.store.raw(self.run.id) / "noise"
-        half = max(1, self.job.settings.batch_tokens // 2)
+        half = max(1, (batch_tokens or self.job.settings.batch_tokens) // 2)
         lm = self.session.language_model(self.job.seed, half)
         again = answer_requests(sample, lm, folder, advance=self._advance(f"{task.name} again"))
         first = answers.loglikelihood[: len(again.loglikelihood)]

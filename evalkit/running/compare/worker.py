@@ -1,6 +1,7 @@
 """Measuring one variant, in a process of its own: make, load, probe, score, store as it comes.
 
-Every measurement is stored the moment it exists. What the store already has is not repeated.
+Every measurement is stored the moment it exists. What the store already has is not repeated. A part
+that fails, for want of memory or otherwise, says so in its own run; the others are measured.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from types import ModuleType
 
 from evalkit import plugins
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
+from evalkit.metrics import Probe
 from evalkit.progress import Event, Listener
-from evalkit.records import Run, content_hash
+from evalkit.records import Measurement, Run, content_hash
 from evalkit.running.compare.texts import measure_share, measure_texts
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
 from evalkit.running.keys import depends_on_batches
+from evalkit.running.process import shown_in_one_line
 from evalkit.running.remaining import add, failed_run, unfinished
 from evalkit.running.session import LoadedSession, Session, loaded, open_variant
+from evalkit.scoring.halving import release_memory
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
 
@@ -42,7 +47,7 @@ def measure_variant(job: Job, send: Listener) -> int | None:
             return None
         with open_variant(job, send) as session:
             if session.can("probes"):
-                _refuse_broken(loaded(session))
+                _check_weights(loaded(session))
             try:
                 for part in job.parts:
                     if unfinished(store, job, part):
@@ -82,30 +87,44 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
 
             run = add(store, run, measure_task(store, part, run, session, send))
         store.save(dataclasses.replace(run, status="ok", message=""))
+        return
     except InterruptedWorkError:
         raise
-    except EvalkitError as error:
-        halved = job.settings.batch_tokens // 2
-        out_of_memory = isinstance(error, OutOfMemoryError) and part.kind != "probes"
-        if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
-            raise _BatchDoesNotFitError from error
-        _fail(store, job, part, error, send)
+    except Exception as error:  # whatever a model, a kernel or the code of a task may raise
+        failure = shown_in_one_line(error)
+    # Only here, outside the handler, are the tensors of the failed part gone.
+    release_memory(job.device)
+    halved = job.settings.batch_tokens // 2
+    out_of_memory = isinstance(failure, OutOfMemoryError) and part.kind != "probes"
+    if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
+        raise _BatchDoesNotFitError
+    _fail(store, job, part, failure, send)
 
 
 def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listener) -> None:
+    """Record that `part` failed, with its name where `error` does not say it."""
+    suite = part.run.suite
+    named = ", ".join([*(text.name for text in suite.texts), *(task.name for task in suite.tasks)])
+    if part.kind != "probes" and named not in str(error):
+        error = type(error)(f"{named}: {error}")
     store.save(failed_run(store, job, part, error))
     send(Event(job.variant.label, "", message=str(error)))
 
 
-def _refuse_broken(session: LoadedSession) -> None:
-    """Raise VariantError where a look at the weights shows that nothing measured would be true."""
+def _check_weights(session: LoadedSession) -> None:
+    """Look at the weights, which is noted where it cannot be done for want of memory.
+
+    Raises VariantError where it shows that nothing measured would be true.
+    """
     from evalkit.running.doctor.checks import CHEAP, examine
     from evalkit.running.doctor.loaded_variant import loaded_variant
 
-    problems = [f for f in examine(loaded_variant(session), CHEAP) if f.level == "problem"]
-    if problems:
-        label = session.job.variant.label
-        raise VariantError(f"{problems[0].line} (evalkit doctor {label} tells more)")
+    findings = examine(loaded_variant(session), CHEAP)
+    for one in findings:
+        if one.level == "problem":
+            label = session.job.variant.label
+            raise VariantError(f"{one.line} (evalkit doctor {label} tells more)")
+    session.notes += tuple(one.line for one in findings if one.level == "warning")
 
 
 def begin(store: Store, part: Part, session: Session) -> Run:
@@ -125,18 +144,34 @@ def begin(store: Store, part: Part, session: Session) -> Run:
 
 
 def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Listener) -> Run:
+    """Measure what is missing of size, memory and speed; raises in the end what failed of it."""
     job, probe = session.job, session.probe()
     missing = set(part.missing(run, job.environment.machine))
-    load = Load()
+    load, failures = Load(), []
     for done, name in enumerate(plugins.names("metrics")):
         module = plugins.load("metrics", name)
         if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
             continue
         send(Event(job.variant.label, f"measuring {name}", done))
-        per_machine = {spec.name: spec.per_machine for spec in module.SPECS}
-        new = [
-            dataclasses.replace(m, machine=job.environment.machine) if per_machine[m.metric] else m
-            for m in module.measure(probe)
-        ]
-        run = add(store, run, new)
+        try:
+            run = add(store, run, _on_this_machine(module, probe, job.environment.machine))
+            continue
+        except InterruptedWorkError:
+            raise
+        except Exception as error:  # whatever a model or a kernel may raise
+            failure = shown_in_one_line(error)
+        failures.append(type(failure)(f"{name.replace('_', ' ')}: {failure}"))
+        release_memory(job.device)
+    if failures:
+        first = next((f for f in failures if isinstance(f, OutOfMemoryError)), failures[0])
+        raise type(first)("; ".join(map(str, failures)))
     return dataclasses.replace(run, notes=(*run.notes, *load.notes()))
+
+
+def _on_this_machine(module: ModuleType, probe: Probe, machine: str) -> list[Measurement]:
+    """What the metrics of `module` measure, with the machine where they depend on it."""
+    per_machine = {spec.name: spec.per_machine for spec in module.SPECS}
+    return [
+        dataclasses.replace(found, machine=machine) if per_machine[found.metric] else found
+        for found in module.measure(probe)
+    ]

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from evalkit.backends import label, run_settings, spec_of
+from evalkit.errors import is_out_of_memory
 from evalkit.models.layers import linear_modules, unquantized_layers
+from evalkit.models.slices import finite_and_some, same_numbers
 from evalkit.models.storage import named_tensors
 from evalkit.records.findings import Finding, Level
 from evalkit.running.doctor.loaded_variant import LoadedVariant, mean_loss
+from evalkit.scoring.halving import release_memory
 
 # A perplexity this much above the baseline's on 200 tokens is more than rounding does.
 MUCH_WORSE, WORSE = 1.5, 1.1
@@ -35,9 +38,10 @@ def weights_are_finite(loaded: LoadedVariant) -> Iterator[Finding]:
     for name, tensor in named_tensors(loaded.model, loaded.formats):
         if tensor.device.type == "meta" or not tensor.is_floating_point():
             continue
-        if not bool(torch.isfinite(tensor.float()).all()):
+        finite, some = finite_and_some(tensor)
+        if not finite:
             bad.append(name)
-        elif "scale" in name.lower() and tensor.numel() and not bool(tensor.float().any()):
+        elif "scale" in name.lower() and tensor.numel() and not some:
             zero.append(name)
     if bad:
         yield _problem(
@@ -84,7 +88,7 @@ def head_is_tied_as_configured(loaded: LoadedVariant) -> Iterator[Finding]:
     one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
     if one is None or other is None or one.data_ptr() == other.data_ptr():
         return
-    if one.shape != other.shape or not torch.equal(one.float(), other.float()):
+    if one.shape != other.shape or not same_numbers(one, other):
         yield _problem(
             "tied head", "head and embedding differ although the configuration ties them",
             "a head that was not loaded is random: every prediction is noise",
@@ -278,8 +282,25 @@ THOROUGH: tuple[Check, ...] = (
 
 
 def examine(loaded: LoadedVariant, checks: Sequence[Check]) -> list[Finding]:
-    """Findings of all `checks`, in their order."""
-    return [finding for check in checks for finding in check(loaded)]
+    """Findings of all `checks`, in their order; one that runs out of memory is a warning."""
+    return [finding for check in checks for finding in _findings(check, loaded)]
+
+
+def _findings(check: Check, loaded: LoadedVariant) -> list[Finding]:
+    try:
+        return list(check(loaded))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, outside the handler, are the tensors of the failed check gone.
+    release_memory(loaded.device)
+    what = check.__name__.replace("_", " ")
+    return [
+        _warning(
+            what, f"the check that {what} ran out of memory", "such a fault would not be noticed",
+            "end other programs on the device, or take a smaller variant",
+        )
+    ]  # fmt: skip
 
 
 def _tolerance(loaded: LoadedVariant) -> float:
