@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from evalkit.records.column import Column
 from evalkit.records.comparison import Comparison, Flip, Row, Value
-from evalkit.records.run import Direction, Environment, Measurement, Model, Run, Status
+from evalkit.records.run import Cost, Direction, Environment, Measurement, Model, Run, Status
 from evalkit.records.serialization import content_hash, from_json, to_json
 from evalkit.records.suite import Suite, TaskSlice, TextSlice
 from evalkit.records.variant import OptionValue, Variant
@@ -16,6 +16,7 @@ from evalkit.records.variant import OptionValue, Variant
 __all__ = [
     "Column",
     "Comparison",
+    "Cost",
     "Direction",
     "Environment",
     "Flip",

@@ -62,8 +62,26 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a part asked of the machine, and the `seconds` it took once the variant was loaded.
+
+    `operations` are those of its matrix products, `bytes` those of weights and logits that it
+    reads; `kind` is "probes", "texts" or "task". Both are counted, not measured, so that the time
+    of another part can be told from them.
+    """
+
+    kind: str
+    operations: float
+    bytes: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Run(Displayable):
-    """One variant of one model on one suite, with its measurements, environment and status."""
+    """One variant of one model on one suite, with its measurements, environment and status.
+
+    `cost` is known of a part that was measured in one go.
+    """
 
     id: str
     model: Model
@@ -76,6 +94,7 @@ class Run(Displayable):
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[str, ...] = ()
     created: str = ""
+    cost: Cost | None = None
 
     def measurement(
         self, metric: str, machine: str | None = None, baseline: str = ""

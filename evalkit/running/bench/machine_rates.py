@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from evalkit.records import Environment, from_json, to_json
+from evalkit.progress import Event, Listener
+from evalkit.records import content_hash, from_json, to_json
 from evalkit.records.bench import MachineRates
+from evalkit.running.job import Job
+from evalkit.running.process import run_child
 from evalkit.store.files import read_json, write_json
+from evalkit.store.store import Store
 
 VERSION = 1
 _REPEATS = 7
@@ -22,19 +25,22 @@ _MATRIX = {"cpu": 512, "cuda": 8192}
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-def stored_rates(file: Path, environment: Environment) -> MachineRates | None:
-    """Rates measured on this machine before, or None."""
-    if not file.exists():
-        return None
-    content = read_json(file)
-    if content.get("version") != VERSION or content["rates"]["machine"] != environment.machine:
-        return None
-    return from_json(MachineRates, content["rates"])
-
-
-def store_rates(file: Path, rates: MachineRates) -> None:
-    """Keep rates for the next bench on this machine."""
+def machine_rates(store: Store, job: Job, listener: Listener) -> MachineRates:
+    """The rates of the machine and device of `job`: measured once, and kept in the store."""
+    machine = job.environment.machine
+    file = store.root / "machines" / f"{content_hash(machine)}.json"
+    if file.exists():
+        content = read_json(file)
+        if content.get("version") == VERSION and content["rates"]["machine"] == machine:
+            return from_json(MachineRates, content["rates"])
+    listener(Event("evalkit", "measuring the machine"))
+    rates: MachineRates = run_child(_measure, (job.device, machine), listener, gpu=job.gpu)
     write_json(file, {"version": VERSION, "rates": to_json(rates)})
+    return rates
+
+
+def _measure(job: tuple[str, str], send: Listener) -> MachineRates:
+    return measure_rates(*job)
 
 
 def measure_rates(device: str, machine: str) -> MachineRates:

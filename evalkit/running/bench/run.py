@@ -19,8 +19,8 @@ from evalkit.errors import (
 from evalkit.options import BenchOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import content_hash, from_json, to_json
-from evalkit.records.bench import Bench, MachineRates
-from evalkit.running.bench.machine_rates import measure_rates, store_rates, stored_rates
+from evalkit.records.bench import Bench
+from evalkit.running.bench.machine_rates import machine_rates
 from evalkit.running.bench.plan import BenchPlan, engine_names, make_bench_plan
 from evalkit.running.bench.round import RoundJob, RoundResult
 from evalkit.running.job import Job
@@ -58,7 +58,7 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
         if options["fresh"]:
             for file in folder.glob("*.json"):
                 file.unlink()
-        rates = _rates(store, plan, listener)
+        rates = machine_rates(store, plan.jobs[0], listener)
         measured = _measure(plan, folder, listener)
     bench = summarise(plan, measured, rates)
     store.save_bench(bench, plan.id)
@@ -67,21 +67,6 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
 
 def _waiting(who: str) -> Event:
     return Event("bench", "", message=f"waiting for {who}, which runs this bench now")
-
-
-def _rates(store: Store, plan: BenchPlan, listener: Listener) -> MachineRates:
-    job = plan.jobs[0]
-    file = store.root / "machines" / f"{content_hash(job.environment.machine)}.json"
-    found = stored_rates(file, job.environment)
-    if found is None:
-        listener(Event("bench", "measuring the machine"))
-        found = run_child(_machine, (job.device, job.environment.machine), listener, gpu=job.gpu)
-        store_rates(file, found)
-    return found
-
-
-def _machine(job: tuple[str, str], send: Listener) -> MachineRates:
-    return measure_rates(*job)
 
 
 def _measure(plan: BenchPlan, folder: Path, listener: Listener) -> tuple[Measured, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from evalkit.progress import Listener
 from evalkit.running.cluster import share_count
+from evalkit.running.compare.expected import duration_lines
 from evalkit.running.compare.plan import ComparePlan
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
@@ -23,7 +24,7 @@ class Counts:
 
 
 def describe(plan: ComparePlan, listener: Listener) -> str:
-    """Variants resolved, windows, tokens, disk needed and what is already measured."""
+    """Variants resolved, windows, tokens, disk and memory needed, and the time it takes."""
     store = Store(plan.store)
     job = plan.jobs[0]
     lines = [
@@ -39,6 +40,7 @@ def describe(plan: ComparePlan, listener: Listener) -> str:
         )
         role = " (baseline)" if one.is_baseline else ""
         lines.append(f"variant {one.variant.label} = {one.variant.text}{role}: {state}")
+    lines += duration_lines(store, plan.jobs, listener)
     return "\n".join([*lines, f"store: {plan.store}"])
 
 

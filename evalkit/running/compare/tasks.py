@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.errors import DataError
@@ -41,19 +42,28 @@ def measure_task(
     job = session.job
     chosen = part.run.suite.tasks[0]
     found = _load(job, chosen)
-    if found.failures:
-        raise DataError("; ".join(failure.message for failure in found.failures))
     asking = _Asking(store, run, session, send)
     measured: list[Measurement] = []
     for task in found.tasks:
-        requests, prompts = _requests(store, session, chosen, task)
+        requests, prompts = _requests(store, job, chosen, task, session.tokenizer)
         measured += asking.scores(task, requests, prompts)
     return [*measured, _marker(score_groups(found.groups, asking.records), asking.notes)]
 
 
+def part_requests(
+    store: Store, job: Job, part: Part, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[TaskRequests, str]]:
+    """What the part's task (or every task of its group) asks, and the file of it in the store.
+
+    Raises DataError as `measure_task` does.
+    """
+    chosen = part.run.suite.tasks[0]
+    return [_requests(store, job, chosen, task, tokenizer) for task in _load(job, chosen).tasks]
+
+
 def _load(job: Job, chosen: TaskSlice) -> LoadedTasks:
     include = (job.settings.include_path,) if job.settings.include_path else ()
-    return load_tasks(
+    found = load_tasks(
         [chosen],
         data=job.settings.data,
         include_path=include,
@@ -61,17 +71,23 @@ def _load(job: Job, chosen: TaskSlice) -> LoadedTasks:
         seed=job.seed,
         allow_code=job.settings.allow_code,
     )
+    if found.failures:
+        raise DataError("; ".join(failure.message for failure in found.failures))
+    return found
 
 
 def _requests(
-    store: Store, session: Session, chosen: TaskSlice, task: LoadedTask
+    store: Store,
+    job: Job,
+    chosen: TaskSlice,
+    task: LoadedTask,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[TaskRequests, str]:
     """The prompts of `task`, built by the first variant and read by the others; their file."""
-    job = session.job
     name = f"prompts/{_prompts_key(job, chosen, task)}.parquet"
     if (store.root / name).exists():
         return TaskRequests.load(store.root / name), name
-    chat = ChatFormatter(session.tokenizer) if chosen.chat else None
+    chat = ChatFormatter(tokenizer) if chosen.chat else None
     requests = build_requests(task, chat_template=chat, system=chosen.system or None)
     requests.save(store.root / name)
     return requests, name

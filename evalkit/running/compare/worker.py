@@ -15,7 +15,7 @@ from evalkit import plugins
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import Probe
 from evalkit.progress import Event, Listener
-from evalkit.records import Measurement, Run, content_hash
+from evalkit.records import Cost, Measurement, Run, content_hash
 from evalkit.running.compare.texts import measure_share, measure_texts
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
@@ -76,7 +76,8 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
     if part.share is not None:
         measure_share(store, part, session, send)
         return
-    run = begin(store, part, session)
+    run, start = begin(store, part, session), time.perf_counter()
+    whole = not run.measurements
     try:
         if part.kind == "probes":
             run = _probe(store, part, run, loaded(session), send)
@@ -86,6 +87,8 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
             from evalkit.running.compare.tasks import measure_task
 
             run = add(store, run, measure_task(store, part, run, session, send))
+        if whole:
+            run = dataclasses.replace(run, cost=_cost(store, job, part, start))
         store.save(dataclasses.replace(run, status="ok", message=""))
         return
     except InterruptedWorkError:
@@ -99,6 +102,16 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
     if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
         raise _BatchDoesNotFitError
     _fail(store, job, part, failure, send)
+
+
+def _cost(store: Store, job: Job, part: Part, start: float) -> Cost | None:
+    """What `part` asked of the machine since `start`; None for a model that cannot be counted."""
+    from evalkit.running.compare.cost import part_cost
+
+    seconds = time.perf_counter() - start
+    with contextlib.suppress(EvalkitError):
+        return dataclasses.replace(part_cost(store, job, part), seconds=seconds)
+    return None
 
 
 def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listener) -> None:
@@ -137,6 +150,7 @@ def begin(store: Store, part: Part, session: Session) -> Run:
         environment=session.job.environment,
         notes=session.notes,
         measurements=stored.measurements if stored else (),
+        cost=stored.cost if stored else None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     store.save(run)
