@@ -40,6 +40,7 @@ class Driver(types.ModuleType):
         super().__init__("pynvml")
         self.cards, self.lacks, self.reasons, self.present = cards, lacks, reasons, present
         self.millijoules, self.milliwatts = 5_000_000, 300_000
+        self.version, self.cuda = "580.82.07", 13000
         self.asked: list[str] = []
         self.opened: list[str] = []
 
@@ -49,6 +50,12 @@ class Driver(types.ModuleType):
 
     def nvmlShutdown(self) -> None:
         pass
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return self.version
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return self.cuda
 
     def nvmlDeviceGetCount(self) -> int:
         return len(self.cards)

@@ -38,6 +38,7 @@ MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", 
 USED = {
     ("metrics/memory.py", "resource"),
     ("processors.py", "sched_getaffinity"),
+    ("running/page_cache.py", "preadv"),
     ("scoring/row_file.py", "posix_fallocate"),
     ("serving/process.py", "SIGKILL"),
     ("serving/process.py", "killpg"),

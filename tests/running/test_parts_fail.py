@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(
     model: Path, store: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool = False
 ) -> Any:
-    def here(task: Callable[..., Any], job: Any, listener: Any) -> Any:
+    def here(task: Callable[..., Any], job: Any, listener: Any, *, gpu: str | None = None) -> Any:
         return task(job, listener)
 
     monkeypatch.setattr(compare_run, "run_child", here)

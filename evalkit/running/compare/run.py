@@ -53,7 +53,11 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
 
 def _refuse_unready(store: Store, plan: ComparePlan) -> None:
     """Raise UsageError where this machine cannot do what is left of the plan."""
-    left = [job for job in plan.jobs if any(unfinished(store, job, part) for part in job.parts)]
+    left = [
+        job
+        for job in plan.jobs
+        if not job.refusal and any(unfinished(store, job, part) for part in job.parts)
+    ]
     if left:
         weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
         made = sum(spec_of(job.variant).quantizes for job in left)

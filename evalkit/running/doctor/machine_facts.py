@@ -120,7 +120,9 @@ def look_at_cards(cards: tuple[Gpu, ...], weights: float, *, wanted: bool = True
     """What concerns the cards, for a model of `weights` bytes in 16 bit: seconds at most."""
     version, torch_cuda = torch_build()
     driver, driver_cuda = driver_versions()
-    architectures, error = run_child(_ask_cuda, None, ignore) if cards else ((), "")
+    architectures, error = (), ""
+    if cards:
+        architectures, error = run_child(_ask_cuda, None, ignore, gpu=cards[0].word)
     return CardFacts(
         torch=version,
         torch_cuda=torch_cuda,
