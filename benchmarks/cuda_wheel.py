@@ -200,9 +200,7 @@ def main() -> None:
         print(json.dumps(report_of(options.child)))
         return
     if torch.version.cuda is None:
-        print(
-            f"torch {torch.__version__} is built without CUDA: it needs an environment of its own, see --help"
-        )
+        print(f"torch {torch.__version__} has no CUDA: --help says which environment has")
         return
     content: dict[str, list[dict[str, Any]]] = {}
     if options.only != "kernels":
