@@ -11,7 +11,8 @@ import torch
 from evalkit.inference import timing
 from evalkit.metrics.memory import PeakMeter, level_before_loading
 from evalkit.models import offload
-from evalkit.running.bench import machine_rates, round
+from evalkit.running.bench import machine_rates
+from evalkit.running.bench.round import _advance
 from evalkit.scoring.statistics import same_top1
 from evalkit.scoring.token_statistics import TokenStatistics
 
@@ -59,7 +60,7 @@ def test_steps_queue_up_between_events_and_are_waited_for_once(stream: Stream) -
 
 def test_a_step_of_a_soak_has_finished_when_it_returns(stream: Stream) -> None:
     tokens: Any = SimpleNamespace(device=torch.device("cuda"))
-    assert round._advance(SimpleNamespace(step=lambda given: given), tokens) is tokens
+    assert _advance(SimpleNamespace(step=lambda given: given), tokens) is tokens
     assert stream.asked == ["synchronize"]
 
 
