@@ -130,3 +130,10 @@ def test_a_card_finds_the_largest_logit_by_itself() -> None:
     found = same_top1._top1(values.as_subclass(Logits))
     assert made == ["argmax"]
     assert torch.equal(found.as_subclass(torch.Tensor), same_top1._top1(values))
+
+
+def test_main_memory_counts_as_offloaded_only_beside_a_card() -> None:
+    beside = SimpleNamespace(hf_device_map={"layers.0": 0, "layers.1": "cpu", "head": "disk"})
+    assert offload.offloaded(beside) == {"cpu": 1, "disk": 1}
+    alone = SimpleNamespace(hf_device_map={"layers.0": "cpu", "layers.1": "disk"})
+    assert offload.offloaded(alone) == {"disk": 1}
