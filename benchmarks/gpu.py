@@ -16,7 +16,8 @@ GPTQ runs by Marlin, which an RTX 4090 has too, and once more by Machete if that
 
     python benchmarks/gpu.py [--soak 3m] [--variants 'fp16;int8@bitsandbytes;...'] [--save FILE]
 
-Without a card the same path runs on the CPU with the demo model at small sizes, in about a minute:
+Without a card the same path runs on the CPU with the demo model at small sizes, in under three
+minutes (most of one is torch.compile):
 a rehearsal, whose figures mean nothing.
 """
 
