@@ -95,8 +95,10 @@ def difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> float:
 
 def measure(model: Any, tokenizer: Any, instances: list[Instance], repetitions: int) -> dict:
     kind = instances[0].request_type
+    device = str(model.device)
+    batch_tokens = BATCH_TOKENS[model.device.type]
     lms = {
-        "evalkit": LocalLanguageModel(model, tokenizer, batch_tokens=BATCH_TOKENS["cpu"]),
+        "evalkit": LocalLanguageModel(model, tokenizer, batch_tokens=batch_tokens),
         f"lm-eval, batch {BATCH}": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH),
         "lm-eval, batch 1": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
     }
@@ -104,7 +106,7 @@ def measure(model: Any, tokenizer: Any, instances: list[Instance], repetitions: 
     peaks = {}
     found = {}
     for name, function in functions.items():
-        meter = PeakMeter("cpu", resident_bytes())
+        meter = PeakMeter(device, resident_bytes())
         meter.reset()
         found[name] = function()
         peaks[name] = meter.main()
