@@ -137,7 +137,9 @@ class Measuring:
                 if job.refusal:
                     raise EvalkitError(job.refusal)
                 make_checkpoint(job, self._note)
-                found[job.variant.label] = run_child(function, self._part(job), self._note)
+                found[job.variant.label] = run_child(
+                    function, self._part(job), self._note, gpu=job.visible
+                )
             except EvalkitError as error:
                 found[job.variant.label] = {"message": str(error)}
         return found
