@@ -39,7 +39,7 @@ def block_ratio(length: int) -> float:
     """Part of the causal blocks of a prompt that any head of a sparse layer needs, on average."""
     starts = torch.arange(0, length, PATTERN.block_size)[None]
     blocks = starts.shape[1]
-    causal = len(PATTERN.offsets) * blocks * (blocks + 1) / 2
+    causal = PATTERN.heads * blocks * (blocks + 1) / 2
     return float(visible(PATTERN, starts, starts).sum()) / causal
 
 

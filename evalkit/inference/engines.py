@@ -15,10 +15,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
-from transformers.cache_utils import StaticLayer
+from transformers import PreTrainedModel
 
 from evalkit.errors import VariantError, is_out_of_memory
+from evalkit.inference.compiled_step import CompiledStep
+from evalkit.models.step_cache import StepCache
+from evalkit.models.toolchain import missing_for_triton
+from evalkit.scoring.batching import short_rope_length
 
 # Steps before a capture, so that every lazily made buffer and kernel is there.
 _WARM_STEPS = 3
@@ -35,6 +38,9 @@ class Engine(Protocol):
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append `tokens` (batch, 1) and return the next ones."""
+
+    def release(self) -> None:
+        """Let keys and values go, before another engine makes its own; the engine is done."""
 
 
 def _next(logits: Tensor) -> Tensor:
@@ -62,34 +68,51 @@ class Eager:
         self.cache = output.past_key_values
         return _next(output.logits)
 
+    def release(self) -> None:
+        """Let the cache go; see Engine."""
+        self.cache = None
+
 
 class _Static:
-    """A cache of `length` positions that stays in place, for steps that are recorded once.
-
-    `repeats` is False where a step may differ from the next in more than tensors: a layer with a
-    window smaller than `length`, for one, counts its tokens in Python.
-    """
+    """A cache of `length` positions that stays in place, for steps that are recorded once."""
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         self.model = model
-        self.cache = StaticCache(config=model.config.get_text_config(), max_cache_len=length)
-        # A window as large as the cache bounds nothing.
-        self.cache.layers = [
-            StaticLayer(length) if slides and layer.max_cache_len == length else layer
-            for layer, slides in zip(self.cache.layers, self.cache.is_sliding, strict=True)
-        ]
-        self.repeats = all(type(layer) is StaticLayer for layer in self.cache.layers)
+        self.cache: Any = StepCache(model.config.get_text_config(), length)
+        limit = short_rope_length(model.config)
+        # Tokens at which the rotary factors change, where this text can have as many.
+        self._boundary = limit if limit is not None and limit < length else None
+        self._text: list[Tensor] = []
+        self._length = 0
 
     def start(self, ids: Tensor) -> Tensor:
         """Read the prompts; see Engine."""
-        self.cache.reset()
-        return _next(self._forward(ids))
+        self._text, self._length = [ids], ids.shape[1]
+        with self.cache.reading():
+            return self._whole_step(ids)
 
-    def _forward(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(
-            input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1
-        ).logits
-        return logits
+    def step(self, tokens: Tensor) -> Tensor:
+        """One step; see Engine. Where the rotary factors change, the text is read anew."""
+        if self._boundary is not None:
+            self._text.append(tokens)
+            if self._length == self._boundary:
+                return self.start(torch.cat(self._text, 1))
+        self._length += 1
+        return self._replay(tokens)
+
+    def release(self) -> None:
+        """Let the cache go; see Engine."""
+        self.cache, self._text = None, []
+
+    def _replay(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _whole_step(self, tokens: Tensor) -> Tensor:
+        """The recorded work: from tokens (batch, length) to the next ones (batch, 1)."""
+        output = self.model(
+            input_ids=tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+        )
+        return _next(output.logits)
 
 
 class Compiled(_Static):
@@ -99,21 +122,25 @@ class Compiled(_Static):
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         super().__init__(model, length)
-        self._step: Callable[[Tensor], Tensor]
-        if model.device.type == "cpu" and self.repeats:
+        on_cuda = model.device.type == "cuda"
+        if on_cuda and (missing := missing_for_triton()):
+            raise VariantError(f"torch.compile needs {missing}: install it")
+        self._compiled: Callable[[Tensor], Tensor]
+        if not on_cuda and self.cache.steps_are_alike:
             from evalkit.inference.fused_step import FusedStep
 
-            self._step = FusedStep(self._whole_step)
+            self._compiled = FusedStep(self._whole_step)
         else:
-            mode = "reduce-overhead" if model.device.type == "cuda" else None
-            self._step = torch.compile(self._whole_step, mode=mode, dynamic=False)
+            mode = "reduce-overhead" if on_cuda else None
+            self._compiled = CompiledStep(self._whole_step, mode=mode)
 
-    def _whole_step(self, tokens: Tensor) -> Tensor:
-        return _next(self._forward(tokens))
+    def _replay(self, tokens: Tensor) -> Tensor:
+        return self._compiled(tokens).clone()
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """One compiled step; see Engine."""
-        return self._step(tokens).clone()
+    def release(self) -> None:
+        """Let the cache and the compiled step go; see Engine."""
+        super().release()
+        del self._compiled
 
 
 class Graphed(_Static):
@@ -123,39 +150,45 @@ class Graphed(_Static):
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
         super().__init__(model, length)
-        if not self.repeats:
-            raise VariantError("a layer's cache is no plain one (a window below the context, say)")
+        if not self.cache.steps_are_alike:
+            raise VariantError("a layer's cache is no plain one (a recurrent state, say)")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tokens = torch.empty(0)
         self._made = torch.empty(0)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Replay the step; see Engine. The first call captures it."""
+    def _replay(self, tokens: Tensor) -> Tensor:
+        """Replay the captured step; the first call captures it."""
         if self._graph is None:
-            self._capture(tokens)
-        assert self._graph is not None
+            self._graph = self._capture(tokens)
         self._tokens.copy_(tokens)
         self._graph.replay()
         return self._made.clone()
 
-    def _capture(self, tokens: Tensor) -> None:
+    def _capture(self, tokens: Tensor) -> torch.cuda.CUDAGraph:
         self._tokens = tokens.clone()
-        lengths = [layer.cumulative_length.clone() for layer in self.cache.layers]
+        lengths = self.cache.lengths()
+        current = torch.cuda.current_stream()
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(_WARM_STEPS):
-                _next(self._forward(self._tokens))
-                self._rewind(lengths)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._made = _next(self._forward(self._tokens))
-        self._rewind(lengths)
+                self._whole_step(self._tokens)
+                self.cache.rewind(lengths)
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._made = self._whole_step(self._tokens)
+        finally:
+            # Where a capture fails, torch leaves its stream current for all that follows.
+            torch.cuda.set_stream(current)
+        self.cache.rewind(lengths)
+        return graph
 
-    def _rewind(self, lengths: list[Tensor]) -> None:
-        for layer, length in zip(self.cache.layers, lengths, strict=True):
-            layer.cumulative_length.copy_(length)
+    def release(self) -> None:
+        """Let the cache and the graph with its memory go; see Engine."""
+        super().release()
+        self._graph, self._tokens, self._made = None, torch.empty(0), torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -176,7 +209,6 @@ def prepare_engine(name: str, model: PreTrainedModel, ids: Tensor, length: int) 
 
     Raises VariantError where the model cannot be compiled or captured.
     """
-    makers: dict[str, Any] = {"eager": Eager, "graph": Graphed, "compile": Compiled}
     eager = Eager(model)
     with torch.inference_mode():
         if name == "eager":
@@ -184,18 +216,33 @@ def prepare_engine(name: str, model: PreTrainedModel, ids: Tensor, length: int) 
             return Prepared(eager, 0.0)
         steps = min(_COMPARED_STEPS, length - ids.shape[1])
         wanted = generate(eager, ids, steps)
+        eager.release()
         begun = time.perf_counter()
+        engine = _make(name, model, length)
         try:
-            engine = makers[name](model, length)
             found = generate(engine, ids, steps)
         except Exception as error:  # whatever tracing or capturing a foreign model may raise
+            engine.release()
             if is_out_of_memory(error):
                 raise
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise VariantError(f"engine {name} does not run this model: {first}") from error
+            raise _refused(name, error) from error
         seconds = time.perf_counter() - begun
     equal = (wanted == found).all(0).tolist()
     return Prepared(engine, seconds, None if all(equal) else equal.index(False))
+
+
+def _make(name: str, model: PreTrainedModel, length: int) -> Engine:
+    makers: dict[str, Any] = {"graph": Graphed, "compile": Compiled}
+    try:
+        engine: Engine = makers[name](model, length)
+    except Exception as error:  # no static cache for this model, say
+        raise _refused(name, error) from error
+    return engine
+
+
+def _refused(name: str, error: Exception) -> VariantError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return VariantError(f"engine {name} does not run this model: {first}")
 
 
 def generate(engine: Engine, ids: Tensor, count: int) -> Tensor:

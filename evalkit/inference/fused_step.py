@@ -12,7 +12,6 @@ part of the step. Nothing of them changes between steps, so the call is recorded
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.decomposition import select_decomp_table
 
+from evalkit.inference.compiled_step import CompiledStep
+
 _aten: Any = torch.ops.aten
 _convert: Any = torch.ops.prims.convert_element_type.default
 # Checks of each weight's size would take a twentieth of the step.
@@ -29,19 +30,16 @@ _CONFIG = {"size_asserts": False, "alignment_asserts": False}
 _PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class FusedStep:
-    """A compiled `step` from tokens (batch, 1) to the next tokens (batch, 1).
+class FusedStep(CompiledStep):
+    """A compiled `step` that is replayed without torch.compile's conditions.
 
-    `step` may read and write tensors that stay in place, as a cache of fixed size does, and
-    nothing else that changes from call to call.
+    `step` may read and write tensors that stay in place, as a StepCache does, and nothing else
+    that changes from call to call.
     """
 
     def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
-        self._step = step
-        # torch.compile keeps what it made at the code object: one of its own for each step.
-        own = FunctionType(_call.__code__.replace(), globals())
-        self._checked = torch.compile(own, backend=self._compile, dynamic=False)
-        self._graphs: list[Callable[..., Any]] = []
+        super().__init__(step, backend=self._compile)
+        self._graph: Callable[..., Any] | None = None
         self._inputs: list[Any] = []
         self._outputs = 0
         self._place: int | None = None
@@ -49,19 +47,19 @@ class FusedStep:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The next tokens. Raises ValueError for another shape than the first call's."""
-        if self._place is None:
+        if self._place is None or self._graph is None:
             return self._record(tokens)
         if tokens.shape != self._shape:
             raise ValueError(f"tokens {tuple(tokens.shape)}: the step takes {self._shape}")
         self._inputs[self._place] = tokens
-        made: Tensor = self._graphs[0](*self._inputs)[0]
+        made: Tensor = self._graph(*self._inputs)[0]
         return made
 
     def _record(self, tokens: Tensor) -> Tensor:
-        """Call by way of torch.compile; replay from now on what is one graph."""
-        made: Tensor = self._checked(self._step, tokens)
+        """Call by way of torch.compile; replay from now on what gives the tokens alone."""
+        made = super().__call__(tokens)
         places = [place for place, value in enumerate(self._inputs) if value is tokens]
-        if len(self._graphs) == self._outputs == len(places) == 1:
+        if self._outputs == len(places) == 1:
             self._place, self._shape = places[0], tuple(tokens.shape)
         return made
 
@@ -76,7 +74,7 @@ class FusedStep:
                 decompositions=decompositions,
                 config_patches=_CONFIG | {"post_grad_custom_pre_pass": _ReadInt8Directly()},
             )
-        self._graphs.append(compiled)
+        self._graph = compiled
 
         def run(*values: Any) -> Any:
             made = compiled(*values)
@@ -84,10 +82,6 @@ class FusedStep:
             return made
 
         return run
-
-
-def _call(step: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    return step(tokens)
 
 
 def _mm(row: Tensor, weights: Tensor) -> Tensor:

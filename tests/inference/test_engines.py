@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import prefix_models
 import pytest
 import scoring_models
 import torch
@@ -30,7 +31,9 @@ def compiled(model: Any, batch: int = 1, length: int = LENGTH) -> Any:
 
 
 def is_replayed(engine: Any) -> bool:
-    return isinstance(engine._step, fused_step.FusedStep) and engine._step._place is not None
+    return (
+        isinstance(engine._compiled, fused_step.FusedStep) and engine._compiled._place is not None
+    )
 
 
 @compiles
@@ -61,20 +64,15 @@ def test_a_step_of_several_sequences_takes_no_other_batch() -> None:
         engine.step(torch.zeros(2, 1, dtype=torch.long))
 
 
-@compiles
-def test_a_step_that_torch_cannot_make_one_graph_of_is_not_replayed() -> None:
-    assert not is_replayed(compiled(scoring_models.build("opt")))
-
-
-def test_a_window_smaller_than_the_context_is_not_replayed() -> None:
-    model = scoring_models.build("gemma-2")
+def test_a_recurrent_state_is_not_captured() -> None:
     with pytest.raises(VariantError, match="graph does not run this model: a layer's cache is no"):
-        prepare_engine("graph", model, prompts(1), 20)
+        prepare_engine("graph", prefix_models.model_of("recurrent"), prompts(1), 20)
 
 
 @compiles
-def test_a_window_as_large_as_the_context_is_replayed() -> None:
-    assert is_replayed(compiled(scoring_models.build("gemma-2"), length=14))
+@pytest.mark.parametrize("length", [14, LENGTH])
+def test_a_window_is_replayed_whatever_its_size(length: int) -> None:
+    assert is_replayed(compiled(scoring_models.build("gemma-2"), length=length))
 
 
 @compiles

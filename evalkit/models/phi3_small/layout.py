@@ -11,6 +11,7 @@ from transformers import Cache
 from evalkit.errors import UsageError
 from evalkit.models.phi3_small.configuration import Phi3SmallConfig
 from evalkit.models.phi3_small.sparse import BlockPattern, additive, visible
+from evalkit.models.step_cache import StepCache
 
 MASK_BUDGET = 2**23
 """Most numbers in the mask of a sparse layer (32 MB in float32) before it is computed in chunks."""
@@ -21,7 +22,8 @@ class TokenLayout:
     """The tokens of one forward pass.
 
     Attributes:
-        past: tokens already in the cache; a tensor only inside torch.compile.
+        past: tokens already in the cache; a tensor () inside torch.compile and in the steps of
+            a StepCache, where nothing may depend on its value but other tensors.
         length: new tokens.
         key_length: keys a layer gets back from the cache, unused static slots included.
         attention_mask: the caller's mask, or None where it changes nothing.
@@ -42,11 +44,14 @@ class TokenLayout:
 
 
 def cached_tokens(cache: Cache | None, config: Phi3SmallConfig) -> int | torch.Tensor:
-    """Tokens already seen; stays a tensor where reading it would break a compiled graph."""
+    """Tokens already seen; stays a tensor where reading it would end what is recorded.
+
+    Under longrope a cache may have to be computed anew at this length: whoever steps a StepCache
+    sees to that, for all others the length is read.
+    """
     past = 0 if cache is None else cache.get_seq_length()
-    if torch.compiler.is_compiling() and config.rope_scaling is None:
-        return past
-    return int(past)
+    compiled = torch.compiler.is_compiling() and config.rope_scaling is None
+    return past if compiled or isinstance(cache, StepCache) else int(past)
 
 
 def describe(
@@ -127,9 +132,11 @@ def _regime(
     config: Phi3SmallConfig, real: torch.Tensor | None, past: int | torch.Tensor, length: int
 ) -> tuple[bool | torch.Tensor, bool]:
     """Whether the long factors apply, and whether they do so for the first time."""
-    if config.rope_scaling is None or isinstance(past, torch.Tensor):
+    if config.rope_scaling is None:
         return False, False
     limit = config.short_context
+    if isinstance(past, torch.Tensor):
+        return (past + length > limit)[None], False
     if real is None or past + length <= limit:
         long = past + length > limit
         return long, long and 0 < past <= limit
@@ -194,7 +201,7 @@ class SparseMasks:
         if layout.past + layout.length <= self.pattern.local_span:
             return None
         rows = 1 if layout.token_mask is None else layout.token_mask.shape[0]
-        numbers = rows * len(self.pattern.offsets) * layout.length * layout.key_length
+        numbers = rows * self.pattern.heads * layout.length * layout.key_length
         if layout.length > 1 and numbers > MASK_BUDGET and not always:
             return None
         if layout.token_mask is not None:

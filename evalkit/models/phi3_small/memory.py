@@ -12,10 +12,16 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from evalkit.errors import UsageError
+from evalkit.models.step_cache import StepCache
 
 
-def remember(cache: Cache, input_ids: torch.Tensor, num_hidden_layers: int) -> None:
-    """Append (batch, length) ids to the cache, behind its `num_hidden_layers` layers."""
+def remember(cache: Cache | None, input_ids: torch.Tensor, num_hidden_layers: int) -> None:
+    """Append (batch, length) ids to the cache, behind its `num_hidden_layers` layers.
+
+    Nothing is kept without a cache, or for a StepCache, whose caller keeps the text.
+    """
+    if cache is None or isinstance(cache, StepCache):
+        return
     while len(cache.layers) <= num_hidden_layers:
         cache.layers.append(_new_layer(cache))
     ids = input_ids[:, None, :, None]

@@ -152,7 +152,7 @@ class Phi3SmallModel(Phi3SmallPreTrainedModel):
         if layout.crosses:
             input_ids = self._all_ids(past_key_values, input_ids, layout.past)
             layout = describe(self.config, input_ids, attention_mask, None, past_key_values)
-        if past_key_values is not None and self.config.rope_scaling and input_ids is not None:
+        if self.config.rope_scaling and input_ids is not None:
             remember(past_key_values, input_ids, self.config.num_hidden_layers)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

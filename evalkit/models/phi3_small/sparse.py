@@ -26,12 +26,18 @@ CHUNK_TOKENS = 256
 
 @dataclass(frozen=True)
 class BlockPattern:
-    """The block geometry of a model; `offsets[h]` is head h's shift of the vertical stripes."""
+    """The block geometry of a model, or of the one head whose stripes are shifted by `first`.
+
+    Head h's vertical stripes are shifted by first + h * step: arithmetic, not a list, so that no
+    pass has to bring one to the device.
+    """
 
     block_size: int
     num_local_blocks: int
     vert_stride: int
-    offsets: tuple[int, ...]
+    heads: int
+    step: int
+    first: int = 0
 
     @classmethod
     def from_config(cls, config: Phi3SmallConfig) -> BlockPattern:
@@ -42,7 +48,15 @@ class BlockPattern:
             block_size=config.blocksparse_block_size,
             num_local_blocks=config.blocksparse_num_local_blocks,
             vert_stride=stride,
-            offsets=tuple(head * step % stride for head in range(heads)),
+            heads=heads,
+            step=step,
+        )
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Each head's shift of the vertical stripes, modulo the stride."""
+        return tuple(
+            (self.first + head * self.step) % self.vert_stride for head in range(self.heads)
         )
 
     @property
@@ -79,7 +93,8 @@ def visible(pattern: BlockPattern, queries: torch.Tensor, keys: torch.Tensor) ->
     Returns:
         (batch, heads, query length, key length) booleans.
     """
-    offsets = torch.tensor(pattern.offsets, device=keys.device)[:, None]
+    heads = torch.arange(pattern.heads, device=keys.device)[:, None]
+    offsets = heads * pattern.step + pattern.first
     query_blocks = queries // pattern.block_size
     key_blocks = keys // pattern.block_size
     stripes = (key_blocks[:, None] + offsets + 1) % pattern.vert_stride == 0
@@ -112,9 +127,9 @@ class _HeadGroup:
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> None:
-        per_group = len(pattern.offsets) // key.shape[1]
+        per_group = pattern.heads // key.shape[1]
         size, stride = pattern.block_size, pattern.vert_stride
-        self.pattern = BlockPattern(size, pattern.num_local_blocks, stride, (offset,))
+        self.pattern = BlockPattern(size, pattern.num_local_blocks, stride, 1, 0, offset)
         self.heads = _selector(heads)
         self.key_value_heads = _selector([head // per_group for head in heads])
         blocks = key.shape[2] // size
@@ -141,10 +156,10 @@ class _HeadGroup:
         of the same length, start inside the window and phase of the stripes share one, across
         groups too.
         """
-        size, stride, (offset,) = (
+        size, stride, offset = (
             self.pattern.block_size,
             self.pattern.vert_stride,
-            self.pattern.offsets,
+            self.pattern.first,
         )
         first = max(0, start // size - self.pattern.num_local_blocks + 1)
         window = slice(first * size, end)

@@ -63,7 +63,8 @@ def test_chunks_equal_a_mask_over_everything(data: st.DataObject) -> None:
         block_size=data.draw(st.sampled_from([1, 4, 7, 64])),
         num_local_blocks=data.draw(st.integers(1, 9)),
         vert_stride=stride,
-        offsets=tuple(head * step % stride for head in range(heads)),
+        heads=heads,
+        step=step,
     )
     total = data.draw(st.integers(1, 400))
     past = data.draw(st.integers(0, total - 1))
