@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from evalkit.errors import VariantError
 from evalkit.inference import fused_step
-from evalkit.inference.engines import generate, prepare_engine
+from evalkit.inference.engines import Graphed, generate, prepare_engine
 
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 LENGTH = 24
@@ -65,8 +65,8 @@ def test_a_step_of_several_sequences_takes_no_other_batch() -> None:
 
 
 def test_a_recurrent_state_is_not_captured() -> None:
-    with pytest.raises(VariantError, match="graph does not run this model: a layer's cache is no"):
-        prepare_engine("graph", prefix_models.model_of("recurrent"), prompts(1), 20)
+    with pytest.raises(VariantError, match="a layer's cache is no plain one"):
+        Graphed(prefix_models.model_of("recurrent"), 20)
 
 
 @compiles
