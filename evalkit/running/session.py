@@ -113,7 +113,9 @@ class LoadedSession(Session):
     ) -> None:
         self.job, self.loaded, self.seconds = job, loaded, seconds
         self.resident_before, self.load_peaks, self.files = resident_before, load_peaks, files
-        self.kernel, self.notes = loaded.kernel, loaded.notes
+        # A model of evalkit's own may run other kernels than it would elsewhere.
+        own = getattr(loaded.model, "kernel_notes", ())
+        self.kernel, self.notes = loaded.kernel, (*loaded.notes, *own)
 
     @property
     def model(self) -> PreTrainedModel:

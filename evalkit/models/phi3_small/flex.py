@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -10,6 +10,23 @@ from torch.utils._triton import has_triton
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from evalkit.models.phi3_small.sparse import BlockPattern, visible
+from evalkit.models.toolchain import missing_for_triton
+
+
+@cache
+def missing_tools() -> str:
+    """What this machine lacks to build the fused kernel, in words; empty where nothing is."""
+    return missing_for_triton() or ""
+
+
+def fallback_note(device: torch.device, pattern: BlockPattern) -> str:
+    """What to say of a model on `device` whose sparse layers run without the fused kernel."""
+    if device.type != "cuda" or not missing_tools():
+        return ""
+    return (
+        f"prompts beyond {pattern.local_span:,} tokens: block-sparse attention in plain torch, as"
+        f" FlexAttention needs {missing_tools()}"
+    )
 
 
 def applies(
@@ -27,6 +44,7 @@ def applies(
         and size >= 16
         and size & (size - 1) == 0
         and has_triton()
+        and not missing_tools()
     )
 
 

@@ -21,6 +21,7 @@ from evalkit.models.phi3_small.configuration import (
     RELEASED_VOCAB_SIZE,
     Phi3SmallConfig,
 )
+from evalkit.models.phi3_small.flex import fallback_note
 from evalkit.models.phi3_small.layout import SparseMasks, TokenLayout, describe
 from evalkit.models.phi3_small.loading import check_weights
 from evalkit.models.phi3_small.memory import recall, remember
@@ -228,6 +229,12 @@ class Phi3SmallForCausalLM(Phi3SmallPreTrainedModel, GenerationMixin):
             self.generation_config.eos_token_id = list(END_TOKEN_IDS)
             self.generation_config.pad_token_id = END_TOKEN_IDS[0]
         self.post_init()
+
+    @property
+    def kernel_notes(self) -> tuple[str, ...]:
+        """What is to be noted of the kernels that run beside those of the linear layers."""
+        note = fallback_note(self.device, BlockPattern.from_config(self.config))
+        return (note,) if note else ()
 
     @torch.no_grad()
     def reset_buffers(self) -> None:

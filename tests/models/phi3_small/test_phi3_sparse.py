@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +132,21 @@ def test_the_flex_block_mask_holds_the_needed_blocks_only(length: int) -> None:
 def test_flex_is_not_used_on_the_cpu() -> None:
     query = states(8, 64, 16)
     assert not flex.applies(query, query, RELEASED, dropout=0.0)
+
+
+@pytest.mark.parametrize("missing", [None, "a C compiler (gcc)"])
+def test_flex_without_a_compiler_is_replaced_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    flex.missing_tools.cache_clear()
+    monkeypatch.setattr(flex, "missing_for_triton", lambda: missing)
+    monkeypatch.setattr(flex, "has_triton", lambda: True)
+    on_card: Any = SimpleNamespace(is_cuda=True, shape=(1, 8, 2048, 16))
+    assert flex.applies(on_card, on_card, RELEASED, dropout=0.0) is (missing is None)
+    note = flex.fallback_note(torch.device("cuda"), RELEASED)
+    assert note == "" if missing is None else "beyond 1,024 tokens" in note and missing in note
+    assert flex.fallback_note(torch.device("cpu"), RELEASED) == ""
+    flex.missing_tools.cache_clear()
 
 
 @pytest.mark.cuda
