@@ -124,6 +124,7 @@ def test_the_gate_judges_by_the_new_limit(
     used("check", "--max-js", "1", without=True, status=2)
 
 
+@pytest.mark.slow
 def test_a_metric_installed_later_and_its_new_version_are_measured(
     used: Used, tmp_path: Path
 ) -> None:

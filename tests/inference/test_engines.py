@@ -37,7 +37,9 @@ def is_replayed(engine: Any) -> bool:
 
 
 @compiles
-@pytest.mark.parametrize("name", ["llama-tied", "phi-3-small", "phi-1"])
+@pytest.mark.parametrize(
+    "name", ["llama-tied", "phi-3-small", pytest.param("phi-1", marks=pytest.mark.slow)]
+)
 def test_a_compiled_step_is_replayed_and_makes_eagers_tokens(name: str) -> None:
     assert is_replayed(compiled(scoring_models.build(name)))
 
@@ -70,7 +72,7 @@ def test_a_recurrent_state_is_not_captured() -> None:
 
 
 @compiles
-@pytest.mark.parametrize("length", [14, LENGTH])
+@pytest.mark.parametrize("length", [14, pytest.param(LENGTH, marks=pytest.mark.slow)])
 def test_a_window_is_replayed_whatever_its_size(length: int) -> None:
     assert is_replayed(compiled(scoring_models.build("gemma-2"), length=length))
 

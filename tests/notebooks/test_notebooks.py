@@ -14,7 +14,7 @@ from evalkit.running.batch.grid import notebook_parameters, shipped_notebooks
 
 SMALL = {"limit": 12}
 BENCH = {
-    "batch_sizes": [1, 2], "prompt": 32, "generate": 8, "rounds": 2, "soak": 3,
+    "batch_sizes": [1, 2], "prompt": 16, "generate": 4, "rounds": 1, "soak": 1,
 }  # fmt: skip
 PARAMETERS: dict[str, dict[str, Any]] = {
     "01_quickstart": SMALL,

@@ -234,7 +234,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-@pytest.mark.parametrize("variant", ["fp32", "fp16", "bf16", "int8", "int4@bitsandbytes", "int4"])
+@pytest.mark.parametrize("variant", [
+    "fp32", "fp16", "bf16", "int8", "int4@bitsandbytes",
+    pytest.param("int4", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_healthy_variants_of_the_demo_have_no_finding(variant: str, store: Path) -> None:
     import evalkit
     from evalkit.progress import ignore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evalkit
+from evalkit.metrics import TokenMetric, divergence
 from evalkit.progress import Event
 from evalkit.records import Comparison
 from evalkit.running import environment
@@ -252,6 +254,31 @@ def test_a_halved_batch_is_another_result(house: House, monkeypatch: pytest.Monk
     assert whole.rows[1].runs[1] == half.rows[1].runs[1]
     assert value(whole, 1, "perplexity") == value(half, 1, "perplexity")
     assert worker.SMALLEST_BATCH <= 256
+
+
+def test_a_metric_that_is_new_or_has_another_version_is_measured(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a package is installed later, and brought up to date after that."""
+
+    def here(task: Callable[..., Any], job: Any, listener: Any, **_: Any) -> Any:
+        return task(job, listener)
+
+    monkeypatch.setattr(compare_run, "run_child", here)
+    own = next(spec for spec in divergence.SPECS if spec.name == "total_variation")
+    others = tuple(spec for spec in divergence.SPECS if spec is not own)
+    twice = dataclasses.replace(own, version=own.version + 1, values=lambda found: 2 * found["tv"])
+
+    def values(specs: tuple[TokenMetric, ...]) -> dict[str, Any]:
+        monkeypatch.setattr(divergence, "SPECS", specs)
+        found, _ = house.compare("fp32", "bf16")
+        return {name: measured.value for name, measured in found.rows[1].metrics.items()}
+
+    before, first, second = (values(specs) for specs in (others, (*others, own), (*others, twice)))
+    assert "total_variation" not in before
+    assert second["total_variation"] == pytest.approx(2 * first["total_variation"])
+    for metric in ("perplexity", "kl_divergence_mean", "decode_tokens_per_second"):
+        assert before[metric] == first[metric] == second[metric]
 
 
 def test_other_library_versions(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
