@@ -22,7 +22,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "03_tradeoffs": SMALL | {"variants": ["fp16", "int8", "int4", "int4@bitsandbytes"]},
     "04_where_it_hurts": SMALL,
     "05_plan_and_speed": BENCH | {"variants": ["fp16", "int8"], "contexts": [64]},
-    "06_phi3_small_4090": BENCH | SMALL | {"model": "demo", "suite": "demo"},
+    "06_phi3_small_4090": BENCH | SMALL
+    | {"model": "demo", "suite": "demo", "variants": ["fp16", "int8"]},
 }
 
 

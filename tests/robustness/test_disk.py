@@ -60,7 +60,8 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("size", [pytest.param(1000, marks=pytest.mark.slow), 20_000])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1000, 20_000])
 def test_a_write_that_does_not_fit(words: list[str], tmp_path: Path, size: int) -> None:
     line = last_line(run("-c", LIMITED, str(size), *words))
     assert "choose another --out" in line, line

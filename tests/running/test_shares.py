@@ -72,6 +72,7 @@ def test_shares_put_together_equal_one_pass(words: dict[str, Any], tmp_path: Pat
     assert not list(Store(plan.store).root.rglob("*share-*"))
 
 
+@pytest.mark.slow
 def test_what_a_lost_share_did_not_score_is_scored_in_the_end(
     words: dict[str, Any], tmp_path: Path
 ) -> None:
