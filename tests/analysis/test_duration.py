@@ -63,7 +63,8 @@ def test_the_nearest_earlier_runs_count() -> None:
     assert model.source == "this model's earlier runs here"
     assert expected(cost, RATES, runs[2:], "own", "int8").seconds == pytest.approx(150.0)
     alone = expected(cost, RATES, [], "own", "int8")
-    assert (alone.seconds, alone.factor, alone.source) == (3.0, 3.0, "the roofline alone")
+    # A roofline is never reached: twice its seconds are usual.
+    assert (alone.seconds, alone.factor, alone.source) == (6.0, 3.0, "the roofline alone")
 
 
 def test_the_whole_is_as_sure_as_its_longest_parts() -> None:
