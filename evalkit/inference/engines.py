@@ -9,6 +9,7 @@ and replays it; `compile` lets torch.compile fuse the step. All three make the s
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,7 +74,7 @@ class Eager:
         self.cache = None
 
 
-class _Static:
+class _Static(ABC):
     """A cache of `length` positions that stays in place, for steps that are recorded once."""
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
@@ -104,8 +105,9 @@ class _Static:
         """Let the cache go; see Engine."""
         self.cache, self._text = None, []
 
+    @abstractmethod
     def _replay(self, tokens: Tensor) -> Tensor:
-        raise NotImplementedError
+        """One step as it was recorded, with other tokens (batch, 1)."""
 
     def _whole_step(self, tokens: Tensor) -> Tensor:
         """The recorded work: from tokens (batch, length) to the next ones (batch, 1)."""

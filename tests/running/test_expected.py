@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,25 @@ import pytest
 import tiny
 
 import evalkit
+from evalkit.declaration import resolved
+from evalkit.options import CompareOptions
 from evalkit.progress import ignore
+from evalkit.running.compare.cost import Costs, _distinct_characters
 from evalkit.running.compare.expected import clock
+from evalkit.running.compare.plan import make_plan
 from evalkit.store.store import Store
+
+TASK = """
+task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{q}}"
+doc_to_target: "{{answer}}"
+doc_to_choice: "{{choices}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +74,27 @@ def test_a_plan_is_told_from_the_roofline_and_then_from_earlier_runs(
 )
 def test_seconds_in_words(seconds: float, words: str) -> None:
     assert clock(seconds) == words
+
+
+def test_a_task_is_counted_from_its_prompts(words: dict[str, Any]) -> None:
+    """Before it is measured and after alike; a prefix that prompts share is read once."""
+    folder = Path(words["model"]).parent
+    rows = [
+        {"q": f"the old house {i}", "choices": [" sees", " has"], "answer": 0} for i in range(3)
+    ]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "own.yaml").write_text(TASK.replace("FILE", str(folder / "test.jsonl")))
+    asked = {**words, "tasks": str(folder / "own.yaml"), "out": folder / "tasks"}
+    options: Any = {name: value for name, value in asked.items() if name != "progress"}
+    before = make_plan(["fp32"], resolved(CompareOptions, options))
+    (part,) = (part for part in before.jobs[0].parts if part.kind == "task")
+    expected = Costs(Store(before.store), before.jobs[0]).of(part)
+    evalkit.compare("fp32", **asked)
+    measured = Store(before.store).load(part.run.id)
+    assert measured is not None and measured.cost is not None
+    assert dataclasses.replace(measured.cost, seconds=0.0) == expected
+    assert measured.cost.operations > 0
+
+
+def test_a_shared_prefix_is_read_once() -> None:
+    assert _distinct_characters(["", "the old house", "the old tree", "trees"]) == 13 + 4 + 4

@@ -19,6 +19,7 @@ from evalkit.progress import ignore
 from evalkit.records import Model, Run, Suite, TaskSlice, Variant
 from evalkit.running.compare import run as compare_run
 from evalkit.running.compare import worker
+from evalkit.running.compare.cost import Costs
 from evalkit.running.doctor import checks
 from evalkit.running.job import Part
 from evalkit.scoring.head import Forward
@@ -115,7 +116,7 @@ def test_a_task_that_does_not_fit_says_its_name(
     settings = SimpleNamespace(batch_tokens=64)
     job: Any = SimpleNamespace(variant=variant, device="cpu", settings=settings, environment=None)
     session: Any = SimpleNamespace(job=job, kernel="", notes=())
-    worker._measure(store, part, session, ignore)
+    worker._measure(store, part, session, Costs(store, job), ignore)
     stored = store.load(run.id)
     assert stored is not None and stored.status == "out_of_memory"
     assert stored.message.startswith("arc_easy: out of memory")

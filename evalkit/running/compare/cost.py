@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +15,7 @@ from evalkit.analysis.duration import Sizes, probes_cost, quantizing_cost, task_
 from evalkit.backends import resolved_options, spec_of
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
-from evalkit.records import Cost
+from evalkit.records import Cost, Run
 from evalkit.running.compare.tasks import part_requests
 from evalkit.running.compare.texts import NOISE_TOKENS, load_windows
 from evalkit.running.job import Job, Part
@@ -24,53 +27,80 @@ from evalkit.tasks.language_model import MAX_GEN_TOKS
 _SAMPLED = 64
 
 
-def part_cost(store: Store, job: Job, part: Part) -> Cost:
-    """The cost of `part`; its seconds are not known yet.
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a job's parts; what they share is looked up once.
 
-    Prompts of a task are built where the store has none. Raises DataError where they cannot be.
+    Raises ModelError where the model's architecture cannot be built from its config.json alone.
     """
-    sizes = model_sizes(job)
-    if part.kind == "texts":
-        windows = load_windows(store, job, part)
+
+    store: Store
+    job: Job
+
+    def of(self, part: Part, measured: Run | None = None) -> Cost:
+        """The cost of `part`; its seconds are not known yet.
+
+        Prompts of a task are those of its `measured` run, else they are built where the store has
+        none. Raises DataError where they cannot be.
+        """
+        if part.kind == "texts":
+            return self._texts(part)
+        if part.kind == "task":
+            return self._task(self._requests(part, measured))
+        protocol = self.job.settings.protocol
+        steps = (protocol.prompt, protocol.generate, protocol.repetitions)
+        return probes_cost(self.sizes, *steps, self.weights)
+
+    @property
+    def making(self) -> Cost | None:
+        """The cost of making the job's quantized checkpoint; None where none is made."""
+        spec = spec_of(self.job.variant)
+        if not spec.quantizes:
+            return None
+        options = resolved_options(spec, self.job.variant)
+        tokens = int(options.get("samples", 0)) * int(options.get("sample_length", 0))
+        return quantizing_cost(self.sizes, tokens)
+
+    def _texts(self, part: Part) -> Cost:
+        windows = load_windows(self.store, self.job, part)
         scored = int(windows.scored.sum())
         noise = min(1.0, NOISE_TOKENS / max(1, scored))
         tokens = int(windows.lengths.sum())
-        return text_cost(sizes, tokens, scored, baseline=job.is_baseline, noise=noise)
-    weights = float(sum(file.stat().st_size for file in job.checkpoint.weight_files))
-    if part.kind == "probes":
-        protocol = job.settings.protocol
-        steps = (protocol.prompt, protocol.generate, protocol.repetitions)
-        return probes_cost(sizes, *steps, weights)
-    tokenizer = load_tokenizer(
-        job.checkpoint.path, trust_remote_code=job.settings.trust_remote_code
-    )
-    counted = [
-        _count(requests, tokenizer) for requests, _ in part_requests(store, job, part, tokenizer)
-    ]
-    read, scored_, generated = (sum(numbers) for numbers in zip(*counted, strict=True))
-    return task_cost(sizes, read, scored_, generated, weights)
+        return text_cost(self.sizes, tokens, scored, baseline=self.job.is_baseline, noise=noise)
 
+    def _requests(self, part: Part, measured: Run | None) -> list[TaskRequests]:
+        if measured is None:
+            asked = part_requests(self.store, self.job, part, self.tokenizer)
+            return [requests for requests, _ in asked]
+        names = dict.fromkeys(m.details.get("prompts") for m in measured.measurements)
+        return [TaskRequests.load(self.store.root / name) for name in names if name]
 
-def making_cost(job: Job) -> Cost | None:
-    """The cost of making the job's quantized checkpoint; None where none is made."""
-    spec = spec_of(job.variant)
-    if not spec.quantizes:
-        return None
-    options = resolved_options(spec, job.variant)
-    tokens = int(options.get("samples", 0)) * int(options.get("sample_length", 0))
-    return quantizing_cost(model_sizes(job), tokens)
+    def _task(self, asked: Sequence[TaskRequests]) -> Cost:
+        counted = [_count(requests, self.tokenizer) for requests in asked]
+        read, scored, generated = (sum(numbers) for numbers in zip(*counted, strict=True))
+        return task_cost(self.sizes, read, scored, generated, self.weights)
 
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The baseline's tokenizer."""
+        remote = self.job.settings.trust_remote_code
+        return load_tokenizer(self.job.checkpoint.path, trust_remote_code=remote)
 
-def model_sizes(job: Job) -> Sizes:
-    """The sizes of the job's model, from its config.json."""
-    model = meta_model(job.checkpoint.config)
-    own = model.config.get_text_config()
-    outside = {id(model.get_input_embeddings().weight): model.get_input_embeddings().weight}
-    head = model.get_output_embeddings()
-    if head is not None:
-        outside[id(head.weight)] = head.weight
-    body = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in outside.values())
-    return Sizes(body, own.hidden_size, own.vocab_size)
+    @cached_property
+    def weights(self) -> float:
+        """Bytes of the model's files."""
+        return float(sum(file.stat().st_size for file in self.job.checkpoint.weight_files))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The sizes of the model, from its config.json."""
+        model = meta_model(self.job.checkpoint.config)
+        own = model.config.get_text_config()
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        # Tied ones are one tensor, counted once.
+        outside = {id(layer.weight): layer.weight.numel() for layer in (embedding, head) if layer}
+        body = sum(p.numel() for p in model.parameters()) - sum(outside.values())
+        return Sizes(body, own.hidden_size, own.vocab_size)
 
 
 def _count(
@@ -98,10 +128,9 @@ def _distinct_characters(ordered: Sequence[str]) -> int:
 
 def _shared(one: str, other: str) -> int:
     """Characters of the prefix that two texts share."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
+    return bisect_left(
+        range(1, min(len(one), len(other)) + 1), True, key=lambda n: one[:n] != other[:n]
+    )
 
 
 def _tokens_a_character(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> float:

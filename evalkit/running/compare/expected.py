@@ -77,24 +77,25 @@ def _remaining(store: Store, job: Job) -> list[Part]:
 
 
 def _name(part: Part) -> str:
-    return {"probes": "speed and memory", "texts": "texts"}.get(
-        part.kind, part.run.suite.tasks[0].name if part.run.suite.tasks else part.kind
-    )
+    if part.kind == "task":
+        return part.run.suite.tasks[0].name
+    return "speed and memory" if part.kind == "probes" else "texts"
 
 
 def _count(jobs: Sequence[Job], send: Listener) -> list[_Counted]:
     from evalkit.backends._artifacts import find_artifact
-    from evalkit.running.compare.cost import making_cost, part_cost
+    from evalkit.running.compare.cost import Costs
 
     counted: list[_Counted] = []
     for job in jobs:
         store = Store(job.store)
-        making = making_cost(job)
+        costs = Costs(store, job)
+        making = costs.making
         if making and find_artifact(
             store.artifacts(), job.checkpoint, job.variant, job.calibration, job.device
         ):
             making = None
-        parts = [(_name(part), part_cost(store, job, part)) for part in _remaining(store, job)]
+        parts = [(_name(part), costs.of(part)) for part in _remaining(store, job)]
         counted.append((making, parts))
     return counted
 

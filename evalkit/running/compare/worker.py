@@ -15,7 +15,8 @@ from evalkit import plugins
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import Probe
 from evalkit.progress import Event, Listener
-from evalkit.records import Cost, Measurement, Run, content_hash
+from evalkit.records import Measurement, Run, content_hash
+from evalkit.running.compare.cost import Costs
 from evalkit.running.compare.texts import measure_share, measure_texts
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
@@ -49,9 +50,10 @@ def measure_variant(job: Job, send: Listener) -> int | None:
             if session.can("probes"):
                 _check_weights(loaded(session))
             try:
+                costs = Costs(store, job)
                 for part in job.parts:
                     if unfinished(store, job, part):
-                        _measure(store, part, session, send)
+                        _measure(store, part, session, costs, send)
             except _BatchDoesNotFitError:
                 return job.settings.batch_tokens // 2
     return None
@@ -70,7 +72,7 @@ def _wait(job: Job, send: Listener, who: str) -> None:
     send(Event(job.variant.label, "", message=f"waiting for {who}, which measures it now"))
 
 
-def _measure(store: Store, part: Part, session: Session, send: Listener) -> None:
+def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Listener) -> None:
     """Measure one part; a failure of its own is recorded and leaves the others unharmed."""
     job = session.job
     if part.share is not None:
@@ -88,7 +90,7 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
 
             run = add(store, run, measure_task(store, part, run, session, send))
         if whole:
-            run = dataclasses.replace(run, cost=_cost(store, job, part, start))
+            run = _costed(run, costs, part, time.perf_counter() - start)
         store.save(dataclasses.replace(run, status="ok", message=""))
         return
     except InterruptedWorkError:
@@ -104,14 +106,13 @@ def _measure(store: Store, part: Part, session: Session, send: Listener) -> None
     _fail(store, job, part, failure, send)
 
 
-def _cost(store: Store, job: Job, part: Part, start: float) -> Cost | None:
-    """What `part` asked of the machine since `start`; None for a model that cannot be counted."""
-    from evalkit.running.compare.cost import part_cost
-
-    seconds = time.perf_counter() - start
+def _costed(run: Run, costs: Costs, part: Part, seconds: float) -> Run:
+    """`run` with what it asked of the machine; without, for a model that cannot be counted."""
     with contextlib.suppress(EvalkitError):
-        return dataclasses.replace(part_cost(store, job, part), seconds=seconds)
-    return None
+        return dataclasses.replace(
+            run, cost=dataclasses.replace(costs.of(part, run), seconds=seconds)
+        )
+    return run
 
 
 def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listener) -> None:
