@@ -17,8 +17,8 @@ from evalkit.inference import timing
 from evalkit.metrics import memory, size, speed
 from evalkit.progress import ignore
 from evalkit.records import Model, Run, Suite, TaskSlice, Variant
+from evalkit.running.compare import cost, worker
 from evalkit.running.compare import run as compare_run
-from evalkit.running.compare import worker
 from evalkit.running.compare.cost import Costs
 from evalkit.running.doctor import checks
 from evalkit.running.job import Part
@@ -97,6 +97,18 @@ def test_two_parts_fail_and_the_row_says_both(
     assert row.status == "out_of_memory"
     for words in ("speed: out of memory", "memory: ZeroDivisionError", "town: "):
         assert words in row.message
+
+
+def test_what_was_measured_stands_where_its_cost_cannot_be_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(config: Any) -> Any:
+        raise NotImplementedError("no such architecture on the meta device")
+
+    monkeypatch.setattr(cost, "meta_model", unknown)
+    row = compared(model, tmp_path, monkeypatch)
+    assert row.status == "ok", row.message
+    assert all(run.cost is None for run in Store(tmp_path).runs())
 
 
 def test_a_task_that_does_not_fit_says_its_name(
