@@ -53,6 +53,10 @@ def test_a_whole_machine_is_good() -> None:
         (with_card(driver_cuda="12.4"), "torch", "broken", "ends at CUDA 12.4", "ubuntu-drivers"),
         (with_card(torch_cuda=""), "torch", "broken", "for the CPU", "whl/cu130"),
         (with_card(driver="", cards=()), "driver", "broken", "no driver", "ubuntu-drivers"),
+        (
+            with_card(driver="", cards=(), present=False, asked=True),
+            "driver", "broken", "no NVIDIA card here", "leave out --device",
+        ),
         (with_card(driver=""), "driver", "warning", "NVML is missing", "compute,utility"),
         (with_card(cuda_error="CUDA unknown error"), "torch", "broken", "unknown", "nvidia-smi"),
         (with_gpu(capability=(12, 0)), "cuda:0", "broken", "built for sm_80", "whl/cu130"),

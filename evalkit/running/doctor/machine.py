@@ -71,7 +71,9 @@ def _main_memory(facts: Facts) -> MachineCheck:
 
 
 def _driver(facts: CardFacts) -> Iterator[MachineCheck]:
-    if not facts.present:
+    if not facts.present and facts.asked:
+        yield MachineCheck("driver", "broken", "no NVIDIA card here", "leave out --device")
+    elif not facts.present:
         yield MachineCheck("driver", "good", "no NVIDIA card here: everything runs on the CPU")
     elif facts.driver:
         yield MachineCheck("driver", "good", f"{facts.driver}, for CUDA up to {facts.driver_cuda}")

@@ -35,8 +35,8 @@ _SMALLEST, _CHECKPOINTS = 0.3, 0.8
 class CardFacts:
     """What a card needs to run torch's kernels; versions in words, "" for what is not there.
 
-    `architectures` are those that torch is built for, `least_bytes` what the model's smallest
-    variant takes of a card's memory.
+    `asked` says that CUDA was asked for by name. `architectures` are those that torch is built for,
+    `least_bytes` what the model's smallest variant takes of a card's memory.
     """
 
     torch: str
@@ -48,6 +48,7 @@ class CardFacts:
     architectures: tuple[str, ...] = ()
     cuda_error: str = ""
     least_bytes: float = 0.0
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def look(options: DoctorOptions) -> Facts:
     store, cache = Store(options["out"]).root, hub.cache_folder()
     build = _build(model, cards[0].capability if cards else None, offline=offline)
     memory = psutil.virtual_memory()
+    card = look_at_cards(cards, weights, wanted=options["device"] != "cpu")
     return Facts(
-        card=look_at_cards(cards, weights, wanted=options["device"] != "cpu"),
+        card=dataclasses.replace(card, asked=options["device"].startswith("cuda")),
         processor=f"{processor_name()}, {threads()} threads",
         memory=memory.total,
         memory_free=memory.available,

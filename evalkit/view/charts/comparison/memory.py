@@ -79,8 +79,8 @@ def memory(comparison: Comparison, tables: Tables, card: Card | None = None) -> 
     axes.set_xlim(0, 1.5 * most / scale)
     axes.grid(True, axis="x")
     notes = [
-        "One measurement each. On top of the weights: KV cache, activations and overhead of one"
-        " prefill and a short decode, peak less weights.",
+        "One measurement each. On top of the weights: what loading, one prefill or a short decode"
+        " takes beside them (KV cache, activations, overhead), whichever is most.",
         _limit(axes, card, most, scale),
         left_out(known, shown),
     ]
