@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Two workers of two threads each would wait for one another on two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Without bytecode every process that a test starts would compile evalkit anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: compare test test-all coverage test-browser fuzz docs lint benchmarks clean
 

@@ -86,6 +86,7 @@ def test_the_value_is_that_of_the_definition(
     assert rows[2]["metrics"][METRIC]["value"] == pytest.approx(expected.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_column_stays_where_the_package_is_not_installed(
     used: Used, rows: list[dict[str, Any]]
 ) -> None:

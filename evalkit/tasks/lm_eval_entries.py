@@ -1,6 +1,6 @@
 """lm-eval's registry of tasks, groups and tags: names and files, kept on disk between starts.
 
-Uses `TaskIndex`, which lm-eval 0.4.13 does not promise to keep.
+Uses `TaskIndex` and `load_yaml`, which lm-eval 0.4.13 does not promise to keep.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import lm_eval.tasks
 from lm_eval.tasks._index import Entry, Kind, TaskIndex
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from evalkit.demo_data import demo_directory
 from evalkit.errors import DataError, StoreError, UsageError
@@ -97,7 +99,7 @@ def kept_entries(root: Path, file: Path) -> Entries:
             return {name: _entry(name, *row) for name, row in kept["entries"].items()}
     except (StoreError, KeyError, TypeError, ValueError):
         pass  # absent or of another shape: it is only a cache and is written anew
-    entries: Entries = TaskIndex.build([root])
+    entries = _entries_of(root)
     rows = {
         name: [e.kind.name, str(e.yaml_path) if e.yaml_path else None, sorted(e.tags)]
         for name, e in entries.items()
@@ -106,6 +108,35 @@ def kept_entries(root: Path, file: Path) -> Entries:
     with contextlib.suppress(StoreError):
         write_json(file, {"key": key, "entries": rows})
     return entries
+
+
+def _entries_of(root: Path) -> Entries:
+    """What `TaskIndex.build` finds below `root`, in half its time: each file is read once.
+
+    Most of lm-eval's files include one of a few others, which it reads anew for each.
+    """
+    read = cache(_settings)
+    entries: Entries = {}
+    for path in TaskIndex._iter_yaml_files(root):
+        # A file that is no task is skipped here as by lm-eval; asked for by name, it is explained.
+        with contextlib.suppress(Exception):
+            TaskIndex.process_cfg(_with_includes(path, read), path, entries)
+    return entries
+
+
+def _settings(path: str) -> dict[str, Any]:
+    return dict(load_yaml(path, resolve_func=False, recursive=False))
+
+
+def _with_includes(path: Path, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """The settings of a file over those of the files that it includes, as lm-eval merges them."""
+    written = dict(read(os.path.normpath(path)))
+    includes = written.pop("include", [])
+    merged: dict[str, Any] = {}
+    for include in includes if isinstance(includes, list) else [includes]:
+        merged |= _with_includes(path.parent / include, read)
+        merged.pop("task_list", None)
+    return merged | written
 
 
 def _entry(name: str, kind: str, path: str | None, tags: list[str]) -> Entry:

@@ -38,13 +38,15 @@ def is_replayed(engine: Any) -> bool:
 
 @compiles
 @pytest.mark.parametrize(
-    "name", ["llama-tied", "phi-3-small", pytest.param("phi-1", marks=pytest.mark.slow)]
+    "name",
+    ["phi-3-small", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llama-tied", "phi-1"))],
 )
 def test_a_compiled_step_is_replayed_and_makes_eagers_tokens(name: str) -> None:
     assert is_replayed(compiled(scoring_models.build(name)))
 
 
 @compiles
+@pytest.mark.slow
 def test_compiled_steps_of_two_models_do_not_meet() -> None:
     models = [scoring_models.build("llama-tied", seed) for seed in range(2)]
     engines = [compiled(model) for model in models]
@@ -59,6 +61,7 @@ def test_compiled_steps_of_two_models_do_not_meet() -> None:
 
 
 @compiles
+@pytest.mark.slow
 def test_a_step_of_several_sequences_takes_no_other_batch() -> None:
     engine = compiled(scoring_models.build("llama-tied"), batch=3)
     assert is_replayed(engine)
@@ -72,12 +75,14 @@ def test_a_recurrent_state_is_not_captured() -> None:
 
 
 @compiles
-@pytest.mark.parametrize("length", [14, pytest.param(LENGTH, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [14, LENGTH])
 def test_a_window_is_replayed_whatever_its_size(length: int) -> None:
     assert is_replayed(compiled(scoring_models.build("gemma-2"), length=length))
 
 
 @compiles
+@pytest.mark.slow
 def test_weights_of_torchao_are_replayed() -> None:
     quantization = pytest.importorskip("torchao.quantization")
     model = scoring_models.build("llama-tied").bfloat16()

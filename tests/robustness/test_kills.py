@@ -83,7 +83,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     (folder / "text.txt").write_text(tiny.documents(1, 30), encoding="utf-8")
     model = tiny.make_llama(folder / "model")
     words = {"model": str(model), "text": str(folder / "text.txt"), "batch_tokens": 256}
-    return Case(folder, "fp32 fp16 int8", **words)
+    return Case(folder, "fp32 fp16", **words)
 
 
 @pytest.fixture(scope="module")

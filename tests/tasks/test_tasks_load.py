@@ -340,6 +340,19 @@ def test_index_is_kept_and_renewed_when_damaged_or_changed(tmp_path: Path) -> No
     assert sorted(kept_entries(tmp_path / "yaml", blocked)) == ["choices", "pages"]
 
 
+@pytest.mark.parametrize("below", ["super_glue", pytest.param(".", marks=pytest.mark.slow)])
+def test_the_index_is_that_of_lm_eval(below: str, tmp_path: Path) -> None:
+    import lm_eval.tasks
+    from lm_eval.tasks._index import TaskIndex
+
+    from evalkit.tasks.lm_eval_entries import kept_entries
+
+    root = Path(lm_eval.tasks.__file__).parent / below
+    found = kept_entries(root, tmp_path / "index.json")
+    assert len(found) > 10
+    assert found == TaskIndex.build([root])
+
+
 def test_pattern_tag_and_group_names() -> None:
     from evalkit.tasks.lm_eval_index import open_registry
 

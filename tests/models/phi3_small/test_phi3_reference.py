@@ -63,6 +63,12 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     ),
 }
 
+
+def slow_but(size: int, *sizes: int) -> list[Any]:
+    """Sizes of a pass, of which `make test` runs the first and `make test-all` all."""
+    return [size, *(pytest.param(other, marks=pytest.mark.slow) for other in sizes)]
+
+
 Case = tuple[Phi3SmallForCausalLM, torch.Tensor, np.ndarray]
 
 
@@ -95,7 +101,7 @@ def test_one_pass(case: Case, way: str) -> None:
     assert passes.relative_error(passes.one_pass(model, ids), expected) < 1e-4
 
 
-@pytest.mark.parametrize("size", [1, 7, 33])
+@pytest.mark.parametrize("size", slow_but(7, 1, 33))
 def test_through_the_cache(case: Case, way: str, size: int) -> None:
     model, ids, expected = case
     kept = comparable(case)
@@ -103,7 +109,7 @@ def test_through_the_cache(case: Case, way: str, size: int) -> None:
     assert passes.relative_error(found[kept], expected[kept]) < 1e-4
 
 
-@pytest.mark.parametrize("size", [1, 16])
+@pytest.mark.parametrize("size", slow_but(1, 16))
 def test_static_cache(case: Case, way: str, size: int) -> None:
     model, ids, expected = case
     kept = comparable(case)
@@ -111,7 +117,7 @@ def test_static_cache(case: Case, way: str, size: int) -> None:
     assert passes.relative_error(found[kept], expected[kept]) < 1e-4
 
 
-@pytest.mark.parametrize("size", [None, 1, 16])
+@pytest.mark.parametrize("size", [None, *slow_but(16, 1)])
 def test_second_row_of_a_left_padded_batch(case: Case, way: str, size: int | None) -> None:
     model, ids, expected = case
     kept = comparable(case) if size else slice(None)
