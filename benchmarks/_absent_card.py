@@ -7,11 +7,12 @@ compilation down to the card's machine code (ptxas) are the real ones.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ import triton
 from _card import CAPABILITY, PROPERTIES
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import config, graph, scheduler
+from torch._inductor.compile_fx import compile_fx
 from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
@@ -71,21 +73,25 @@ def absent_card() -> Iterator[None]:
         yield
 
 
-def generated(call: Callable[[], Any]) -> dict[str, str]:
-    """The source of each Triton kernel that Inductor generates for `call`, by name."""
-    sources: list[str] = []
+def generating(sources: list[dict[str, str]]) -> Callable[..., Any]:
+    """A backend of torch.compile that adds the Triton kernels of each graph, by name, to `sources`.
 
-    def save(code: str) -> None:
-        sources.append(code)
-        raise _Generated
+    The graph itself then runs as it is, which on fake tensors gives shapes only.
+    """
 
-    with patch.object(graph.GraphLowering, "save_output_code", staticmethod(save)):
-        try:
-            with torch.no_grad():
-                call()
-        except _Generated:
-            return dict(_KERNEL.findall(sources[0]))
-    raise RuntimeError("nothing was compiled: the call ran without torch.compile")
+    def backend(traced: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        def save(code: str) -> None:
+            sources.append(dict(_KERNEL.findall(code)))
+            raise _Generated
+
+        with (
+            patch.object(graph.GraphLowering, "save_output_code", staticmethod(save)),
+            suppress(_Generated),
+        ):
+            compile_fx(copy.deepcopy(traced), inputs)
+        return traced.forward
+
+    return backend
 
 
 def compiled(name: str, source: str, folder: Path) -> Compiled:

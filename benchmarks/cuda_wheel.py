@@ -30,8 +30,10 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from _common import ROOT, table, write_results
@@ -41,7 +43,11 @@ SHARED_MEMORY = 99 * 1024
 PRELOADED = (
     "evalkit.models.phi3_small", "evalkit.running.compare.tasks", "evalkit.running.compare.worker",
 )  # fmt: skip
-LENGTHS = {"8k model": (4096, 6000), "demo": (512, 1000)}
+# Rows and tokens of batches that follow one another.
+BATCHES = {
+    "8k model": ((1, 4096), (3, 6000), (2, 1100)),
+    "demo": ((1, 512), (3, 1000), (2, 300)),
+}
 
 
 def child(card: bool, imports: tuple[str, ...], *, hidden: bool, start: str) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def children() -> list[dict[str, Any]]:
 
 
 def kernels(folder: Path) -> list[dict[str, Any]]:
-    """The fused kernels of both geometries, in both dtypes, for one length and for any."""
+    """The fused kernels of both geometries, in both dtypes, for any length and for one."""
     from _absent_card import absent_card
 
     from evalkit.demo_data import demo_directory
@@ -116,44 +122,65 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
         "8k model": Phi3SmallConfig(),
         "demo": Phi3SmallConfig.from_pretrained(demo_directory() / "model"),
     }
+    cases = product(configs.items(), (torch.float16, torch.bfloat16), ("dynamic", "static"))
     found = []
-    for name, config in configs.items():
-        for dtype in (torch.float16, torch.bfloat16):
-            torch.compiler.reset()
-            with absent_card():
-                # torch.compile takes the first length as it is, and a second one as any length.
-                for kind, length in zip(("static", "dynamic"), LENGTHS[name], strict=True):
-                    print(f"  {name}, {dtype}, {kind}", file=sys.stderr, flush=True)
-                    place = folder / f"{name}-{dtype}-{kind}".replace(" ", "-")
-                    place.mkdir()
-                    case = {"geometry": name, "dtype": str(dtype).removeprefix("torch."),
-                            "lengths": kind, "length": length}  # fmt: skip
-                    found += [case | one for one in fused(config, length, dtype, place)]
+    for (name, config), dtype, kind in cases:
+        print(f"  {name}, {dtype}, {kind}", file=sys.stderr, flush=True)
+        torch.compiler.reset()
+        place = folder / f"{name}-{dtype}-{kind}".replace(" ", "-")
+        place.mkdir()
+        case = {"geometry": name, "dtype": str(dtype).removeprefix("torch."), "lengths": kind}
+        with absent_card():
+            made = traced(config, BATCHES[name], dtype, dynamic=kind == "dynamic")
+            found += [case | one for one in machine_code(made, place)]
     return found
 
 
-def fused(config: Any, length: int, dtype: torch.dtype, folder: Path) -> list[dict[str, Any]]:
-    """The kernels that block-sparse attention of `length` tokens becomes, compiled."""
-    from _absent_card import compiled, generated
+def traced(
+    config: Any, batches: tuple[tuple[int, int], ...], dtype: torch.dtype, *, dynamic: bool
+) -> list[dict[str, str]]:
+    """The kernels of each graph that is traced of block-sparse attention, by name.
 
-    from evalkit.models.phi3_small.flex import flex_attention
+    `dynamic` as evalkit runs it, batch after batch; else of the first length alone, fixed.
+    """
+    from _absent_card import generating
+
+    from evalkit.models.phi3_small import flex
     from evalkit.models.phi3_small.sparse import BlockPattern
 
     pattern = BlockPattern.from_config(config)
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     size = config.hidden_size // heads
-    query, key, value = (
-        torch.empty(1, count, length, size, dtype=dtype, device="cuda")
-        for count in (heads, groups, groups)
-    )
-    begun = time.perf_counter()
-    sources = generated(lambda: flex_attention(query, key, value, pattern, scaling=1 / size))
+    found: list[dict[str, str]] = []
+    options: dict[str, Any] = {} if dynamic else {"dynamic": False}
+    run = torch.compile(flex.attend, fullgraph=True, backend=generating(found), **options)
+    for rows, length in batches if dynamic else batches[:1]:
+        query, key, value = (
+            torch.empty(rows, count, length, size, dtype=dtype, device="cuda")
+            for count in (heads, groups, groups)
+        )
+        with torch.inference_mode(), patch.object(flex, "_compiled", lambda: run):
+            if dynamic:
+                flex.flex_attention(query, key, value, pattern, scaling=1 / size)
+            else:
+                blocks = flex.needed_blocks(pattern, length, query.device)
+                run(query, key, value, blocks, pattern, 1 / size)
+    return found
+
+
+def machine_code(graphs: list[dict[str, str]], folder: Path) -> list[dict[str, Any]]:
+    """Each kernel of each graph as the card's machine code."""
+    from _absent_card import compiled
+
     found = []
-    for name, source in sources.items():
-        one = asdict(compiled(name, source, folder))
-        # Inductor hands a length that may vary to the kernel as an argument of this name.
-        one |= {"any_length": "'ks0'" in source, "fits": one["shared"] <= SHARED_MEMORY}
-        found.append(one | {"seconds": round(time.perf_counter() - begun, 1)})
+    for number, sources in enumerate(graphs):
+        for name, source in sources.items():
+            begun = time.perf_counter()
+            one = asdict(compiled(name, source, folder))
+            # Inductor hands a length that may vary to the kernel as an argument of this name.
+            one |= {"any_length": "'ks0'" in source, "fits": one["shared"] <= SHARED_MEMORY}
+            seconds = round(time.perf_counter() - begun, 1)
+            found.append({"graph": number + 1, **one, "seconds": seconds})
     return found
 
 
@@ -167,7 +194,7 @@ def show(content: dict[str, list[dict[str, Any]]]) -> None:
     header = ["kernel", "geometry", "dtype", "length", "shared", "registers", "spilled", "warps"]
     table(f"Fused attention at capability 8.9 (at most {SHARED_MEMORY} bytes shared)", [header] + [
         [one["name"], one["geometry"], one["dtype"],
-         "any" if one["any_length"] else str(one["length"]), str(one["shared"]),
+         "any" if one["any_length"] else "one", str(one["shared"]),
          str(one["registers"]), str(one["spilled"]), str(one["warps"])]
         for one in content.get("kernels", ())
     ])  # fmt: skip
@@ -186,6 +213,8 @@ def faults(content: dict[str, list[dict[str, Any]]]) -> list[str]:
             found.append(f"{what} needs {one['shared']} bytes of shared memory")
         if one["any_length"] != (one["lengths"] == "dynamic"):
             found.append(f"{what} was not compiled for {one['lengths']} lengths")
+        if one["graph"] > 1:
+            found.append(f"{what} was traced again")
     return found
 
 

@@ -198,7 +198,7 @@ class _Generation:
 
     def _extend(self, rows: list[Row], states: Tensor) -> None:
         """Choose the next token of each of `rows` from `states` (rows, width)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             logits = self.runner.forward.next_logits(states)
         _refuse_broken(logits, rows)
         for row, token in zip(rows, self.chooser.choose(rows, logits), strict=True):

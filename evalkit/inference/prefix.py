@@ -197,7 +197,7 @@ class PrefixRunner:
 
     def states(self, cache: DynamicCache | None, inputs: Mapping[str, Tensor]) -> Tensor:
         """Rows (batch, length, width) of `Forward` for `inputs` after what `cache` holds."""
-        with torch.no_grad():
+        with torch.inference_mode():
             output = self.forward.body(**inputs, past_key_values=cache, use_cache=cache is not None)
         hidden = self.forward.kind == "hidden"
         states: Tensor = output.last_hidden_state if hidden else output.logits

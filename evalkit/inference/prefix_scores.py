@@ -174,7 +174,7 @@ def _score(
     return values, greedy
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _score_rows(
     rows: Tensor,
     forward: Forward,

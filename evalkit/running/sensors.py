@@ -60,15 +60,20 @@ def energy(windows: Sequence[tuple[Reading, Reading]]) -> float | None:
 
     None where energy is not counted, or where the windows are too short for the counter's tick.
     """
-    joules = seconds = 0.0
+    joules = 0.0
     for begin, end in windows:
         if begin.joules is None or end.joules is None:
             return None
         joules += end.joules - begin.joules
-        seconds += end.at - begin.at
+    return joules if windows and long_enough(windows) else None
+
+
+def long_enough(windows: Sequence[tuple[Reading, Reading]]) -> bool:
+    """Whether the windows are long enough for the counter's tick."""
     tick = max((end.tick for _, end in windows), default=0.0)
     lag = tick * math.sqrt(len(windows) / 6)
-    return joules if seconds and lag <= MOST_ENERGY_ERROR * seconds else None
+    seconds = sum(end.at - begin.at for begin, end in windows)
+    return seconds > 0 and lag <= MOST_ENERGY_ERROR * seconds
 
 
 def open_sensors(device: str) -> Sensors:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalkit.scoring.device_memory import to_device
 from evalkit.texts.windows import Windows
 
 Indexes = NDArray[np.int64]
@@ -84,11 +85,11 @@ def padded_inputs(
     for target, row in zip(ids, rows, strict=True):
         target[: len(row)] = row
         target[len(row) :] = row[-1]
-    input_ids = torch.from_numpy(ids).to(device)
+    input_ids = to_device(torch.from_numpy(ids), device)
     if not masked or lengths.min() == lengths.max():
         return input_ids, None
     mask = np.arange(ids.shape[1]) < lengths[:, None]
-    return input_ids, torch.from_numpy(mask.astype(np.int64)).to(device)
+    return input_ids, to_device(torch.from_numpy(mask.astype(np.int64)), device)
 
 
 def short_rope_length(config: Any) -> int | None:

@@ -1,10 +1,11 @@
-"""Memory of the device a model runs on: what is free, and what a computation takes of it."""
+"""Memory of the device a model runs on: what is free, what a computation takes, what goes there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 
 class DeviceMemory:
@@ -29,6 +30,13 @@ class DeviceMemory:
 def memory_of(device: torch.device) -> DeviceMemory | None:
     """The memory of a GPU; None for a CPU, whose system gives what is asked for and then swaps."""
     return DeviceMemory(device) if device.type == "cuda" else None
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """`host` on `device`; a GPU takes it from pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 def begin_context(device: str) -> None:

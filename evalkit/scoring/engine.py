@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from evalkit.errors import UsageError, VariantError
 from evalkit.models.overflow import first_not_finite, not_finite_words
 from evalkit.scoring.batching import Indexes, padded_inputs, plan_batches, short_rope_length
+from evalkit.scoring.device_memory import to_device
 from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward, open_forward
 from evalkit.scoring.reference import Reference, ReferenceWriter, window_sample
@@ -156,7 +157,7 @@ class _Scorer:
         if self.record is not None:
             self.record.write(batch, rows)
         true = self.windows.tokens[self.windows.offsets[window] + position]
-        targets = torch.from_numpy(true.astype(np.int64)).to(self.device)
+        targets = to_device(torch.from_numpy(true.astype(np.int64)), self.device)
         columns = self._columns(batch, rows, targets)
         self._refuse_nan(columns["nll"], window, ids)
         if self.record is not None:
@@ -173,8 +174,8 @@ class _Scorer:
             # A view: of a window of 128k tokens a copy would be a gigabyte.
             return rows[0, position[0] - 1 : position[-1]]
         row = np.repeat(np.arange(len(batch)), self.windows.scored[batch])
-        places = torch.from_numpy(row * rows.shape[1] + position - 1).to(self.device)
-        return rows.flatten(0, 1)[places]
+        places = torch.from_numpy(row * rows.shape[1] + position - 1)
+        return rows.flatten(0, 1)[to_device(places, self.device)]
 
     def _scored_tokens(self, batch: Indexes) -> tuple[Indexes, Indexes]:
         """Window, and position in the window, of each scored token."""
@@ -185,19 +186,21 @@ class _Scorer:
         return np.repeat(batch, counts), start + within
 
     def _columns(self, batch: Indexes, rows: Tensor, targets: Tensor) -> dict[str, NDArray[Any]]:
-        """The statistics of scored tokens with `rows` (tokens, width), chunk by chunk."""
+        """The statistics of scored tokens with `rows` (tokens, width), chunk by chunk.
+
+        A GPU is given all of it at once and waited for when the values are read, together.
+        """
         stored = self.reference.rows(batch) if self.reference is not None else None
-        chunks = []
+        chunks, names = [], list(self.statistics.statistics)
         at_once = self.forward.rows_at_once
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             theirs = None
             if self.reference is not None and stored is not None:
-                theirs = self.reference.logits(stored[part].to(self.device))
-            chunks.append(self.statistics(self.forward.logits(rows[part]), targets[part], theirs))
-        return {
-            name: torch.cat([chunk[name] for chunk in chunks]).cpu().numpy() for name in chunks[0]
-        }
+                theirs = self.reference.logits(to_device(stored[part], self.device))
+            found = self.statistics(self.forward.logits(rows[part]), targets[part], theirs)
+            chunks.append(torch.stack([found[name] for name in names]))
+        return dict(zip(names, torch.cat(chunks, 1).cpu().numpy(), strict=True))
 
     def _refuse_nan(self, nll: NDArray[Any], window: Indexes, ids: Tensor) -> None:
         wrong = np.isnan(nll)

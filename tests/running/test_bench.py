@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
+import torch
 
 import evalkit
 from evalkit.declaration import resolved
 from evalkit.errors import UsageError
+from evalkit.inference import timing
 from evalkit.options import BenchOptions
 from evalkit.progress import ignore
 from evalkit.records.bench import Bench
+from evalkit.running.bench import round as round_module
 from evalkit.running.bench.plan import engine_names, make_bench_plan
+from evalkit.running.sensors import Reading
 from evalkit.view import render
 from evalkit.view.bench import heading
 
@@ -154,3 +160,50 @@ def test_times_that_are_none(text: str) -> None:
 
     with pytest.raises(UsageError, match="such as 90s"):
         seconds(text)
+
+
+class Clock:
+    """A clock that only the work moves, and a counter of 100 W that ticks each `tick` seconds."""
+
+    def __init__(self, tick: float | None) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def work(self, seconds: float) -> float:
+        self.now += seconds
+        return seconds
+
+    def sensors(self) -> Reading:
+        if self.tick is None:
+            return Reading(tick=0.1, at=self.now)
+        return Reading(100 * (self.now // self.tick) * self.tick, tick=self.tick, at=self.now)
+
+
+@pytest.mark.parametrize(
+    # Seconds of a pass, of the counter's tick, and whether the passes can be counted within 20 s.
+    ("seconds", "tick", "passes", "counted"),
+    [
+        (2**-7, 2**-3, 131, True),
+        (2**-1, 2**-3, 3, True),
+        (2**-7, 2**-10, 3, True),
+        (2**-7, None, 3, False),
+        (2**-7, 4.0, 2561, False),
+    ],
+)
+def test_short_passes_are_repeated_until_their_energy_can_be_counted(
+    seconds: float, tick: float | None, passes: int, counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ids = Clock(tick), torch.zeros((2, 5), dtype=torch.long)
+    monkeypatch.setattr(timing, "time_prefill", lambda *_: (clock.work(seconds), None))
+    monkeypatch.setattr(timing, "time_steps", lambda *_: (clock.work(8 * seconds),))
+    monkeypatch.setattr(round_module.time, "perf_counter", lambda: clock.now)
+    bench: Any = SimpleNamespace(
+        sensors=clock.sensors, round=SimpleNamespace(repetitions=3, generate=8)
+    )
+    found, joules = round_module._Bench._read_prompts(bench, None, ids)
+    assert found == [seconds] * 3
+    assert clock.now == passes * seconds
+    expected = 100 * seconds / 10 if counted else None
+    assert joules == (expected and pytest.approx(expected, rel=0.1))
+    runs, joules = round_module._Bench._decode(bench, None, ids)
+    assert runs == [(8 * seconds,)] * 3
+    assert joules == (expected and pytest.approx(5 * expected, rel=0.1))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from evalkit.records.bench import SoakSample
 from evalkit.running.environment import Load
 from evalkit.running.job import Job
 from evalkit.running.process import stop_if_asked
-from evalkit.running.sensors import Sensors, energy, open_sensors
+from evalkit.running.sensors import Reading, Sensors, energy, long_enough, open_sensors
 from evalkit.running.session import LoadedSession
 
 # A point is repeated at least twice, and no further once it has taken this long.
@@ -184,7 +185,7 @@ class _Bench:
             )
 
     def _measure(self, batch: int, context: int) -> Iterator[PhaseResult]:
-        from evalkit.inference.timing import random_prompts, time_prefill, time_steps
+        from evalkit.inference.timing import random_prompts
 
         round_, key = self.round, f"{batch} {context}"
         ids = random_prompts(self.model, batch, context)
@@ -196,35 +197,51 @@ class _Bench:
         }  # fmt: skip
         peaks = phase_peaks(self.meter, engine, ids, min(DECODE_TOKENS, round_.generate))
         self.peaks[key] = named(peaks)
-        before = self.sensors()
-        speeds, latencies = [], []
-        for _ in _repeated(round_.repetitions):
-            seconds, tokens = time_prefill(engine, ids)
-            speeds.append(batch * context / seconds)
-            latencies.append(1000 * seconds)
-        joules = energy([(before, self.sensors())])
         counter = next(iter(peaks["prefill"]))
+        seconds, joules = self._read_prompts(engine, ids)
         yield PhaseResult(
-            "prefill", samples=tuple(speeds), latencies=tuple(latencies),
-            peak=peaks["prefill"][counter],
-            joules_per_token=_per_token(joules, batch * context * len(speeds)), **shared,
+            "prefill", samples=tuple(batch * context / one for one in seconds),
+            latencies=tuple(1000 * one for one in seconds),
+            peak=peaks["prefill"][counter], joules_per_token=joules, **shared,
         )  # fmt: skip
 
-        speeds, latencies, windows = [], [], []
-        for _ in _repeated(round_.repetitions):
-            _, tokens = time_prefill(engine, ids)
-            before = self.sensors()
-            steps = time_steps(engine, tokens, round_.generate)
-            windows.append((before, self.sensors()))
-            speeds.append(batch * len(steps) / sum(steps))
-            latencies += [1000 * step for step in steps]
+        runs, joules = self._decode(engine, ids)
         self.kv_cache[key] = _cache_bytes(engine)
-        tokens_made = batch * round_.generate * len(speeds)
+        latencies = [1000 * step for steps in runs for step in steps]
         yield PhaseResult(
-            "decode", samples=tuple(speeds), latencies=tuple(latencies[:KEPT_LATENCIES]),
-            peak=peaks["decode"][counter],
-            joules_per_token=_per_token(energy(windows), tokens_made), **shared,
+            "decode", samples=tuple(batch * len(steps) / sum(steps) for steps in runs),
+            latencies=tuple(latencies[:KEPT_LATENCIES]),
+            peak=peaks["decode"][counter], joules_per_token=joules, **shared,
         )  # fmt: skip
+
+    def _read_prompts(self, engine: Any, ids: Any) -> tuple[list[float], float | None]:
+        """Seconds of each repetition of prefill, and joules a token of all passes."""
+        from evalkit.inference.timing import time_prefill
+
+        begin = self.sensors()
+
+        def countable() -> bool:
+            # Nothing is asked of the sensors between passes: the card would idle meanwhile.
+            return _countable([(begin, dataclasses.replace(begin, at=time.perf_counter()))])
+
+        repetitions = self.round.repetitions
+        seconds = [time_prefill(engine, ids)[0] for _ in _repeated(repetitions, countable)]
+        joules = energy([(begin, self.sensors())])
+        return seconds[:repetitions], _per_token(joules, ids.numel() * len(seconds))
+
+    def _decode(self, engine: Any, ids: Any) -> tuple[list[tuple[float, ...]], float | None]:
+        """Seconds of each step of each repetition of decode, and joules a token of all steps."""
+        from evalkit.inference.timing import time_prefill, time_steps
+
+        runs: list[tuple[float, ...]] = []
+        windows: list[tuple[Reading, Reading]] = []
+        for _ in _repeated(self.round.repetitions, lambda: _countable(windows)):
+            _, tokens = time_prefill(engine, ids)
+            begin = self.sensors()
+            runs.append(time_steps(engine, tokens, self.round.generate))
+            windows.append((begin, self.sensors()))
+        made = len(ids) * self.round.generate * len(runs)
+        return runs[: self.round.repetitions], _per_token(energy(windows), made)
 
     def _prepare(self, ids: Any, length: int) -> Any:
         """The engine to use: of several, the one that decodes fastest here, for all points."""
@@ -285,13 +302,24 @@ def _advance(engine: Any, tokens: Any) -> Any:
     return tokens
 
 
-def _repeated(count: int) -> Iterator[int]:
-    """Repetition numbers: all, or at least two within POINT_SECONDS."""
+def _repeated(count: int, countable: Callable[[], bool]) -> Iterator[int]:
+    """Repetition numbers: `count`, and as many more as make the energy countable.
+
+    Within POINT_SECONDS, but two at least.
+    """
     begun = time.perf_counter()
-    for number in range(count):
+    for number in itertools.count():
+        if number >= count and countable():
+            return
         if number >= 2 and time.perf_counter() - begun > POINT_SECONDS:
             return
         yield number
+
+
+def _countable(windows: list[tuple[Reading, Reading]]) -> bool:
+    """Whether a counter of energy, where there is one, ticks often enough in the windows."""
+    counted = all(begin.joules is not None for begin, _ in windows)
+    return not counted or long_enough(windows)
 
 
 def _per_token(joules: float | None, tokens: int) -> float | None:

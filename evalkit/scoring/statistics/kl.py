@@ -28,9 +28,19 @@ def kl(block: Block) -> Tensor:
     difference = torch.sub(p.logits, q.logits, out=block.buffer).sub_(offset[:, None])
     if block.infinite_masks:
         difference.masked_fill_(p.softmax == 0, 0.0)
-    weighted = difference.mul_(p.softmax).sum(-1)
+    difference.mul_(p.softmax)
+    if not difference.is_cpu:
+        # To ask whether a masked id is at -inf would wait for the card, block after block.
+        return _finished(block, difference.nansum(-1), offset)
+    weighted = difference.sum(-1)
     if not block.infinite_masks and not torch.isfinite(weighted).all():
         # Masked ids at -inf make inf − inf; from now on they are left out beforehand.
         block.infinite_masks = True
         return kl(block)
+    return _finished(block, weighted, offset)
+
+
+def _finished(block: Block, weighted: Tensor, offset: Tensor) -> Tensor:
+    """The divergence (n,) of sums (n,) of differences less their `offset` (n,), weighted by p."""
+    p, q = block.p, block.q
     return weighted.double() / p.total - (p.lse - q.lse - offset.double())

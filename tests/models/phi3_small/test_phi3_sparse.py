@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phi3_tiny import tiny_config
-from torch.nn.attention.flex_attention import flex_attention
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evalkit.models.phi3_small import Phi3SmallConfig, flex
+from evalkit.models.phi3_small import Phi3SmallConfig
 from evalkit.models.phi3_small.sparse import BlockPattern, chunked_attention, visible
 
 RELEASED = BlockPattern.from_config(Phi3SmallConfig())
@@ -114,47 +110,3 @@ def test_memory_stays_small() -> None:
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     peak = max(accumulate(change for _, change in sorted(changes)))
     assert output.nbytes < peak < output.nbytes + 32 * 2**20
-
-
-@pytest.mark.parametrize("length", [100, 128, 203])
-def test_the_flex_block_mask_holds_the_needed_blocks_only(length: int) -> None:
-    pattern = BlockPattern.from_config(tiny_config(blocksparse_block_size=16))
-    mask = flex.block_mask(pattern, length, torch.device("cpu"))
-    starts = torch.arange(0, length, 16)[None]
-    assert torch.equal(mask.to_dense().bool(), visible(pattern, starts, starts))
-    query, key = states(8, length, 16), states(2, length, 16, seed=1)
-    value = states(2, length, 16, seed=2)
-    found = flex_attention(query, key, value, block_mask=mask, scale=0.2, enable_gqa=True)
-    expected = chunked_attention(query, key, value, pattern, scaling=0.2)
-    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_flex_is_not_used_on_the_cpu() -> None:
-    query = states(8, 64, 16)
-    assert not flex.applies(query, query, RELEASED, dropout=0.0)
-
-
-@pytest.mark.parametrize("missing", [None, "a C compiler (gcc)"])
-def test_flex_without_a_compiler_is_replaced_and_that_is_said(
-    monkeypatch: pytest.MonkeyPatch, missing: str | None
-) -> None:
-    flex.missing_tools.cache_clear()
-    monkeypatch.setattr(flex, "missing_for_triton", lambda: missing)
-    monkeypatch.setattr(flex, "has_triton", lambda: True)
-    on_card: Any = SimpleNamespace(is_cuda=True, shape=(1, 8, 2048, 16))
-    assert flex.applies(on_card, on_card, RELEASED, dropout=0.0) is (missing is None)
-    note = flex.fallback_note(torch.device("cuda"), RELEASED)
-    assert note == "" if missing is None else "beyond 1,024 tokens" in note and missing in note
-    assert flex.fallback_note(torch.device("cpu"), RELEASED) == ""
-    flex.missing_tools.cache_clear()
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("length", [1100, 2048])
-def test_flex_equals_chunks_on_cuda(length: int) -> None:
-    query, key = states(32, length, 64).cuda(), states(8, length, 64, seed=1).cuda()
-    assert flex.applies(query, key, RELEASED, dropout=0.0)
-    found = flex.flex_attention(query, key, key, RELEASED, scaling=0.1)
-    expected = chunked_attention(query, key, key, RELEASED, scaling=0.1)
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
