@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evalkit.records import Cost
+from evalkit.records.dry_run import Duration
 
 # Passes over the logits of a scored token, four bytes each: softmax and the statistics.
 _LOGIT_PASSES = 8
@@ -20,6 +21,8 @@ _LOGIT_PASSES = 8
 _DECODE_BATCH = 8
 # Seconds over those of the roofline where nothing was measured here: about what the demo takes.
 _USUAL = 2.0
+# What has just been timed differs from the next time as runs at rest do.
+MEASURED = "measured just now"
 # How far an estimate may be off: learned from the same variant, the same model, another model,
 # nothing. A run on a machine at rest still differs from the next by a fifth.
 _FACTORS = (1.2, 1.4, 2.0, 3.0)
@@ -28,6 +31,7 @@ _SOURCES = (
     "this model's earlier runs here",
     "other models' earlier runs here",
     "the roofline alone",
+    MEASURED,
 )
 
 
@@ -68,15 +72,6 @@ class Past:
     cost: Cost
     model: str
     variant: str
-
-
-@dataclass(frozen=True)
-class Duration:
-    """Seconds to expect, within `factor` either way, and what they were told from."""
-
-    seconds: float
-    factor: float
-    source: str
 
 
 def text_cost(sizes: Sizes, tokens: int, scored: int, *, baseline: bool, noise: float) -> Cost:
@@ -122,6 +117,16 @@ def quantizing_cost(sizes: Sizes, tokens: int) -> Cost:
     return Cost("quantizing", sizes.body * (6.0 * tokens + 2.0 * sizes.hidden), 0.0)
 
 
+def measured_now(seconds: float) -> Duration:
+    """What took `seconds` a moment ago, and will again."""
+    return Duration(seconds, _FACTORS[0], MEASURED)
+
+
+def roofline_alone(seconds: float) -> Duration:
+    """What can be counted and was never seen here."""
+    return Duration(seconds, _FACTORS[3], _SOURCES[3])
+
+
 def expected(cost: Cost, rates: Rates, past: Iterable[Past], model: str, variant: str) -> Duration:
     """The seconds of `cost` on this machine, from those of the nearest `past` parts of its kind."""
     known = [p for p in past if p.cost.kind == cost.kind and rates.seconds(p.cost) > 0]
@@ -136,7 +141,7 @@ def expected(cost: Cost, rates: Rates, past: Iterable[Past], model: str, variant
             middle = statistics.median(ratios)
             spread = max(max(r / middle, middle / r) for r in ratios)
             return Duration(middle * rates.seconds(cost), max(factor, spread), source)
-    return Duration(_USUAL * rates.seconds(cost), _FACTORS[-1], _SOURCES[-1])
+    return roofline_alone(_USUAL * rates.seconds(cost))
 
 
 def total(durations: Sequence[Duration]) -> Duration:

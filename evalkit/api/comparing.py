@@ -9,6 +9,7 @@ from evalkit.declaration import documented, resolved
 from evalkit.options import CompareOptions
 from evalkit.progress import Listener, ignore, listening
 from evalkit.records import Comparison
+from evalkit.records.dry_run import DryRun
 
 if TYPE_CHECKING:
     from evalkit.running.compare.plan import ComparePlan
@@ -38,8 +39,8 @@ def compare(
 @documented(CompareOptions)
 def dry_run(
     *variants: str, progress: Listener | None = None, **options: Unpack[CompareOptions]
-) -> str:
-    """What `compare` with the same options would do, in lines; loads no model."""
+) -> DryRun:
+    """What `compare` with the same options would do, in which memory and time; loads no model."""
     from evalkit.running.compare.describe import describe
     from evalkit.store.mirror import mirrored
 

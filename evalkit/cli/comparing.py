@@ -35,7 +35,7 @@ def compare(
     from evalkit.view import show
 
     if dry_run:
-        print(api.dry_run(*variants, **options))
+        show(api.dry_run(*variants, **options), format_)
         return
     result = api.compare(*variants, **options)
     with mirrored(options["out"]) as folder:

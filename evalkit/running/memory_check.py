@@ -14,6 +14,7 @@ from evalkit.errors import ModelError
 from evalkit.models.resolve import Checkpoint
 from evalkit.records import Variant
 from evalkit.running.environment import gpu_memory
+from evalkit.running.gpus import gpu_of
 from evalkit.running.hardware_plan import schemes_of, shape_of
 from evalkit.running.job import Job
 
@@ -26,6 +27,29 @@ SURELY = 4
 def capacity(device: str) -> float:
     """Bytes of memory of the GPU called "cuda", "cuda:N" or by its word, or of the machine."""
     return float(gpu_memory(device) if device != "cpu" else psutil.virtual_memory().total)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free now of what `capacity` counts."""
+    if device == "cpu":
+        return int(psutil.virtual_memory().available)
+    gpu = gpu_of(device)
+    return gpu.free if gpu else 0
+
+
+def needed_memory(
+    variants: Sequence[Variant], checkpoint: Checkpoint, device: str, context: int, batch: int = 1
+) -> dict[str, float]:
+    """Bytes that each variant (by its text) needs on `device`; imports torch.
+
+    Left out are those that are offloaded or served, which take what room there is, and those that
+    cannot be planned.
+    """
+    import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
+
+    runtime = CPU if device == "cpu" else CUDA
+    needs = _needs(_taking_their_own(variants), checkpoint, context, batch, runtime)
+    return {text: need.total for text, need in needs.items()}
 
 
 def with_memory_check(jobs: Sequence[Job], context: int, batch: int = 1) -> list[Job]:
@@ -50,7 +74,7 @@ def refusals(
     """
     files = sum(file.stat().st_size for file in checkpoint.weight_files)
     room = capacity(device)
-    asked = [v for v in variants if not v.option("offload", False) and not spec_of(v).served]
+    asked = _taking_their_own(variants)
     if (files and SURELY * files < room) or not asked:
         return {}
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
@@ -64,6 +88,11 @@ def refusals(
         for v in asked
         if v.text in needed and needed[v.text].total > room
     }
+
+
+def _taking_their_own(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that need a memory of their own, whatever there is."""
+    return [v for v in variants if not v.option("offload", False) and not spec_of(v).served]
 
 
 def _needs(

@@ -19,12 +19,14 @@ from evalkit.errors import EvalkitError, unknown
 from evalkit.records import Comparison, Run
 from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
+from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
 from evalkit.view import (
     batch,
     bench,
     comparison,
     diagnosis,
+    dry_run,
     flips,
     gate,
     machine,
@@ -75,6 +77,7 @@ _RENDERERS: Mapping[type, Renderer] = {
         {"json": comparison.to_json, "csv": comparison.to_csv, "html": _page, "card": _card},
     ),
     Bench: Renderer(bench.sheet, {"json": bench.to_json, "csv": bench.to_csv}),
+    DryRun: Renderer(dry_run.sheet, {"json": dry_run.to_json}),
     Plan: Renderer(plan.sheet, {"json": plan.to_json}),
     Run: Renderer(run.sheet),
     Diagnosis: Renderer(None, {"table": diagnosis.to_text, "json": diagnosis.to_json}),

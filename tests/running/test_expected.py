@@ -14,8 +14,8 @@ import evalkit
 from evalkit.declaration import resolved
 from evalkit.options import CompareOptions
 from evalkit.progress import ignore
+from evalkit.records.dry_run import DryRun
 from evalkit.running.compare.cost import Costs, _distinct_characters
-from evalkit.running.compare.expected import clock
 from evalkit.running.compare.plan import make_plan
 from evalkit.store.store import Store
 
@@ -41,19 +41,29 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"model": str(model), "out": folder / "store", "progress": ignore, "device": "cpu"}
 
 
-def lines(words: dict[str, Any], text: int, *variants: str) -> list[str]:
+def planned(words: dict[str, Any], text: int, *variants: str) -> DryRun:
     file = Path(words["model"]).with_name(f"{text}.txt")
-    said = evalkit.dry_run(*variants, **words, text=file)
-    return [line for line in said.splitlines() if line.startswith("time")]
+    return evalkit.dry_run(*variants, **words, text=file)
+
+
+def steps(found: DryRun, row: int) -> list[str]:
+    return [step.name for step in found.rows[row].steps]
 
 
 def test_a_plan_is_told_from_the_roofline_and_then_from_earlier_runs(
     words: dict[str, Any],
 ) -> None:
-    first, second, whole = lines(words, 1, "fp32", "bf16")
-    assert first.startswith("time of fp32: loading ") and ", texts " in first
-    assert ", speed and memory " in second
-    assert "within a factor of 3.0, told from the roofline alone" in whole
+    cold = planned(words, 1, "fp32", "bf16")
+    assert steps(cold, 0) == ["importing", "loading", "speed and memory", "texts"]
+    assert cold.time is not None
+    assert cold.time.source == "the roofline alone and measured just now"
+    every = [*cold.preparing, *(step for row in cold.rows for step in row.steps)]
+    assert cold.time.seconds == pytest.approx(sum(step.time.seconds for step in every))
+    assert [row.memory for row in cold.rows] == sorted(
+        (row.memory or 0.0 for row in cold.rows), reverse=True
+    )
+    assert 0 < (cold.rows[1].memory or 0.0) < cold.memory_free <= cold.memory_total
+    assert cold.texts is not None and cold.texts.reference_bytes > 0
 
     text = Path(words["model"]).with_name("1.txt")
     result = evalkit.compare("fp32", "bf16", **words, text=text)
@@ -62,18 +72,13 @@ def test_a_plan_is_told_from_the_roofline_and_then_from_earlier_runs(
     assert {cost.kind for cost in costs if cost} == {"probes", "texts"}
     assert all(cost and cost.seconds > 0 and cost.operations > 0 for cost in costs)
 
-    assert lines(words, 1, "fp32", "bf16") == []
-    one, _, again = lines(words, 2, "fp32", "bf16")
-    assert "speed and memory" not in one and "texts" in one
-    assert "told from this variant's earlier runs here" in again
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.1, "1 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
-)
-def test_seconds_in_words(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
+    done = planned(words, 1, "fp32", "bf16")
+    assert [row.status for row in done.rows] == ["measured before"] * 2
+    assert done.time is None and not done.time_unknown
+    again = planned(words, 2, "fp32", "bf16")
+    assert steps(again, 0) == ["importing", "loading", "texts"]
+    assert again.time is not None
+    assert again.time.source.startswith("this variant's earlier runs here")
 
 
 def test_a_task_is_counted_from_its_prompts(words: dict[str, Any]) -> None:

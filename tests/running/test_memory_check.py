@@ -21,6 +21,7 @@ from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.progress import ignore
 from evalkit.running import memory_check
 from evalkit.running.defaults import choose_variants
+from evalkit.running.gpus import Gpu
 from evalkit.view import render
 
 
@@ -43,6 +44,23 @@ def test_a_card_of_12_gb_holds_int4_of_phi_3_small_only(monkeypatch: pytest.Monk
     assert "weights 14.8 GB, KV cache 1.1 GB" in message
     assert "there are 12.0 GB" in message
     assert re.search(r": int4(, int8)? would fit; --offload", message)
+
+
+def test_memory_that_is_free_now_is_the_cards_or_the_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = Gpu("NVIDIA GeForce RTX 4090", "GPU-1", int(24e9), int(9e9), (8, 9))
+    monkeypatch.setattr(memory_check, "gpu_of", lambda word: card if word == "GPU-1" else None)
+    assert memory_check.free_memory("GPU-1") == 9e9
+    assert 0 < memory_check.free_memory("cpu") <= memory_check.capacity("cpu")
+
+
+def test_what_a_variant_needs_is_the_plans_total(model: Path) -> None:
+    words = ("fp16", "int8", "fp16,offload=true", "served@endpoint,url=http://127.0.0.1:1")
+    variants = [parse_variant(word) for word in words]
+    found = memory_check.needed_memory(variants, resolve_config(str(model)), "cuda", 64)
+    planned = evalkit.plan("fp16", "int8", model=str(model), gpu="rtx-4090", context=64)
+    assert list(found.values()) == [row.memory.total for row in planned.rows]
 
 
 def test_a_card_of_24_gb_holds_all_three(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,81 +1,92 @@
-"""What a plan will do, in lines: `--dry-run`. Tokenises the texts, loads no model."""
+"""What a plan will do: `--dry-run`. Tokenises the texts, loads no model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
 
 from evalkit.progress import Listener
+from evalkit.records.dry_run import DryRun, DryRunRow, DryRunStatus, TextCounts
 from evalkit.running.cluster import share_count
-from evalkit.running.compare.expected import duration_lines
+from evalkit.running.compare.expected import Expectation, expected_time, part_name, remaining
 from evalkit.running.compare.plan import ComparePlan
 from evalkit.running.job import Job
+from evalkit.running.memory_check import capacity, free_memory, needed_memory
 from evalkit.running.process import run_child
-from evalkit.running.remaining import unfinished
 from evalkit.store.store import Store
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Windows of the texts, their tokens, and how many of those are scored."""
-
-    windows: int
-    tokens: int
-    scored: int
-
-
-def describe(plan: ComparePlan, listener: Listener) -> str:
+def describe(plan: ComparePlan, listener: Listener) -> DryRun:
     """Variants resolved, windows, tokens, disk and memory needed, and the time it takes."""
     store = Store(plan.store)
     job = plan.jobs[0]
-    lines = [
-        *plan.notes,
-        f"model: {plan.model.name} ({plan.model.architecture}), {plan.checkpoint.path}",
-    ]
-    lines += [f"device: {job.device}, {job.environment.machine}"]
-    lines += _suite_lines(plan, job, listener)
-    for one in plan.jobs:
-        todo = [part.kind for part in one.parts if unfinished(store, one, part)]
-        state = (
-            f"cannot run: {one.refusal}" if one.refusal else ", ".join(todo) or "measured before"
-        )
-        role = " (baseline)" if one.is_baseline else ""
-        lines.append(f"variant {one.variant.label} = {one.variant.text}{role}: {state}")
-    lines += duration_lines(store, plan.jobs, listener)
-    return "\n".join([*lines, f"store: {plan.store}"])
+    device = job.gpu or job.device
+    texts = _text_counts(plan, job, listener)
+    needed: dict[str, float] = run_child(_needed, plan, listener, gpu="")
+    time_ = expected_time(store, plan.jobs, listener)
+    return DryRun(
+        model=plan.model,
+        checkpoint=str(plan.checkpoint.path),
+        weight_bytes=sum(file.stat().st_size for file in plan.checkpoint.weight_files),
+        device=job.device,
+        machine=job.environment.machine,
+        memory_free=free_memory(device),
+        memory_total=round(capacity(device)),
+        context=plan.context,
+        suite=plan.suite,
+        store=str(plan.store),
+        rows=tuple(_row(store, one, needed, time_) for one in plan.jobs),
+        texts=texts,
+        preparing=time_.preparing,
+        time=time_.whole,
+        time_unknown=time_.unknown,
+        finish=_finish(time_),
+        notes=plan.notes,
+        shares=share_count(plan.text_bytes) if plan.ray else 0,
+    )
 
 
-def _suite_lines(plan: ComparePlan, job: Job, listener: Listener) -> list[str]:
-    suite = plan.suite
-    lines = [f"suite: {suite.name}"]
-    if suite.texts:
-        counts: Counts = run_child(_count, job, listener)
-        lines.append(
-            f"texts: {', '.join(text.name for text in suite.texts)}; convention"
-            f" {suite.convention}, context {suite.context}: {counts.windows:,} windows,"
-            f" {counts.tokens:,} tokens, {counts.scored:,} scored"
-        )
-        hidden = int(plan.checkpoint.config.get("hidden_size") or 0)
-        # On a CPU the quality pass runs in float32, and so are its hidden states.
-        width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
-        size = f"{counts.scored * hidden * width / 1e6:,.1f} MB"
-        lines.append(f"reference on disk: {size}")
-        if plan.ray:
-            shares = share_count(plan.text_bytes)
-            lines.append(
-                f"Ray: texts in {shares} share{'s' * (shares > 1)} of their windows; workers read"
-                f" the {size} from the store, and do not run the baseline again"
-            )
-    for task in suite.tasks:
-        shots = "its own" if task.shots is None else task.shots
-        items = "all items" if task.limit is None else f"first {task.limit} items"
-        lines.append(f"task {task.name}: {shots} shots, {items}")
-    weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
-    return [*lines, f"checkpoint: {weights / 1e6:,.1f} MB of weights"]
+def _row(store: Store, job: Job, needed: Mapping[str, float], time_: Expectation) -> DryRunRow:
+    left = remaining(store, job)
+    status: DryRunStatus = "to measure" if left else "measured before"
+    return DryRunRow(
+        variant=job.variant.label,
+        resolved=job.variant.text,
+        status="cannot run" if job.refusal else status,
+        message=job.refusal,
+        remaining=tuple(map(part_name, left)),
+        memory=needed.get(job.variant.text),
+        steps=time_.steps.get(job.variant.text, ()),
+    )
 
 
-def _count(job: Job, send: Listener) -> Counts:
+def _finish(time_: Expectation) -> str:
+    """When all of it ends if it begins now, in this machine's time; "" where that is not known."""
+    if time_.whole is None:
+        return ""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + time_.whole.seconds))
+
+
+def _needed(plan: ComparePlan, send: Listener) -> dict[str, float]:
+    job = plan.jobs[0]
+    variants = [job.variant for job in plan.jobs]
+    return needed_memory(variants, plan.checkpoint, job.device, plan.context)
+
+
+def _text_counts(plan: ComparePlan, job: Job, listener: Listener) -> TextCounts | None:
+    if not plan.suite.texts:
+        return None
+    windows, tokens, scored = run_child(_count, job, listener, gpu="")
+    hidden = int(plan.checkpoint.config.get("hidden_size") or 0)
+    # On a CPU the quality pass runs in float32, and so are its hidden states.
+    width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
+    return TextCounts(windows, tokens, scored, scored * hidden * width)
+
+
+def _count(job: Job, send: Listener) -> tuple[int, int, int]:
+    """Windows of the texts, their tokens, and how many of those are scored."""
     from evalkit.running.compare.texts import load_windows
 
     part = next(part for part in job.parts if part.kind == "texts")
     windows = load_windows(Store(job.store), job, part)
-    return Counts(len(windows), int(windows.lengths.sum()), int(windows.scored.sum()))
+    return len(windows), int(windows.lengths.sum()), int(windows.scored.sum())

@@ -1,16 +1,19 @@
-"""How long a plan will take, in lines, from counted costs and this machine's earlier runs."""
+"""How long a plan will take, from counted costs and this machine's earlier runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from evalkit.analysis.duration import Duration, Past, Rates, expected, total
+from evalkit import plugins
+from evalkit.analysis.duration import Past, Rates, expected, measured_now, roofline_alone, total
 from evalkit.errors import DataError, EvalkitError
 from evalkit.progress import Listener
 from evalkit.records import Cost, Run
+from evalkit.records.dry_run import Duration, Step
 from evalkit.running.bench.machine_rates import machine_rates
 from evalkit.running.job import Job, Part
 from evalkit.running.process import run_child
@@ -19,74 +22,80 @@ from evalkit.store.store import Store
 
 # Bytes/s of reading a checkpoint, and seconds around it, where nothing was loaded here before.
 _READING, _OPENING = 1e9, 1.0
-_HOUR, _MINUTE = 3600, 60
-
-Item = tuple[str, Duration]
 
 
-def duration_lines(store: Store, jobs: Sequence[Job], listener: Listener) -> list[str]:
-    """A line of seconds for each variant that is not measured yet, and one of the whole.
+@dataclass(frozen=True)
+class Expectation:
+    """Steps by the variant's text, those before the first variant, and all of them together.
 
-    Nothing is said where an architecture cannot be counted.
+    `unknown` says why nothing is known, of an architecture that cannot be counted.
     """
-    left = [job for job in jobs if not job.refusal and _remaining(store, job)]
+
+    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    preparing: tuple[Step, ...] = ()
+    whole: Duration | None = None
+    unknown: str = ""
+
+
+def expected_time(store: Store, jobs: Sequence[Job], listener: Listener) -> Expectation:
+    """How long what is left of `jobs` will take, step by step."""
+    left = [job for job in jobs if not job.refusal and remaining(store, job)]
     if not left:
-        return []
+        return Expectation()
     begun = time.perf_counter()
     try:
-        counted: list[_Counted] = run_child(_count, left, listener)
+        counted: _Counts = run_child(_count, left, listener, gpu="")
     except DataError:
         raise
     except EvalkitError as error:
-        return [f"time: not known, as {error}"]
-    start = time.perf_counter() - begun
+        return Expectation(unknown=str(error))
+    taken = time.perf_counter() - begun - sum(counted.imports.values())
     found = machine_rates(store, left[0], listener)
     width = "float32" if left[0].device == "cpu" else "float16"
     rates = Rates(found.flops[width], found.bandwidth)
     runs = [run for run in store.runs() if _is_of(run, left[0].environment.machine)]
-    items = [
-        list(_items(job, costs, rates, runs)) for job, costs in zip(left, counted, strict=True)
-    ]
-    lines = [
-        f"time of {job.variant.label}: " + ", ".join(f"{n} {clock(d.seconds)}" for n, d in some)
-        for job, some in zip(left, items, strict=True)
-    ]
-    whole = total([duration for some in items for _, duration in some])
-    end = time.strftime("%H:%M", time.localtime(time.time() + start + whole.seconds))
-    return [
-        *lines,
-        f"time: about {clock(start + whole.seconds)}, done at {end}; within a factor of"
-        f" {whole.factor:.1f}, told from {whole.source}",
-    ]
+    steps = {
+        job.variant.text: tuple(_steps(job, counts, counted.imports, rates, runs))
+        for job, counts in zip(left, counted.jobs, strict=True)
+    }
+    preparing = (Step("texts, prompts and libraries", measured_now(taken)),)
+    every = [step.time for some in (preparing, *steps.values()) for step in some]
+    return Expectation(steps, preparing, total(every))
 
 
-def clock(seconds: float) -> str:
-    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = max(1, round(seconds))
-    if whole >= _HOUR:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _MINUTE} min {whole % _MINUTE} s" if whole >= _MINUTE else f"{whole} s"
-
-
-# The cost of making a job's checkpoint (None where that is done), and of its remaining parts.
-_Counted = tuple[Cost | None, list[tuple[str, Cost]]]
-
-
-def _remaining(store: Store, job: Job) -> list[Part]:
+def remaining(store: Store, job: Job) -> list[Part]:
+    """The parts of `job` that the store lacks."""
     return [part for part in job.parts if unfinished(store, job, part)]
 
 
-def _name(part: Part) -> str:
+def part_name(part: Part) -> str:
+    """A part in words: its task, "texts", or "speed and memory"."""
     if part.kind == "task":
         return part.run.suite.tasks[0].name
     return "speed and memory" if part.kind == "probes" else "texts"
 
 
-def _count(jobs: Sequence[Job], send: Listener) -> list[_Counted]:
+@dataclass(frozen=True)
+class _JobCounts:
+    """The cost of making a job's checkpoint (None where that is done), and of its parts."""
+
+    making: Cost | None
+    parts: tuple[tuple[str, Cost], ...]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What was counted of each job, and the seconds that importing each backend takes."""
+
+    jobs: tuple[_JobCounts, ...]
+    imports: Mapping[str, float]
+
+
+def _count(jobs: Sequence[Job], send: Listener) -> _Counts:
     from evalkit.backends._artifacts import find_artifact
     from evalkit.running.compare.cost import Costs
 
-    counted: list[_Counted] = []
+    counted = []
     for job in jobs:
         store = Store(job.store)
         costs = Costs(store, job)
@@ -95,22 +104,40 @@ def _count(jobs: Sequence[Job], send: Listener) -> list[_Counted]:
             store.artifacts(), job.checkpoint, job.variant, job.calibration, job.device
         ):
             making = None
-        parts = [(_name(part), costs.of(part)) for part in _remaining(store, job)]
-        counted.append((making, parts))
-    return counted
+        parts = tuple((part_name(part), costs.of(part)) for part in remaining(store, job))
+        counted.append(_JobCounts(making, parts))
+    return _Counts(tuple(counted), _imports([job.variant.backend for job in jobs]))
 
 
-def _items(job: Job, counted: _Counted, rates: Rates, runs: Sequence[Run]) -> Iterator[Item]:
-    making, parts = counted
+def _imports(backends: Sequence[str]) -> dict[str, float]:
+    """Seconds that each backend's libraries take to import, which every process does anew."""
+    found = {}
+    for name in dict.fromkeys(backends):
+        begun = time.perf_counter()
+        getattr(plugins.load("backends", name), "prepare", lambda: None)()
+        found[name] = time.perf_counter() - begun
+    return found
+
+
+def _steps(
+    job: Job,
+    counts: _JobCounts,
+    imports: Mapping[str, float],
+    rates: Rates,
+    runs: Sequence[Run],
+) -> Iterator[Step]:
     model, variant = job.model.identity, job.variant.text
     past = [Past(run.cost, run.model.identity, run.variant.text) for run in runs if run.cost]
-    if making is not None:
+    # The checkpoint is made in a process, and measured in another.
+    processes = 1 if counts.making is None else 2
+    yield Step("importing", measured_now(processes * imports[job.variant.backend]))
+    if counts.making is not None:
         same = [run for run in runs if run.model.identity == model]
-        made = [p for run in same if (p := _quantized(run, making)) is not None]
-        yield "quantizing", expected(making, rates, made, model, variant)
-    yield "loading", _loading(job, runs)
-    for name, cost in parts:
-        yield name, expected(cost, rates, past, model, variant)
+        made = [p for run in same if (p := _quantized(run, counts.making)) is not None]
+        yield Step("quantizing", expected(counts.making, rates, made, model, variant))
+    yield Step("loading", _loading(job, runs))
+    for name, cost in counts.parts:
+        yield Step(name, expected(cost, rates, past, model, variant))
 
 
 def _quantized(run: Run, making: Cost) -> Past | None:
@@ -135,7 +162,7 @@ def _loading(job: Job, runs: Sequence[Run]) -> Duration:
         seconds = statistics.median(m.values[-1] for m in found)
         return Duration(seconds, 1.4, "this model's earlier runs here")
     size = sum(file.stat().st_size for file in job.checkpoint.weight_files)
-    return Duration(_OPENING + size / _READING, 3.0, "the roofline alone")
+    return roofline_alone(_OPENING + size / _READING)
 
 
 def _is_of(run: Run, machine: str) -> bool:

@@ -25,7 +25,7 @@ from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice
 from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
-from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Subject
+from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Settings, Subject
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
 from evalkit.store.mirror import is_url
@@ -54,6 +54,15 @@ class ComparePlan:
     generates: Mapping[str, bool]
     ray: str = ""
     text_bytes: int = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest sequence that texts or speed ask for; tasks may ask for more."""
+        return _context_of(self.suite, self.jobs[0].settings)
+
+
+def _context_of(suite: Suite, settings: Settings) -> int:
+    return suite.context or settings.protocol.prompt
 
 
 def make_plan(
@@ -87,7 +96,7 @@ def make_plan(
         )
         for variant in chosen
     ]
-    context = suite.context or subject.settings.protocol.prompt
+    context = _context_of(suite, subject.settings)
     jobs = with_memory_check(_with_parts(jobs, suite, generates), context)
     mirror = str(options["out"]) if is_url(options["out"]) else ""
     return ComparePlan(
