@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
+from evalkit.analysis.perplexity_interval import interval_notes
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
@@ -105,7 +106,7 @@ def compare(
         rows=rows,
         noise_floor=floor,
         environment=environments[0] if environments else None,
-        notes=notes,
+        notes=(*notes, *interval_notes(rows[0])),
         store=store,
         columns=columns,
     )

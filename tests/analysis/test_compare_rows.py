@@ -114,6 +114,16 @@ def test_verdicts_of_perplexity(shift: float, verdict: str) -> None:
     assert result.rows[1].metrics["perplexity"].n == 200 * 50
 
 
+def test_a_comparison_of_three_windows_says_that_they_give_no_interval() -> None:
+    few = [_measured("a", _table(1, windows=3)), _measured("b", _table(2, windows=3))]
+    result = compare(MODEL, SUITE, few, MARGIN, notes=("first",))
+    assert result.notes[0] == "first"
+    assert result.notes[1].startswith("perplexity: 3 windows give no useful interval")
+    value = result.rows[1].metrics["perplexity"]
+    assert value.low is None is value.high
+    assert value.delta_low is not None
+
+
 def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
     rows = [
         _measured("fp16", _table(1), size=16),
