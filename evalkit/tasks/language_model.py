@@ -55,6 +55,7 @@ class LanguageModel(TemplateLM):
         chat_template_args: Mapping[str, Any] | None = None,
         seed: int | None = None,
         show_progress: bool = False,
+        rows: int | None = None,
     ) -> None:
         """Prepare to answer with the tokens of `tokenizer`.
 
@@ -71,10 +72,13 @@ class LanguageModel(TemplateLM):
             chat_template_args: more arguments for the tokenizer's chat template.
             seed: of sampled text; None takes torch's, which lm-eval sets.
             show_progress: whether bars are shown on stderr.
+            rows: of the model's embedding, None where they are not known.
         """
         super().__init__()
         self.tokenizer = tokenizer
-        self.encoder = TextEncoder(tokenizer, add_bos_token, prefix_token_id, chat_template_args)
+        self.encoder = TextEncoder(
+            tokenizer, add_bos_token, prefix_token_id, chat_template_args, rows
+        )
         self.double_bos = double_bos
         self.show_progress = show_progress
         self.truncated = 0
