@@ -190,6 +190,7 @@ def _row(
         slices=slices,
         notes=(
             *dict.fromkeys(note for run in one.runs for note in run.notes),
+            *_task_notes(one),
             *weights_only_notes(metrics),
             *_refusals(metrics),
         ),
@@ -223,6 +224,17 @@ def _refusals(metrics: Mapping[str, Value]) -> list[str]:
         + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         + f": {reason}"
         for reason, names in reasons.items()
+    ]
+
+
+def _task_notes(one: Measured) -> list[str]:
+    """What changed the measurement of its tasks, each note with the name of the task."""
+    return [
+        note
+        for run in one.runs
+        for measurement in run.measurements
+        if measurement.metric == "task"
+        for note in measurement.details.get("notes", ())
     ]
 
 

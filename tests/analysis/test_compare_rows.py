@@ -209,6 +209,23 @@ def test_a_row_asked_otherwise_names_the_field_and_the_versions_of_lm_eval() -> 
     assert not same.rows[1].notes
 
 
+def test_what_changed_a_task_stands_beside_its_score_and_in_the_row() -> None:
+    cut = "3 requests were longer than the context of 40 tokens and lost tokens from the left"
+    scores = dataclasses.replace(_items([1.0, 0.0] * 20), notes=(cut,))
+    marker = Measurement("task", 1, "", "none", details={"notes": [f"t: {cut}"]})
+    rows = []
+    for name in ("a", "b"):
+        one = _measured(name, _table(1))
+        run = dataclasses.replace(one.runs[0], id=f"{name}-3", measurements=(marker,))
+        rows.append(dataclasses.replace(one, runs=(*one.runs, run), tasks={"t.acc": scores}))
+    result = compare(MODEL, SUITE, rows, MARGIN)
+    for row in result.rows:
+        assert row.metrics["t.acc"].details["notes"] == [cut]
+        assert row.metrics["tasks_mean"].details["notes"] == [f"t: {cut}"]
+        assert row.notes == (f"t: {cut}",)
+        assert "notes" not in row.metrics["perplexity"].details
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
