@@ -10,6 +10,7 @@ import pytest
 from tiny import documents, make_llama
 
 from evalkit import cli
+from evalkit.running.compare import run
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +101,17 @@ def test_one_line(
 
 
 def test_a_text_shorter_than_a_window(
-    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(run, "run_child", lambda task, job, listener, gpu: task(job, listener))
     (tmp_path / "short.txt").write_text("the old house")
     words = ["compare", "fp32", "--model", str(place / "model"), "--convention", "gptq"]
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--text", str(tmp_path / "short.txt"), "--out", str(tmp_path / "store")])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "less than one window" in capsys.readouterr().err.replace("\n", " ")
 
 

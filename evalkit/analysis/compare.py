@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
+from evalkit.analysis.perplexity_interval import interval_notes
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
@@ -105,7 +106,7 @@ def compare(
         rows=rows,
         noise_floor=floor,
         environment=environments[0] if environments else None,
-        notes=notes,
+        notes=(*notes, *interval_notes(rows[0])),
         store=store,
         columns=columns,
     )
@@ -189,6 +190,7 @@ def _row(
         slices=slices,
         notes=(
             *dict.fromkeys(note for run in one.runs for note in run.notes),
+            *_task_notes(one),
             *weights_only_notes(metrics),
             *_refusals(metrics),
         ),
@@ -222,6 +224,17 @@ def _refusals(metrics: Mapping[str, Value]) -> list[str]:
         + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         + f": {reason}"
         for reason, names in reasons.items()
+    ]
+
+
+def _task_notes(one: Measured) -> list[str]:
+    """What changed the measurement of its tasks, each note with the name of the task."""
+    return [
+        note
+        for run in one.runs
+        for measurement in run.measurements
+        if measurement.metric == "task"
+        for note in measurement.details.get("notes", ())
     ]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.analysis.bootstrap import Interval, bootstrap_interval, bootstrap_percentile
+from evalkit.analysis.perplexity_interval import exp_of, perplexity_interval
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
@@ -55,6 +56,8 @@ def summarise(
         return _percentile(table, column, summary, mask)
     numerator = f"square_{column}" if summary == "rms" else f"sum_{column}"
     sums = _sums(table, mask, numerator, _weight(summary))
+    if summary in PAIRED_SUMMARIES:
+        return perplexity_interval(sums, **_blocks(table, mask))
     return bootstrap_interval(_fold(summary), sums, **_blocks(table, mask))
 
 
@@ -93,7 +96,7 @@ def _fold(summary: str) -> Callable[[Floats], Floats]:
     if summary == "mean":
         return lambda totals: totals[:, 0] / totals[:, 1]
     if summary in ("exp_mean", "exp_per_word", "exp_per_byte"):
-        return lambda totals: np.exp(np.minimum(totals[:, 0] / totals[:, 1], 700.0))
+        return lambda totals: exp_of(totals[:, 0] / totals[:, 1])
     if summary == "rms":
         return lambda totals: np.sqrt(totals[:, 0] / totals[:, 1])
     raise ValueError(f"unknown summary {summary!r}")

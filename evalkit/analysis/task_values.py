@@ -39,7 +39,7 @@ class ItemScores:
 
     `key` names it (arc_easy.acc_norm); `asked` says what was asked of the n items, `values` and
     `weights` float64[n] are aligned with them, `clusters` group items that belong together.
-    `primary` marks the score that stands for its task.
+    `primary` marks the score that stands for its task; `notes` say what changed the measurement.
     """
 
     task: str
@@ -52,6 +52,7 @@ class ItemScores:
     weights: Floats
     clusters: NDArray[np.int32]
     noise: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def is_mean(self) -> bool:
@@ -73,8 +74,22 @@ def task_values(
     """Values of all scores of `variant` by key, TASK.flips for each task, and tasks_mean.
 
     A score whose items or prompts are not the baseline's is "not comparable", and so is then
-    tasks_mean; the detail "reason" says what differs.
+    tasks_mean; the detail "reason" says what differs. The detail "notes" says what changed the
+    measurement: truncation, another few-shot split, items left out.
     """
+    found = _values(baseline, variant, margin, is_baseline)
+    noted = {key: scores.notes for key, scores in variant.items()}
+    noted["tasks_mean"] = tuple(f"{o.task}: {note}" for o in _means(variant) for note in o.notes)
+    for key, notes in noted.items():
+        if notes and key in found:
+            details = found[key].details | {"notes": list(notes)}
+            found[key] = dataclasses.replace(found[key], details=details)
+    return found
+
+
+def _values(
+    baseline: TaskScores, variant: TaskScores, margin: Margin, is_baseline: bool
+) -> dict[str, Value]:
     if is_baseline:
         found = {key: _alone(scores, Verdict.BASELINE) for key, scores in variant.items()}
         return found | _mean_alone(variant, Verdict.BASELINE)

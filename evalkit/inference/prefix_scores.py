@@ -39,20 +39,26 @@ class Request:
     continuation: TokenIds
     text: str = ""
 
+    def fault(self, max_length: int) -> str:
+        """Why the continuation cannot be scored by `max_length` tokens; "" where it can."""
+        if not len(self.context) or not len(self.continuation):
+            return "a context or continuation has no tokens: it cannot be scored"
+        if len(self.continuation) <= max_length:
+            return ""
+        return (
+            f"the continuation {self.text[:_QUOTED].strip()!r}… has {len(self.continuation)}"
+            f" tokens, the model's context is {max_length}: take a model with a longer one, or"
+            " a --limit that ends before this item"
+        )
+
     def fitted(self, max_length: int) -> tuple[Tokens, Tokens, bool]:
         """The tokens to run, the tokens to predict with the last of them, whether it was cut.
 
         A context that is too long loses tokens from the left (as in lm-eval's own backend).
-        Raises DataError when the continuation alone is longer than `max_length`.
+        Raises DataError when nothing can be scored, as `fault` says.
         """
-        if not len(self.context) or not len(self.continuation):
-            raise DataError("a context or continuation has no tokens: it cannot be scored")
-        if len(self.continuation) > max_length:
-            raise DataError(
-                f"the continuation {self.text[:_QUOTED].strip()!r}… has {len(self.continuation)}"
-                f" tokens, the model's context is {max_length}: take a model with a longer one, or"
-                " a --limit that ends before this item"
-            )
+        if fault := self.fault(max_length):
+            raise DataError(fault)
         tokens = np.concatenate([self.context, self.continuation]).astype(np.int32)
         kept = tokens[-(max_length + 1) :]
         return kept[:-1], tokens[len(self.context) :], len(kept) < len(tokens)

@@ -23,6 +23,7 @@ import evalkit.models.phi3_small  # noqa: F401  registers the architecture with 
 from evalkit.errors import ModelError, is_out_of_memory
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.offload import placement
+from evalkit.models.vocabulary import vocabulary_fault
 
 _SHOWN_KEYS = 3
 _LOADING_ERRORS = (
@@ -101,12 +102,27 @@ def load_causal_lm(
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of the directory `path`; raises ModelError where there is none."""
+    """The tokenizer of the directory `path`.
+
+    Raises ModelError where there is none, also where transformers would make one up: without a
+    vocabulary it encodes every text as unknown tokens or as nothing.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        raise ModelError(f"{path} has no usable tokenizer: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        fault = vocabulary_fault(path) or _first_line(error)
+        raise ModelError(_no_tokenizer(path, fault)) from error
+    own = set(type(tokenizer).vocab_files_names.values())
+    if own and (fault := vocabulary_fault(path, own)):
+        raise ModelError(_no_tokenizer(path, fault))
     return tokenizer
+
+
+def _no_tokenizer(path: Path, fault: str) -> str:
+    return (
+        f"{path} has no usable tokenizer: {fault}; copy the tokenizer files of the original model"
+        " into it"
+    )
 
 
 def _check_report(path: Path, report: dict[str, Any]) -> None:

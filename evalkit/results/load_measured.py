@@ -122,6 +122,7 @@ def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores
         weights=items.weights,
         clusters=items.clusters,
         noise=_score_noise(records, details),
+        notes=records.head.notes,
     )
 
 

@@ -87,7 +87,10 @@ class Session(ABC):
 
     @abstractmethod
     def language_model(self, seed: int, batch_tokens: int | None = None) -> LanguageModel:
-        """The variant as a language model of lm-eval; `seed` is that of sampled text."""
+        """The variant as a language model of lm-eval; `seed` is that of sampled text.
+
+        What it cannot score it answers with NaN.
+        """
 
 
 class LoadedSession(Session):
@@ -191,6 +194,7 @@ class LoadedSession(Session):
             batch_tokens=batch_tokens or self.job.settings.batch_tokens,
             seed=seed,
             halve=not depends_on_batches(self.job),
+            skip_unscorable=True,
         )
 
 

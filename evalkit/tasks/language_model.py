@@ -55,6 +55,8 @@ class LanguageModel(TemplateLM):
         chat_template_args: Mapping[str, Any] | None = None,
         seed: int | None = None,
         show_progress: bool = False,
+        rows: int | None = None,
+        skip_unscorable: bool = False,
     ) -> None:
         """Prepare to answer with the tokens of `tokenizer`.
 
@@ -71,13 +73,20 @@ class LanguageModel(TemplateLM):
             chat_template_args: more arguments for the tokenizer's chat template.
             seed: of sampled text; None takes torch's, which lm-eval sets.
             show_progress: whether bars are shown on stderr.
+            rows: of the model's embedding, None where they are not known.
+            skip_unscorable: whether a request that cannot be scored (an empty continuation, one
+                longer than the context) gets NaN, rather than raising DataError.
         """
         super().__init__()
         self.tokenizer = tokenizer
-        self.encoder = TextEncoder(tokenizer, add_bos_token, prefix_token_id, chat_template_args)
+        self.encoder = TextEncoder(
+            tokenizer, add_bos_token, prefix_token_id, chat_template_args, rows
+        )
         self.double_bos = double_bos
         self.show_progress = show_progress
+        self.skip_unscorable = skip_unscorable
         self.truncated = 0
+        self.encoded_apart = 0
         self._max_length = max_length
         self._max_before_last = max_before_last
         self._max_gen_toks = max_gen_toks
@@ -117,12 +126,13 @@ class LanguageModel(TemplateLM):
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for the run's record about how the requests were answered."""
-        if not self.truncated:
-            return ()
-        return (
+        notes = {
             f"{self.truncated} requests were longer than the context of {self._max_length} tokens "
-            "and lost tokens from the left",
-        )
+            "and lost tokens from the left": self.truncated,
+            f"{self.encoded_apart} requests have a token that spans context and continuation: the "
+            "two were encoded apart": self.encoded_apart,
+        }
+        return tuple(note for note, count in notes.items() if count)
 
     @property
     def eot_token_id(self) -> int:
@@ -175,12 +185,10 @@ class LanguageModel(TemplateLM):
         """Log-likelihood of each continuation after its context, and whether it is greedy."""
         self._instances = requests
         try:
-            answers: list[tuple[float, bool]] = super().loglikelihood(
-                requests, disable_tqdm=disable_tqdm or not self.show_progress
-            )
+            encoded = [(one.args, *self._encode_pair(*one.args)) for one in requests]
+            return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
         finally:
             self._instances = ()
-        return answers
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -222,32 +230,52 @@ class LanguageModel(TemplateLM):
         return [texts[index] for index in range(len(requests))]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[Any, Any]:
-        """lm-eval's tokens as int32 arrays: as lists those of a large task are gigabytes."""
-        first, second = super()._encode_pair(context, continuation)
+        """lm-eval's tokens as int32 arrays: as lists those of a large task are gigabytes.
+
+        A context without tokens is the prefix token. Where the context's last token reaches to the
+        end of the continuation, of which lm-eval leaves no token, the two are encoded apart.
+        """
+        kept = context.rstrip()
+        first, second = super()._encode_pair(context, continuation) if kept else ([], [])
+        if not second and continuation:
+            second = self.tok_encode(context[len(kept) :] + continuation, add_special_tokens=False)
+            self.encoded_apart += bool(kept)
+        if not first:
+            prefix = self.prefix_token_id
+            first, second = [prefix], second[1:] if second[:1] == [prefix] else second
         return np.asarray(first, dtype=np.int32), np.asarray(second, dtype=np.int32)
 
     def _loglikelihood_tokens(
         self, requests: list[EncodedRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         earlier = self._known.pop("loglikelihood", {})
-        known = {index: Score(*answer) for index, answer in earlier.items()}
         # lm-eval may give tokens alone, which belong to no task.
         asked = self._instances or [
             Instance("loglikelihood", {}, texts, index)
             for index, (texts, *_) in enumerate(requests)
         ]
 
-        def scored(new: Mapping[int, Score]) -> None:
-            for index, score in new.items():
-                answer = (score.log_likelihood, score.greedy)
-                self._tell("loglikelihood", asked[index], answer)
-
         pairs = [
             Request(context, continuation, text) for (_, text), context, continuation in requests
         ]
-        with self._progress("loglikelihood", len(requests) - len(known), disable_tqdm):
-            scores = self._score(pairs, known, scored)
-        return [(score.log_likelihood, score.greedy) for score in scores]
+        places = [
+            index
+            for index, pair in enumerate(pairs)
+            if not (self.skip_unscorable and pair.fault(self._max_before_last))
+        ]
+        known = {i: Score(*earlier[p]) for i, p in enumerate(places) if p in earlier}
+
+        def scored(new: Mapping[int, Score]) -> None:
+            for index, score in new.items():
+                answer = (score.log_likelihood, score.greedy)
+                self._tell("loglikelihood", asked[places[index]], answer)
+
+        with self._progress("loglikelihood", len(places) - len(known), disable_tqdm):
+            scores = self._score([pairs[place] for place in places], known, scored)
+        answers = [(math.nan, False)] * len(pairs)
+        for place, score in zip(places, scores, strict=True):
+            answers[place] = (score.log_likelihood, score.greedy)
+        return answers
 
     def _windows(self, text: str) -> list[Request]:
         tokens = self.tok_encode(text)
@@ -264,7 +292,7 @@ class LanguageModel(TemplateLM):
                 f"{decoding.max_new_tokens} tokens to generate leave no room for a prompt in a "
                 f"context of {self._max_length}: lower max_gen_toks"
             )
-        prompts = [self.tok_encode(one.args[0]) for one in asked]
+        prompts = [self.tok_encode(one.args[0]) or [self.prefix_token_id] for one in asked]
         self.truncated += sum(len(prompt) > room for prompt in prompts)
 
         def generated(index: int, text: str) -> None:

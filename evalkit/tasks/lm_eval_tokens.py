@@ -11,9 +11,11 @@ from lm_eval.models.utils import _add_special_kwargs, has_bos_prefix
 from transformers import PreTrainedTokenizerBase
 
 from evalkit.errors import DataError
+from evalkit.models.vocabulary import require_embedded
 
 # Texts whose tokens are remembered: the choices of an item, asked in a row, share one context.
 _REMEMBERED_TEXTS = 64
+_QUOTED = 40
 
 
 class TextEncoder:
@@ -25,8 +27,11 @@ class TextEncoder:
         add_bos_token: bool | None,
         prefix_token_id: int | None,
         chat_template_args: Mapping[str, Any] | None,
+        rows: int | None = None,
     ) -> None:
+        """Wrap `tokenizer`; the embedding has `rows` rows, None where they are not known."""
         self.tokenizer = tokenizer
+        self.rows = rows
         self.add_bos_token = add_bos_token
         self.asked_prefix = prefix_token_id
         self.chat_template_args = dict(chat_template_args or {})
@@ -37,8 +42,9 @@ class TextEncoder:
         """The token that ends a text; raises DataError for a tokenizer without one."""
         if self.tokenizer.eos_token_id is None:
             raise DataError(
-                f"the tokenizer {self.tokenizer.name_or_path} names no end-of-text token: give "
-                "prefix_token_id, or set eos_token in its tokenizer_config.json"
+                f"the tokenizer {self.tokenizer.name_or_path} names no end-of-text token, which "
+                "tasks begin with where it has no BOS: set bos_token or eos_token in its "
+                "tokenizer_config.json"
             )
         return int(self.tokenizer.eos_token_id)
 
@@ -80,7 +86,9 @@ class TextEncoder:
         prefix = self.tokenizer.decode([self.prefix_token_id])
         if add_special_tokens is None and has_bos_prefix(text, prefix):
             options = {"add_special_tokens": False}
-        return tuple(self.tokenizer.encode(text, **options))
+        ids = tuple(self.tokenizer.encode(text, **options))
+        require_embedded(ids, self.tokenizer, self.rows, f"{text[:_QUOTED].strip()!r}…")
+        return ids
 
     def _templated(self, messages: list[dict[str, str]], generation: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(

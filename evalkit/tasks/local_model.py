@@ -58,13 +58,15 @@ class LocalLanguageModel(LanguageModel):
             options: further arguments of `LanguageModel` (max_gen_toks, double_bos, seed, …).
         """
         length = max_length or resolve_max_length(model.config, tokenizer)
+        vocabulary = model.config.get_text_config().vocab_size
         # The last token of a request is predicted and never read.
-        super().__init__(tokenizer, max_length=length, max_before_last=length, **options)
+        super().__init__(
+            tokenizer, max_length=length, max_before_last=length, rows=vocabulary, **options
+        )
         self.model = model
         self.softmax_dtype = softmax_dtype
         self.halved = 0
         self._device = model.device
-        vocabulary = model.config.get_text_config().vocab_size
         sample = torch.arange(min(_SAMPLE_TOKENS, length)) % vocabulary
         forward = open_forward(model, sample.to(model.device))
         budget = partial(plan_budget, forward, batch_tokens, cache_tokens=cache_tokens, halve=halve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import numbers
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from evalkit.tasks.answers import Advance, Answers, answer_requests
 from evalkit.tasks.lm_eval_errors import explain
 from evalkit.tasks.loading import LoadedTask
 
+UNSCORED = "a continuation is empty or longer than the model's context"
+_NAMED = 10
 RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match")
 
 Metrics = dict[str, Any]
@@ -54,7 +57,9 @@ def score_answers(task: LoadedTask, requests: TaskRequests, answers: Answers) ->
     """
     _check(task, requests, answers)
     instances = _instances(task, requests, answers)
-    flat = [instance for group in instances for instance in group]
+    flat = [instance for group in instances if not _unscored(group) for instance in group]
+    if not flat:
+        raise DataError(f"task {task.name}: no item can be scored: {UNSCORED}")
     try:
         with lm_eval_task.settled(task.seed):
             filters = lm_eval_task.apply_filters(task.task, flat)
@@ -70,7 +75,8 @@ def score_answers(task: LoadedTask, requests: TaskRequests, answers: Answers) ->
     for metric in metrics:
         values = [found.get(metric) for name in filters for found in results[name]]
         arrays[f"metric:{metric}"] = _metric_array(values)
-    return SampleRecords(_head(requests, scores), pa.table(arrays))
+    head = _head(requests, scores, _skipped_note(requests, instances))
+    return SampleRecords(head, pa.table(arrays))
 
 
 def resampled_score(
@@ -137,9 +143,32 @@ def _instances(task: LoadedTask, requests: TaskRequests, answers: Answers) -> li
 
 def _process(task: LoadedTask, name: str, instances: Sequence[list[Instance]]) -> list[Metrics]:
     return [
-        dict(task.task.process_results(group[0].doc, [one.filtered_resps[name] for one in group]))
+        {}
+        if _unscored(group)
+        else dict(
+            task.task.process_results(group[0].doc, [one.filtered_resps[name] for one in group])
+        )
         for group in instances
     ]
+
+
+def _unscored(group: Sequence[Instance]) -> bool:
+    """Whether a request of the item could not be scored; the item then counts for nothing."""
+    said = [answer for instance in group for answer in instance.resps]
+    values = [answer[0] if isinstance(answer, tuple) else answer for answer in said]
+    return any(isinstance(value, float) and math.isnan(value) for value in values)
+
+
+def _skipped_note(requests: TaskRequests, instances: Sequence[list[Instance]]) -> tuple[str, ...]:
+    """A line that names the items left out of the scores; none where all are scored."""
+    pairs = zip(requests.items, instances, strict=True)
+    skipped = [str(item.doc_id) for item, group in pairs if _unscored(group)]
+    if not skipped:
+        return ()
+    named = ", ".join(skipped[:_NAMED])
+    more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    count = f"{len(skipped)} of {len(requests.items)}"
+    return (f"{count} items left out, as {UNSCORED}: item {named}{more}",)
 
 
 def _scores(task: LoadedTask, name: str, results: Sequence[Metrics]) -> list[TaskScore]:
@@ -253,7 +282,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, set) else str(value)
 
 
-def _head(requests: TaskRequests, scores: Sequence[TaskScore]) -> SampleHead:
+def _head(
+    requests: TaskRequests, scores: Sequence[TaskScore], notes: tuple[str, ...]
+) -> SampleHead:
     return SampleHead(
         task=requests.task,
         version=requests.version,
@@ -264,7 +295,7 @@ def _head(requests: TaskRequests, scores: Sequence[TaskScore]) -> SampleHead:
         source=requests.source,
         chat=requests.chat,
         random_seeds=requests.random_seeds,
-        notes=requests.notes,
+        notes=(*requests.notes, *notes),
         scores=tuple(scores),
         lm_eval=requests.lm_eval,
     )

@@ -41,6 +41,7 @@ class ServedLanguageModel(LanguageModel):
         max_length: int,
         parallel: int = 4,
         seed: int | None = None,
+        skip_unscorable: bool = False,
     ) -> None:
         """Wrap a client.
 
@@ -50,10 +51,15 @@ class ServedLanguageModel(LanguageModel):
             max_length: the context in tokens.
             parallel: requests at once.
             seed: of sampled text; None takes torch's.
+            skip_unscorable: see `LanguageModel`.
         """
         # Servers read the last token too, and ask for room for one generated token.
         super().__init__(
-            tokenizer, max_length=max_length, max_before_last=max_length - 2, seed=seed
+            tokenizer,
+            max_length=max_length,
+            max_before_last=max_length - 2,
+            seed=seed,
+            skip_unscorable=skip_unscorable,
         )
         self.client = client
         self.parallel = parallel
@@ -138,6 +144,7 @@ class ServedModel:
             max_length=self.max_length,
             parallel=self.parallel,
             seed=seed,
+            skip_unscorable=True,
         )
 
     def scored(self, windows: Windows, done: Collection[int]) -> Iterator[ScoredBatch]:

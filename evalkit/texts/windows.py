@@ -189,8 +189,9 @@ def _bos_tokens(convention: str, bos: str, encoder: TextEncoder) -> tuple[int | 
         prefix = encoder.bos_id if encoder.bos_id is not None else encoder.eos_id
         if prefix is None:
             raise UsageError(
-                "convention lm-eval: the tokenizer has neither BOS nor EOS to begin with; "
-                "use BOS policy never or another convention"
+                "convention lm-eval: the tokenizer names neither BOS nor EOS to begin with: set "
+                "bos_token or eos_token in its tokenizer_config.json, or give --convention "
+                "llama.cpp, gptq or document"
             )
         return prefix, None
     added = encoder.bos_id if encoder.adds_bos else None

@@ -58,10 +58,8 @@ def _difference(value: Value, base: Value | None) -> str:
 
 def _points(value: Value, base: Value | None) -> str:
     if base is None or value.delta is None:
-        text = numbers.around(
-            100 * _number(value), _scaled(value.low), _scaled(value.high), least=1
-        )
-        return " % ±".join(text.split(" ±")) if "±" in text else f"{text} %"
+        low, high = _scaled(value.low), _scaled(value.high)
+        return numbers.around(100 * _number(value), low, high, least=1, unit=" %")
     low, high = _scaled(value.delta_low), _scaled(value.delta_high)
     return numbers.difference(100 * value.delta, low, high, least=1)
 

@@ -5,6 +5,9 @@ The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `mode
 `sentence`, `notes`. A row has `variant` (as asked for), `resolved`, `status`, `message`, `kernel`,
 `metrics`, and `verdict`, `slices` (the metrics text by text), `notes`, `runs`. A metric has
 `value`, `unit`, `n`, `low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict`, `details`.
+`details.notes` of a task's score lists what changed its measurement (prompts cut to the context,
+another few-shot split, items left out); it is absent where nothing did. `notes` of the row holds
+those lines too, each after the name of its task.
 What was not measured is absent or null, never zero; NaN and infinity are null.
 """
 
@@ -107,14 +110,23 @@ def remarks(comparison: Comparison) -> list[str]:
         if row.metrics and row.status != "ok"
     ]
     found += [f"note: {numbers.clean(note)}" for note in comparison.notes]
-    found += [
-        f"note on {label(row)}: {numbers.clean(note)}"
-        for row in comparison.rows
-        for note in row.notes
-    ]
+    found += _row_notes(comparison)
     if comparison.store:
         found.append(f"results: {numbers.clean(comparison.store)}")
     return found
+
+
+def _row_notes(comparison: Comparison) -> list[str]:
+    """The notes of the rows, each once with the rows that it is about."""
+    about: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        for note in dict.fromkeys(map(numbers.clean, row.notes)):
+            about.setdefault(note, []).append(row)
+    every = len(comparison.rows) if len(comparison.rows) > 1 else 0
+    return [
+        f"note on {'every row' if len(rows) == every else _names(rows)}: {note}"
+        for note, rows in about.items()
+    ]
 
 
 def not_measured(comparison: Comparison) -> list[str]:

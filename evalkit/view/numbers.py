@@ -84,13 +84,21 @@ def percent(fraction: float) -> str:
     return f"{plain(value, decimals)} %"
 
 
-def around(value: float, low: float | None, high: float | None, least: int = 2) -> str:
-    """A value with the half-width of its interval: "3.69 ± 0.12"."""
+def around(
+    value: float, low: float | None, high: float | None, least: int = 2, unit: str = ""
+) -> str:
+    """A value with its interval: "3.69 ± 0.12", or "21.0 [9.1, 48.3]" where ± would not be true.
+
+    The half-width stands for both sides where neither differs from it by more than a tenth.
+    """
     if low is None or high is None:
-        return plain(value, places(value, 3, least) if value < 1000 else 0)
+        return f"{plain(value, places(value, 3, least) if value < 1000 else 0)}{unit}"
     half = (high - low) / 2
     decimals = places(half, 2, least) if half < 10 else 0
-    return f"{plain(value, decimals)} ± {plain(half, decimals)}"
+    shown = f"{plain(value, decimals)}{unit}"
+    if abs(high - value - half) > half / 10:
+        return f"{shown} [{plain(low, decimals)}, {plain(high, decimals)}]"
+    return f"{shown} ± {plain(half, decimals)}"
 
 
 def difference(delta: float, low: float | None, high: float | None, least: int = 2) -> str:

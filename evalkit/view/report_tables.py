@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit.records import Comparison, Row, Value
@@ -23,12 +24,16 @@ class TaskCell:
 
 @dataclass(frozen=True)
 class TaskLine:
-    """One task: its name, the name of the score, items, and a cell for each variant."""
+    """One task: its name, the name of the score, items, and a cell for each variant.
+
+    `notes` say what changed the measurement.
+    """
 
     task: str
     score: str
     items: int
     cells: tuple[TaskCell, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def tasks_table(comparison: Comparison) -> TasksTable | None:
             numbers.clean(score.score),
             max(row.metrics[score.key].n for row in rows if score.key in row.metrics),
             tuple(_task_cell(row, score, score.key in percent) for row in rows),
+            _task_notes(rows, score.key),
         )
         for score in scores
     ]
@@ -88,6 +94,13 @@ def finding(text: str) -> str:
     """The class of a verdict for its colour: "no-loss", "worse"; empty for other words."""
     word = text.partition(":")[0]
     return word.replace(" ", "-") if word in _FINDINGS else ""
+
+
+def _task_notes(rows: Sequence[Row], key: str) -> tuple[str, ...]:
+    """What changed the measurement of a score, each note once."""
+    values = [row.metrics[key] for row in rows if key in row.metrics]
+    notes = [note for value in values for note in value.details.get("notes", ())]
+    return tuple(dict.fromkeys(map(numbers.clean, notes)))
 
 
 def _task_cell(row: Row, score: TaskScore, is_share: bool) -> TaskCell:

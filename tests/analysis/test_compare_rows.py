@@ -114,6 +114,16 @@ def test_verdicts_of_perplexity(shift: float, verdict: str) -> None:
     assert result.rows[1].metrics["perplexity"].n == 200 * 50
 
 
+def test_a_comparison_of_three_windows_says_that_they_give_no_interval() -> None:
+    few = [_measured("a", _table(1, windows=3)), _measured("b", _table(2, windows=3))]
+    result = compare(MODEL, SUITE, few, MARGIN, notes=("first",))
+    assert result.notes[0] == "first"
+    assert result.notes[1].startswith("perplexity: 3 windows give no useful interval")
+    value = result.rows[1].metrics["perplexity"]
+    assert value.low is None is value.high
+    assert value.delta_low is not None
+
+
 def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
     rows = [
         _measured("fp16", _table(1), size=16),
@@ -197,6 +207,23 @@ def test_a_row_asked_otherwise_names_the_field_and_the_versions_of_lm_eval() -> 
     same = compare(MODEL, SUITE, [asked("a", "0.4.12", "p"), asked("b", "0.4.13", "p")], MARGIN)
     assert same.rows[1].metrics["t.acc"].delta == 0
     assert not same.rows[1].notes
+
+
+def test_what_changed_a_task_stands_beside_its_score_and_in_the_row() -> None:
+    cut = "3 requests were longer than the context of 40 tokens and lost tokens from the left"
+    scores = dataclasses.replace(_items([1.0, 0.0] * 20), notes=(cut,))
+    marker = Measurement("task", 1, "", "none", details={"notes": [f"t: {cut}"]})
+    rows = []
+    for name in ("a", "b"):
+        one = _measured(name, _table(1))
+        run = dataclasses.replace(one.runs[0], id=f"{name}-3", measurements=(marker,))
+        rows.append(dataclasses.replace(one, runs=(*one.runs, run), tasks={"t.acc": scores}))
+    result = compare(MODEL, SUITE, rows, MARGIN)
+    for row in result.rows:
+        assert row.metrics["t.acc"].details["notes"] == [cut]
+        assert row.metrics["tasks_mean"].details["notes"] == [f"t: {cut}"]
+        assert row.notes == (f"t: {cut}",)
+        assert "notes" not in row.metrics["perplexity"].details
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,3 +312,42 @@ def test_an_overflow_of_float16_is_told() -> None:
             VariantError, match=r"item \d+: .* float16 overflows in this model, first in lm_head, "
         ):
             getattr(narrow, kind)(requests)
+
+
+def test_what_cannot_be_scored_is_skipped_where_that_is_asked_for() -> None:
+    scorable = ("w5", " w6")
+    pairs = [scorable, ("w5", ""), ("", ""), ("w5", f" {words(1, MAX_LENGTH + 1)}"), scorable]
+    lm, _ = pair(skip_unscorable=True)
+    told: list[tuple[Any, ...]] = []
+    hook = SimpleNamespace(add_partial=lambda kind, asked, answer: told.append(asked))
+    lm.set_cache_hook(hook)
+    values = [value for value, _ in lm.loglikelihood(instances("loglikelihood", pairs))]
+    assert values[0] == values[4]
+    assert [math.isnan(value) for value in values] == [False, True, True, True, False]
+    assert told == [scorable, scorable]
+    lm.remember("loglikelihood", {0: (-1.5, True), 1: (math.nan, False)})
+    again = lm.loglikelihood(instances("loglikelihood", pairs))
+    assert again[0] == (-1.5, True)
+    assert again[4][0] == values[4]
+    assert len(told) == 3
+    strict, _ = pair()
+    for unscorable in pairs[1:4]:
+        with pytest.raises(DataError, match=r"cannot be scored|model's context is"):
+            strict.loglikelihood(instances("loglikelihood", [scorable, unscorable]))
+
+
+def test_a_token_that_spans_context_and_continuation_is_encoded_apart() -> None:
+    lm, _ = pair()
+    spanning, plain = instances("loglikelihood", [("w5", "w6"), ("w5", " w6")])
+    assert lm.tok_encode("w5w6") == [3]
+    assert lm.loglikelihood([spanning]) == lm.loglikelihood([plain])
+    assert "1 requests have a token that spans" in lm.notes[0]
+    blank, empty = instances("loglikelihood", [("  ", "w6"), ("", "w6")])
+    assert lm.loglikelihood([blank]) == lm.loglikelihood([empty])
+
+
+def test_text_is_generated_after_an_empty_prompt() -> None:
+    lm, _ = pair()
+    settings = {"until": ["w9"], "max_gen_toks": 3}
+    empty, first = instances("generate_until", [("", settings), ("<s>", settings)])
+    assert lm.generate_until([empty]) == lm.generate_until([first])

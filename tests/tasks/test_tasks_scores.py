@@ -332,3 +332,35 @@ def test_metrics_of_the_tasks_own_aggregation_have_no_interval(files: Path, tmp_
     assert [row["correct"] for row in records.rows().to_pylist()] == [None] * 3
     with pytest.raises(UsageError, match=r"aggregated by code of the task \(own.total\)"):
         resampled_score(records, "odd")
+
+
+class SomeUnscored(HashLM):
+    """Cannot score what is about thing 2 or 5."""
+
+    def _pair(self, arguments: Any) -> tuple[float, bool]:
+        unscored = arguments[1].strip() in ("thing 2", "thing 5")
+        return (math.nan, False) if unscored else super()._pair(arguments)
+
+
+def test_items_that_cannot_be_scored_are_left_out_by_their_number(
+    files: Path, tmp_path: Path
+) -> None:
+    (task,) = load(files, TaskSlice("choices", 0, 6))
+    requests = build_requests(task)
+    whole = score_task(task, requests, HashLM(), tmp_path / "whole")
+    records = score_task(task, requests, SomeUnscored(), tmp_path / "some")
+    note = "2 of 6 items left out, as a continuation is empty or longer than the model's context"
+    assert records.head.notes == (f"{note}: item 2, 5",)
+    assert whole.head.notes == ()
+    assert {score.n for score in records.head.scores} == {4}
+    kept = [place for place in range(6) if place not in (2, 5)]
+    scored, all_items = records.items("acc"), whole.items("acc")
+    assert scored.score() == all_items.values[kept].mean()
+    assert scored.weights.tolist() == [1, 1, 0, 1, 1, 0]
+    assert records.rows(None)["correct"].to_pylist()[2] is None
+    assert np.isnan(records.margins()).tolist() == [weight == 0 for weight in scored.weights]
+    (only,) = load(files, TaskSlice("choices", 0, 6))
+    with pytest.raises(DataError, match="no item can be scored"):
+        nothing = answer_requests(requests, SomeUnscored(), tmp_path / "some")
+        nothing.loglikelihood[:] = math.nan
+        score_answers(only, requests, nothing)

@@ -207,6 +207,19 @@ def test_text_from_models_is_neither_markup_nor_commands() -> None:
     assert "\x1b" not in text
 
 
+def test_a_note_is_written_once_with_the_rows_it_is_about() -> None:
+    rows = [
+        dataclasses.replace(one, notes=("t: split dev", *more))
+        for one, more in zip(standard_rows(), ((), ("a",), ("a",)), strict=True)
+    ]
+    text = table_text(comparison(*rows))
+    assert text.count("split dev") == 1
+    assert "note on every row: t: split dev" in text
+    assert "note on int8 LLM.int8(), int4 GPTQ g128: a" in text
+    alone = table_text(comparison(rows[0]))
+    assert "note on fp16: t: split dev" in alone
+
+
 def test_cuda_names_the_gpu() -> None:
     machine = Environment("CPU X, 16 threads, 128 GB, NVIDIA H200 [ab12]", "cuda", 16, "", "")
     assert "· cuda NVIDIA H200 ·" in table_text(comparison(environment=machine))

@@ -71,6 +71,9 @@ def test_percent_does_not_round_up_to_all(fraction: float, expected: str) -> Non
         ((3.694, None, None), "3.69"),
         ((12345.6, 12000.0, 12700.0), "12,346 ± 350"),
         ((3e9, 2e9, 4e9), "3.0e+09 ± 1.0e+09"),
+        ((21.0, 9.1, 48.3), "21 [9, 48]"),
+        ((2.0, 1.0, 4.5), "2.00 [1.00, 4.50]"),
+        ((21.0, 19.05, 23.05), "21.00 ± 2.00"),
     ],
 )
 def test_around(arguments: tuple[float, float | None, float | None], expected: str) -> None:

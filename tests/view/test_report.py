@@ -14,6 +14,7 @@ import pytest
 from evalkit.records import Comparison, Flip, Row, Variant
 from evalkit.view.report import render_html
 from evalkit.view.report_flips import flip_section
+from evalkit.view.report_tables import tasks_table
 from tests.view import charted
 from tests.view.comparisons import FP16, INT4, INT8
 
@@ -210,6 +211,19 @@ def test_tasks_show_score_difference_flips_and_verdict():
     said = f"{details['right_to_wrong']} lost, {details['wrong_to_right']} won"
     assert any(text.endswith(said) and "[" in text for text in PAGE.texts["small"])
     assert "inconclusive" in PAGE.texts["small"]
+
+
+def test_what_changed_a_score_stands_below_the_name_of_its_task():
+    def noted(row):
+        value = row.metrics["demo_where.acc"]
+        details = {**value.details, "notes": ["2 items left out"]}
+        changed = dataclasses.replace(value, details=details)
+        return dataclasses.replace(row, metrics={**row.metrics, "demo_where.acc": changed})
+
+    rows = tuple(noted(row) for row in FULL.rows)
+    lines = tasks_table(dataclasses.replace(FULL, rows=rows)).lines
+    assert [line.notes for line in lines if line.task == "demo_where"] == [("2 items left out",)]
+    assert {line.notes for line in lines if line.task != "demo_where"} == {()}
 
 
 def test_all_numbers_are_listed_with_interval_size_and_verdict():

@@ -32,6 +32,10 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     store = Store(plan.store).prepare()
     if fresh:
         _forget(store, plan)
+    if not plan.ray:
+        # On Ray it is the workers' machines that need to be ready.
+        _refuse_unready(store, plan)
+    _check_tokens(store, plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
     store.save_comparison(comparison, comparison_id(comparison))
@@ -40,7 +44,6 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
 
 def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
     """Measure variant after variant; the plan with the batch sizes that fitted in the end."""
-    _refuse_unready(store, plan)
     failed_baseline = ""
     for index in range(len(plan.jobs)):
         while smaller := _run_job(store, plan.jobs[index], failed_baseline, listener):
@@ -63,6 +66,29 @@ def _refuse_unready(store: Store, plan: ComparePlan) -> None:
         made = sum(spec_of(job.variant).quantizes for job in left)
         # INT4 takes at least a quarter of 16 bits.
         refuse_unready(left[0].gpu or "cpu", weights, store.root, made * weights / 4)
+
+
+def _check_tokens(store: Store, plan: ComparePlan, listener: Listener) -> None:
+    """Raise in one line where the tokenizer cannot encode what is left of texts and tasks.
+
+    All variants share tokenizer, windows and prompts: one of them stands for all.
+    """
+    left = {
+        part.run.suite.id: (job, part)
+        for job in reversed(plan.jobs)
+        for part in job.parts
+        if part.kind != "probes" and not job.refusal and unfinished(store, job, part)
+    }
+    if left:
+        job, _ = next(iter(left.values()))
+        parts = tuple(part for _, part in left.values())
+        run_child(_check, dataclasses.replace(job, parts=parts), listener, gpu="")
+
+
+def _check(job: Job, send: Listener) -> None:
+    from evalkit.running.compare.tokens import check_tokens
+
+    check_tokens(job, send)
 
 
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:

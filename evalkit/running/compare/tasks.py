@@ -129,10 +129,12 @@ class _Asking:
         except DataError as error:
             raise DataError(f"{task.name}: {error}") from error
         records = score_answers(task, requests, answers)
+        notes = (*records.head.notes, *lm.notes)
+        records = dataclasses.replace(records, head=dataclasses.replace(records.head, notes=notes))
         table = folder / f"samples-{task.name.replace('/', '_')}.parquet"
         records.save(table)
         self.records[task.name] = records
-        self.notes += [f"{task.name}: {note}" for note in (*records.head.notes, *lm.notes)]
+        self.notes += [f"{task.name}: {note}" for note in notes]
         noise = None
         if self.job.is_baseline:
             noise = self._noise(task, requests, answers, lm.batch_tokens)
@@ -174,7 +176,8 @@ class _Asking:
         lm = self.session.language_model(self.job.seed, half)
         again = answer_requests(sample, lm, folder, advance=self._advance(f"{task.name} again"))
         first = answers.loglikelihood[: len(again.loglikelihood)]
-        return float(np.max(np.abs(again.loglikelihood - first), initial=0.0))
+        # What could not be scored is NaN both times.
+        return float(np.max(np.nan_to_num(np.abs(again.loglikelihood - first)), initial=0.0))
 
 
 def _details(

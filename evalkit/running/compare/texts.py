@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from evalkit.backends import spec_of
 from evalkit.errors import DataError
 from evalkit.metrics import TokenMetric, token_metrics
 from evalkit.models.compute import weights_only
 from evalkit.models.loading import load_tokenizer
+from evalkit.models.vocabulary import embedding_rows, require_embedded
 from evalkit.progress import Listener
 from evalkit.records import Measurement, Run
 from evalkit.running.compare.text_pass import Scoring
@@ -31,23 +33,34 @@ WEIGHTS_ONLY_VERSION = 1
 
 
 def load_windows(store: Store, job: Job, part: Part) -> Windows:
-    """The suite's windows: tokenised once, stored, and reused by every variant."""
+    """The suite's windows: tokenised once, stored, and reused by every variant.
+
+    Raises ModelError for a token that the model's embedding does not have.
+    """
     file = store.windows_file(job.windows)
-    if file.exists():
-        return Windows.load(file)
-    texts = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
-    expected = [text.sha256 for text in part.run.suite.texts]
-    if [text.sha256 for text in texts] != expected:
-        raise DataError(f"{', '.join(job.sources)} changed while evalkit ran: run again")
-    suite = part.run.suite
-    tokenizer = load_tokenizer(
-        job.checkpoint.path, trust_remote_code=job.settings.trust_remote_code
-    )
-    windows = make_windows(
-        text_encoder(tokenizer), texts, suite.convention, suite.context, bos=suite.bos
-    )
-    windows.save(file)
+    windows = Windows.load(file) if file.exists() else _made_windows(job, part)
+    rows = embedding_rows(job.checkpoint.config)
+    if rows is not None and int(windows.tokens.max()) >= rows:
+        beyond = int(np.argmax(windows.tokens >= rows))
+        text = int(windows.slice[np.searchsorted(windows.offsets, beyond, side="right") - 1])
+        where = f"text {windows.slice_names[text]}"
+        require_embedded(windows.tokens, _tokenizer(job), rows, where)
+    if not file.exists():
+        windows.save(file)
     return windows
+
+
+def _made_windows(job: Job, part: Part) -> Windows:
+    texts = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
+    suite = part.run.suite
+    if [text.sha256 for text in texts] != [text.sha256 for text in suite.texts]:
+        raise DataError(f"{', '.join(job.sources)} changed while evalkit ran: run again")
+    encoder = text_encoder(_tokenizer(job))
+    return make_windows(encoder, texts, suite.convention, suite.context, bos=suite.bos)
+
+
+def _tokenizer(job: Job) -> PreTrainedTokenizerBase:
+    return load_tokenizer(job.checkpoint.path, trust_remote_code=job.settings.trust_remote_code)
 
 
 def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Listener) -> Run:
