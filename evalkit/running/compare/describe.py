@@ -54,7 +54,7 @@ def _suite_lines(plan: ComparePlan, job: Job, listener: Listener) -> list[str]:
             f" {suite.convention}, context {suite.context}: {counts.windows:,} windows,"
             f" {counts.tokens:,} tokens, {counts.scored:,} scored"
         )
-        hidden = int(plan.checkpoint.config.get("hidden_size") or 0)
+        hidden = plan.checkpoint.hidden_size
         # On a CPU the quality pass runs in float32, and so are its hidden states.
         width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
         size = f"{counts.scored * hidden * width / 1e6:,.1f} MB"
