@@ -106,13 +106,13 @@ def test_markdown_of_a_directory(command: Command, tiny: str) -> None:
 
 
 def test_a_variant_the_model_cannot_take_leaves_the_others(command: Command, tiny: str) -> None:
-    words = ("plan", "fp16", "int4", "--model", tiny, "--gpu", "t4", "--format", "json")
+    words = ("plan", "fp16", "int4@gptq", "--model", tiny, "--gpu", "t4", "--format", "json")
     code, out, err = command(*words)
     assert code == 1
     fp16, int4 = json.loads(out)["rows"]
     assert fp16["fits"] is True
-    assert int4["variant"] == "int4" and int4["weight_bytes"] is None
-    assert err.startswith("evalkit: int4: int4@gptq,group_size=128 cannot divide")
+    assert int4["variant"] == "int4@gptq" and int4["weight_bytes"] is None
+    assert err.startswith("evalkit: int4@gptq: int4@gptq,group_size=128 cannot divide")
     assert len(err.splitlines()) == 1
 
 

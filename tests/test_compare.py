@@ -42,14 +42,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def result(bench: Bench) -> dict[str, Any]:
-    return bench.compare("fp32", "fp16", "int8", "int4", "int4@bitsandbytes")
+    return bench.compare("fp32", "fp16", "int8", "int4@gptq", "int4@bitsandbytes")
 
 
 def test_every_variant_is_a_row_and_failure_is_data(result: dict[str, Any]) -> None:
     assert result["schema"] == "evalkit.comparison/1"
     statuses = {row["variant"]: row["status"] for row in result["rows"]}
     assert statuses == {
-        "fp32": "ok", "fp16": "ok", "int8": "ok", "int4": "failed", "int4@bitsandbytes": "ok",
+        "fp32": "ok", "fp16": "ok", "int8": "ok", "int4@gptq": "failed", "int4@bitsandbytes": "ok",
     }  # fmt: skip
     refused = result["rows"][3]
     assert refused["resolved"] == "int4@gptq,group_size=128"
@@ -98,7 +98,7 @@ def test_nothing_is_measured_twice(
         raise AssertionError("a process was started for finished work")
 
     monkeypatch.setattr(running, "run_child", refuse)
-    again = bench.compare("fp32", "fp16", "int8", "int4", "int4@bitsandbytes")
+    again = bench.compare("fp32", "fp16", "int8", "int4@gptq", "int4@bitsandbytes")
     assert again["rows"] == result["rows"]
 
 
@@ -141,16 +141,16 @@ def test_several_texts_are_slices(bench: Bench) -> None:
 
 
 def test_a_baseline_that_cannot_be_made_leaves_speed_and_size(bench: Bench) -> None:
-    rows = bench.compare("int4", "fp32")["rows"]
+    rows = bench.compare("int4@gptq", "fp32")["rows"]
     assert [row["status"] for row in rows] == ["failed", "failed"]
-    assert "the baseline int4 failed" in rows[1]["message"]
+    assert "the baseline int4@gptq failed" in rows[1]["message"]
     assert rows[1]["metrics"]["weight_bytes"]["value"] > 0
 
 
 def test_the_command_prints_json_and_its_exit_code_says_what_failed(
     bench: Bench, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["compare", "fp32", "fp16", "int4", "--model", str(bench.model)]
+    words = ["compare", "fp32", "fp16", "int4@gptq", "--model", str(bench.model)]
     words += ["--text", str(bench.text), "--convention", "document", "--context", "64"]
     words += ["--out", str(bench.store), "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib.util
 import io
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +63,29 @@ def _register_phi3_small() -> None:
 
     auto.MODEL_MAP["phi3small"] = Phi3SmallQModel
     auto.SUPPORTED_MODELS.append("phi3small")
+
+
+@cache
+def known_architectures() -> frozenset[str]:
+    """The model types that GPTQModel has a definition of, read from its source.
+
+    To import it takes seconds, and begins CUDA's settings in the process that does so.
+    """
+    found = importlib.util.find_spec("gptqmodel")
+    if found is None or found.origin is None:
+        return frozenset()
+    source = (Path(found.origin).parent / "models" / "auto.py").read_text(encoding="utf-8")
+    known = {"phi3small"}
+    for node in ast.walk(ast.parse(source)):
+        # MODEL_MAP = {"llama": …}, and MODEL_MAP["qwen3_5"] = … where transformers has it.
+        if not isinstance(node, ast.Assign):
+            continue
+        target, keys = node.targets[0], getattr(node.value, "keys", [])
+        if ast.unparse(target) == "MODEL_MAP":
+            known |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+        elif ast.unparse(target).startswith("MODEL_MAP[") and isinstance(target, ast.Subscript):
+            known.add(str(ast.literal_eval(target.slice)))
+    return frozenset(known)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,6 @@ def quantize(
     import torch
 
     gptqmodel = import_quietly()
-    _check_known(source, variant)
     if ":" in device:
         # Layers are moved to "cuda", which is the current card.
         torch.cuda.set_device(device)
@@ -139,19 +138,6 @@ def _progress(variant: Variant, model: PreTrainedModel, listener: Listener) -> A
         listener(Event(variant.label, "quantizing", done, layers, "layers"))
 
     return advance
-
-
-def _check_known(source: Path, variant: Variant) -> None:
-    from gptqmodel.models import auto
-
-    from evalkit.models.resolve import read_config
-
-    model_type = str(read_config(source).get("model_type", ""))
-    if model_type not in auto.SUPPORTED_MODELS:
-        raise VariantError(
-            f"GPTQModel does not know the architecture {model_type!r}: use "
-            f"{'int8' if variant.precision == 'int8' else 'int4'}@bitsandbytes"
-        )
 
 
 @contextlib.contextmanager

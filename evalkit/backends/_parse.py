@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from evalkit import plugins
@@ -21,6 +22,13 @@ BARE = {
     "int3": "int3@gptq,group_size=128",
     "int2": "int2@gptq,group_size=128",
 }
+# What a bare word tries in turn: smaller groups divide more widths, NF4 takes any.
+_GROUPS = (128, 64, 32)
+LADDERS = {
+    word: tuple(f"{word}@gptq,group_size={size}" for size in _GROUPS)
+    for word in ("int4", "int3", "int2")
+}
+LADDERS["int4"] += ("int4@bitsandbytes",)
 CHECKPOINT = "checkpoint"
 
 
@@ -47,6 +55,24 @@ def parse_variant(text: str) -> Variant:
         _check_backend(precision, backend, specs)
         options = _options(specs[backend], precision, assignments)
     return Variant(precision, backend, options, asked=words)
+
+
+def ladder(variant: Variant) -> tuple[Variant, ...]:
+    """What `variant` may become, the first first: more than one for a bare word such as int4.
+
+    Options beside the word hold for every step that has them; a form that names its backend or its
+    group size is itself and nothing else.
+    """
+    word, *assignments = [part.strip() for part in variant.asked.split(",")]
+    steps = []
+    for step in LADDERS.get(word.lower(), ()):
+        try:
+            found = parse_variant(",".join([step, *assignments]))
+        except UsageError:
+            # An option that this method does not have, or a group size given twice.
+            continue
+        steps.append(replace(found, asked=variant.asked))
+    return tuple(steps) or (variant,)
 
 
 def spec_of(backend: str | Variant) -> BackendSpec:

@@ -51,11 +51,11 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     from evalkit.models.resolve import resolve_config
 
     try:
-        config = resolve_config(_reference(variant)).config
+        own = resolve_config(_reference(variant))
     except ModelError as error:
         raise VariantError(str(error)) from error
-    _check_method(variant, config.get("quantization_config"))
-    sizes = config.get("vocab_size"), checkpoint.config.get("vocab_size")
+    _check_method(variant, own.config.get("quantization_config"))
+    sizes = own.text_config.get("vocab_size"), checkpoint.text_config.get("vocab_size")
     if None not in sizes and sizes[0] != sizes[1]:
         raise VariantError(
             f"{variant.text} has a vocabulary of {sizes[0]} and {checkpoint.name} one of "

@@ -50,7 +50,12 @@ SPEC = BackendSpec(
         Option("desc_act", False, "quantize columns by decreasing activation"),
         Option("sym", True, "symmetric around zero"),
         Option("damp_percent", 0.05, "dampening of the Hessian", minimum=0.001, maximum=0.999),
-        Option("calibration", "", "file of calibration text", identifies=False),
+        Option(
+            "calibration",
+            "",
+            "file of calibration text; self is text that the model itself writes",
+            identifies=False,
+        ),
         Option("samples", 128, "calibration samples", minimum=1),
         Option("sample_length", 512, "tokens of a calibration sample", minimum=16),
         Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
@@ -72,10 +77,12 @@ PACKED = 32
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError where a layer's width cannot be packed or divided into groups."""
+    """Raise VariantError for an architecture that GPTQModel does not know, and where a layer's
+    width cannot be packed or divided into groups."""
     from evalkit.models.shapes import decoder_shapes
 
     check_unquantized(checkpoint, variant)
+    _check_known(checkpoint, variant)
     shapes = decoder_shapes(checkpoint)
     _check_packing(shapes, variant)
     _check_groups(shapes, variant)
@@ -244,6 +251,16 @@ def _settle(
     options = resolved_options(SPEC, variant)
     layout = _gptqmodel_kernels.Layout.of_config(_made(variant), DTYPES[str(options["dtype"])])
     return _gptqmodel_kernels.choose(layout, shapes, capability, str(options["kernel"]))
+
+
+def _check_known(checkpoint: Checkpoint, variant: Variant) -> None:
+    model_type = str(checkpoint.config.get("model_type", ""))
+    known = _gptqmodel.known_architectures()
+    if known and model_type.lower() not in known:
+        raise VariantError(
+            f"{variant.text} cannot be made, as GPTQModel does not know the architecture"
+            f" {model_type!r}; use {_any_width(variant)}"
+        )
 
 
 def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:

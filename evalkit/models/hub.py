@@ -5,17 +5,19 @@ Imports no torch; huggingface_hub is imported when something is fetched.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
 from evalkit.errors import ModelError
+from evalkit.network import SECONDS, hub_answers
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+# Other safetensors beside them hold the same weights once more (consolidated.safetensors).
+WEIGHTS = ("model*.safetensors", "gptq_model*.safetensors")
+_INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-# A first answer takes well under a second where there is a network.
-_SECONDS = 5.0
 CONFIG_AND_TOKENIZER = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
 
 
@@ -26,7 +28,17 @@ def download(
     patterns = [*CONFIG_AND_TOKENIZER, *WEIGHTS]
     patterns += PICKLED if allow_pickle else ()
     patterns += ("*.py",) if trust_remote_code else ()
-    return _snapshot(repository, patterns, offline)
+    folder = _snapshot(repository, patterns, offline)
+    absent = [name for name in _indexed(folder / _INDEX) if not (folder / name).exists()]
+    return _snapshot(repository, absent, offline) if absent else folder
+
+
+def _indexed(index: Path) -> list[str]:
+    """The shards that an index names; none where there is no readable index."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def download_config(repository: str, *, offline: bool) -> Path:
@@ -38,8 +50,10 @@ def download_bytes(repository: str) -> int:
     """Bytes that `download` fetches of `repository`; raises ModelError where the hub is silent."""
     from huggingface_hub import HfApi
 
+    if not hub_answers():
+        raise ModelError(f"the hub does not answer within {SECONDS:g} s")
     try:
-        files = HfApi().model_info(repository, files_metadata=True, timeout=_SECONDS).siblings
+        files = HfApi().model_info(repository, files_metadata=True, timeout=2 * SECONDS).siblings
     except Exception as error:
         # The HTTP library's own errors differ between versions of huggingface_hub.
         raise ModelError(f"the hub does not answer ({type(error).__name__})") from error
@@ -76,7 +90,10 @@ def _snapshot(repository: str, patterns: list[str], offline: bool) -> Path:
     try:
         # Subfolders of a model repository hold other formats (original/, onnx/).
         folder = snapshot_download(
-            repository, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=offline
+            repository,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],
+            local_files_only=offline or not hub_answers(),
         )
     except GatedRepoError as error:
         raise ModelError(
@@ -101,6 +118,7 @@ def _out_of_reach(
     from huggingface_hub.constants import HF_HUB_CACHE
 
     off = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    reason = reason or ("" if off or hub_answers() else f"no answer within {SECONDS:g} s")
     why = "offline was asked for" if off else f"the hub is out of reach{reason and f' ({reason})'}"
     folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     return ModelError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ MOST_OF = {
     "num_key_value_heads": 10**5,
     "max_position_embeddings": 10**9,
 }
+# Where models of several parts keep the text model's configuration, and what others call its sizes.
+_TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "decoder")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -62,6 +67,22 @@ class Checkpoint:
     def architecture(self) -> str:
         """The first of config.json's architectures, else its model type."""
         return str((self.config.get("architectures") or [self.config.get("model_type", "")])[0])
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The configuration of the text model: nested where the checkpoint has other parts too."""
+        nested = (self.config.get(name) for name in _TEXT_CONFIGS)
+        return next((own for own in nested if isinstance(own, dict)), self.config)
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest text that the model takes; 0 where it names no limit."""
+        return _number(self.text_config, _POSITIONS)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states; 0 where it is not named."""
+        return _number(self.text_config, _WIDTHS)
 
 
 def resolve_model(
@@ -106,6 +127,12 @@ def resolve_config(ref: str, *, offline: bool = False) -> Checkpoint:
         path = _directory(ref) or hub.download_config(ALIASES.get(ref, ref), offline=offline)
         config = read_config(path)
     return Checkpoint(ref, path, config, Identity(f"config:{content_hash(config, 64)}"), ())
+
+
+def _number(config: dict[str, Any], names: Sequence[str]) -> int:
+    """The first of `names` that has a whole number above 0 in `config`, else 0."""
+    values = (config.get(name) for name in names)
+    return next((v for v in values if isinstance(v, int) and v is not True and v > 0), 0)
 
 
 def repository(ref: str) -> str | None:

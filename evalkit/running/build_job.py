@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from evalkit import plugins
-from evalkit.backends import check_installed, libraries, spec_of
+from evalkit.backends import check_installed, libraries, settled, spec_of
 from evalkit.errors import DataError, VariantError
 from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.options import LoadOptions
@@ -20,7 +20,7 @@ from evalkit.running.calibration import (
     calibration_identity,
     calibration_source,
     check_disjoint,
-    load_calibration,
+    choose_calibration,
 )
 from evalkit.running.defaults import choose_model
 from evalkit.running.environment import SHARED_PACKAGES, environment, versions
@@ -95,8 +95,9 @@ def build_job(
 ) -> Job:
     """The job of `variant`, without parts.
 
-    What identifies its weights and its calibration is found out, for a served variant by asking
-    its server. Where the variant cannot be made of this model the job's `refusal` says why.
+    A bare word becomes the method that this model takes. What identifies its weights and its
+    calibration is found out, for a served variant by asking its server. Where the variant cannot
+    be made of this model the job's `refusal` says why.
     """
     job = Job(
         store=subject.store,
@@ -113,12 +114,13 @@ def build_job(
         limit=limit,
     )
     try:
-        check_installed(spec_of(variant))
-        plugins.load("backends", variant.backend).check(job.checkpoint, variant)
-        content = _content(job, send)
-        return dataclasses.replace(job, content=content, calibration=_calibration(job))
+        job = _calibrated(_settled(job))
+        job = dataclasses.replace(job, content=_content(job, send))
     except (VariantError, DataError) as error:
-        return dataclasses.replace(job, refusal=str(error))
+        job = dataclasses.replace(job, refusal=str(error))
+    for note in job.notes:
+        send(Event(job.variant.label, "", message=note))
+    return job
 
 
 def on_this_machine(job: Job) -> Job:
@@ -134,6 +136,17 @@ def on_this_machine(job: Job) -> Job:
 def _relevant(known: Environment, variant: Variant) -> Environment:
     """The environment with the versions of the libraries that the variant runs on."""
     return dataclasses.replace(known, packages=versions((*SHARED_PACKAGES, *libraries(variant))))
+
+
+def _settled(job: Job) -> Job:
+    """The job of the method that the variant's words stand for; raises VariantError for none."""
+    check_installed(spec_of(job.variant))
+    variant, note = settled(job.checkpoint, job.variant)
+    plugins.load("backends", variant.backend).check(job.checkpoint, variant)
+    known = _relevant(job.environment, variant)
+    return dataclasses.replace(
+        job, variant=variant, environment=known, notes=(note,) if note else ()
+    )
 
 
 def _content(job: Job, send: Listener) -> str:
@@ -159,13 +172,22 @@ def _content(job: Job, send: Listener) -> str:
     return found
 
 
-def _calibration(job: Job) -> str:
-    """Identity of the calibration samples; "" for a method that needs none."""
-    source = calibration_source(job.variant, job.checkpoint)
-    if not source or job.model.weights == "random":
-        return ""
-    text = load_calibration(source, job.variant, offline=job.settings.offline)
-    if not job.settings.allow_overlap:
+def _calibrated(job: Job) -> Job:
+    """The job with the identity of its calibration samples; as it is where its method needs none.
+
+    Where nobody chose a text and the usual one cannot be had, the model writes its own.
+    """
+    if not calibration_source(job.variant, job.checkpoint) or job.model.weights == "random":
+        return job
+    variant, text, note = choose_calibration(
+        job.variant, job.checkpoint, offline=job.settings.offline
+    )
+    if text is not None and not job.settings.allow_overlap:
         evaluated = load_texts(job.sources, limit=job.limit, offline=job.settings.offline)
-        check_disjoint(source, text, evaluated)
-    return calibration_identity(text, job.seed, job.checkpoint.identity.tokenizer)
+        check_disjoint(calibration_source(variant, job.checkpoint), text, evaluated)
+    return dataclasses.replace(
+        job,
+        variant=variant,
+        calibration=calibration_identity(text, job.seed, job.checkpoint.identity.tokenizer),
+        notes=(*job.notes, note) if note else job.notes,
+    )

@@ -1,7 +1,11 @@
-"""Which text a quantizer is calibrated on, and that it is not the text of the evaluation."""
+"""Which text a quantizer is calibrated on, and that it is not the text of the evaluation.
+
+Without any text a model is calibrated on what it writes itself (`calibration=self`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +19,14 @@ from evalkit.texts.documents import Text, load_text
 
 # The training split of the text most papers on quantization calibrate and evaluate on.
 DEFAULT_SOURCE = "hf:Salesforce/wikitext:wikitext-2-raw-v1:train"
+# In the place of a file: the model's own text. A change of how it is drawn is a new version.
+SELF = "self"
+_SELF_VERSION = 1
 
 
 def calibration_source(variant: Variant, checkpoint: Checkpoint) -> str:
     """The text `variant` is calibrated on: its option, the demo's own, or WikiText-2's training
-    split; empty where its method needs none."""
+    split; SELF for the model's own, empty where its method needs none."""
     spec = spec_of(variant)
     if not spec.needs_calibration:
         return ""
@@ -29,6 +36,30 @@ def calibration_source(variant: Variant, checkpoint: Checkpoint) -> str:
     if checkpoint.name == DEMO:
         return str(demo_directory() / "calibration" / "town_calibration.txt")
     return DEFAULT_SOURCE
+
+
+def choose_calibration(
+    variant: Variant, checkpoint: Checkpoint, *, offline: bool
+) -> tuple[Variant, Text | None, str]:
+    """`variant` with its calibration, the text (None for the model's own), and what to note of it.
+
+    Where none was chosen and the usual data set cannot be had, it is the model's own text. Raises
+    DataError where a text that was asked for cannot be read.
+    """
+    source = calibration_source(variant, checkpoint)
+    if source == SELF:
+        return variant, None, ""
+    if source != DEFAULT_SOURCE or resolved_options(spec_of(variant), variant)["calibration"]:
+        return variant, load_calibration(source, variant, offline=offline), ""
+    try:
+        text = load_calibration(source, variant, offline=offline)
+    except DataError:
+        options = tuple(sorted({**dict(variant.options), "calibration": SELF}.items()))
+        why = "--offline was given" if offline else "the hub does not give it"
+        note = f"{source} is not in the cache and {why}: give a file as calibration=FILE"
+        note = f"{variant.label} is calibrated on text that the model itself writes; {note}"
+        return dataclasses.replace(variant, options=options), None, note
+    return variant, text, f"{variant.label} is calibrated on WikiText-2's training split ({source})"
 
 
 def load_calibration(source: str, variant: Variant, *, offline: bool = False) -> Text:
@@ -42,12 +73,14 @@ def load_calibration(source: str, variant: Variant, *, offline: bool = False) ->
         ) from error
 
 
-def calibration_identity(text: Text, seed: int, tokenizer: str) -> str:
-    """What identifies calibration samples beside the variant's own options.
+def calibration_identity(text: Text | None, seed: int, tokenizer: str) -> str:
+    """What identifies calibration samples beside the variant's own options and the model.
 
-    `tokenizer` is the hash of the tokenizer that cuts the text into tokens.
+    `text` is None for the model's own; `tokenizer` is the hash of the tokenizer that cuts it into
+    tokens.
     """
-    return content_hash([text.sha256, seed, tokenizer])
+    source = [SELF, _SELF_VERSION] if text is None else text.sha256
+    return content_hash([source, seed, tokenizer])
 
 
 def check_disjoint(source: str, calibration: Text, evaluation: Sequence[Text]) -> None:

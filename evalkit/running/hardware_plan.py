@@ -9,6 +9,7 @@ from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card, card_of_driver, find_card
 from evalkit.analysis.footprint import Scheme
 from evalkit.analysis.planner import Plan, check_numbers, plan
+from evalkit.backends import settled
 from evalkit.errors import VariantError
 from evalkit.models.resolve import Checkpoint, resolve_config
 from evalkit.options import PlanOptions
@@ -32,7 +33,7 @@ def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:
     name = str(options["model"] or MODEL)
     checkpoint = resolve_config(name, offline=options["offline"])
     _import_torch()
-    schemes, refused = schemes_of(variants, checkpoint)
+    schemes, refused, chosen = schemes_of(variants, checkpoint)
     shape = shape_of(name, checkpoint, [scheme for _, scheme in schemes])
     if shape.experts:
         refused += [(label, _EXPERTS) for label, scheme in schemes if scheme.quantized]
@@ -48,7 +49,7 @@ def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:
         options["batch"],
         prefill_chunk=options["prefill_chunk"],
         refused=refused,
-        notes=(why,) if why else (),
+        notes=tuple(filter(None, (why, *chosen))),
     )
 
 
@@ -74,19 +75,24 @@ def _import_torch() -> None:
 
 def schemes_of(
     variants: Sequence[Variant], checkpoint: Checkpoint
-) -> tuple[list[tuple[str, Scheme]], list[tuple[str, str]]]:
-    """(label, scheme) of the variants that can be planned, (label, reason) of the others."""
-    schemes, refused = [], []
-    for variant in variants:
-        backend = plugins.load("backends", variant.backend)
+) -> tuple[list[tuple[str, Scheme]], list[tuple[str, str]], list[str]]:
+    """(label, scheme) of the variants that can be planned, (label, reason) of the others.
+
+    The lines that come third say what a bare word stands for in this model.
+    """
+    schemes, refused, notes = [], [], []
+    for asked in variants:
         try:
+            variant, note = settled(checkpoint, asked)
+            notes += [note] if note else []
+            backend = plugins.load("backends", variant.backend)
             if not hasattr(backend, "scheme"):
                 raise VariantError(f"{variant.text} cannot be planned: its backend has no scheme")
             backend.check(checkpoint, variant)
             schemes.append((variant.label, backend.scheme(variant)))
         except VariantError as error:
-            refused.append((variant.label, str(error)))
-    return schemes, refused
+            refused.append((asked.label, str(error)))
+    return schemes, refused, notes
 
 
 def shape_of(name: str, checkpoint: Checkpoint, schemes: Sequence[Scheme]) -> ModelShape:

@@ -86,11 +86,11 @@ class Job:
 
     `device` and `gpu` are the subject's. `content` identifies weights that are not made from the
     model's (a checkpoint's own, a server's), `calibration` the samples a method is calibrated on,
-    `refusal` says why the variant cannot be run. `sources` are the text files or datasets of the
-    suite, `windows` the key of their tokenised form, `reference` that of the baseline's hidden
-    states; `is_baseline` makes the reference. `divergence` is False where this variant or the
-    baseline gives no distributions; `serve` is the command that starts its server. `mirror` is the
-    URL of which `store` is the copy of the machine that made the plan.
+    `refusal` says why the variant cannot be run, `notes` what was chosen for it. `sources` are the
+    text files or datasets of the suite, `windows` the key of their tokenised form, `reference` that
+    of the baseline's hidden states; `is_baseline` makes the reference. `divergence` is False where
+    this variant or the baseline gives no distributions; `serve` is the command that starts its
+    server. `mirror` is the URL of which `store` is the copy of the machine that made the plan.
     """
 
     store: Path
@@ -104,6 +104,7 @@ class Job:
     content: str = ""
     calibration: str = ""
     refusal: str = ""
+    notes: tuple[str, ...] = ()
     serve: str = ""
     sources: tuple[str, ...] = ()
     limit: int | None = None

@@ -101,7 +101,7 @@ def _needs(
     """What the plan says of each variant, by its text."""
     found = {}
     for variant in variants:
-        schemes, _ = schemes_of([variant], checkpoint)
+        schemes, _, _ = schemes_of([variant], checkpoint)
         for _, scheme in schemes:
             found[variant.text] = scheme
     try:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from evalkit.backends import parse_variant, resolved_options, spec_of
+from evalkit.backends import parse_variant, settled, spec_of
 from evalkit.models.resolve import Checkpoint, resolve_model
 from evalkit.options import QuantizeOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import Variant
-from evalkit.running.calibration import (
-    calibration_identity,
-    calibration_source,
-    load_calibration,
-)
+from evalkit.running.calibration import calibration_source, choose_calibration
+from evalkit.running.calibration_samples import calibration_samples
 from evalkit.running.gpus import gpu_of, resolve_device
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
@@ -52,7 +48,16 @@ def _make(job: Job, send: Listener) -> None:
                 job.checkpoint,
                 job.variant,
                 job.device,
-                _samples(job.checkpoint, job.variant, job.seed, job.settings.offline),
+                calibration_samples(
+                    job.checkpoint,
+                    job.variant,
+                    job.device,
+                    seed=job.seed,
+                    offline=job.settings.offline,
+                    allow_pickle=job.settings.allow_pickle,
+                    trust_remote_code=job.settings.trust_remote_code,
+                    send=send,
+                ),
                 allow_pickle=job.settings.allow_pickle,
                 trust_remote_code=job.settings.trust_remote_code,
                 listener=send,
@@ -73,9 +78,23 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
     )
     device = resolve_device(options["device"])
     gpu = gpu_of(device)
-    order = (parse_variant(variant), checkpoint, device.partition(":")[0], options)
+    chosen, notes = _chosen(parse_variant(variant), checkpoint, offline=options["offline"])
+    for note in notes:
+        listener(Event(chosen.label, "", message=note))
+    order = (chosen, checkpoint, device.partition(":")[0], options)
     run_child(_write, order, listener, gpu=gpu.word if gpu else "")
     return out
+
+
+def _chosen(
+    variant: Variant, checkpoint: Checkpoint, *, offline: bool
+) -> tuple[Variant, tuple[str, ...]]:
+    """The method and the calibration of `variant` for this model, and why these."""
+    variant, why = settled(checkpoint, variant)
+    note = ""
+    if calibration_source(variant, checkpoint):
+        variant, _, note = choose_calibration(variant, checkpoint, offline=offline)
+    return variant, tuple(filter(None, (why, note)))
 
 
 def _write(order: tuple[Variant, Checkpoint, str, QuantizeOptions], send: Listener) -> None:
@@ -88,31 +107,17 @@ def _write(order: tuple[Variant, Checkpoint, str, QuantizeOptions], send: Listen
         checkpoint,
         variant,
         device,
-        _samples(checkpoint, variant, options["seed"], options["offline"]),
+        calibration_samples(
+            checkpoint,
+            variant,
+            device,
+            seed=options["seed"],
+            offline=options["offline"],
+            allow_pickle=options["allow_pickle"],
+            trust_remote_code=options["trust_remote_code"],
+            send=send,
+        ),
         allow_pickle=options["allow_pickle"],
         trust_remote_code=options["trust_remote_code"],
         listener=send,
     )
-
-
-def _samples(checkpoint: Checkpoint, variant: Variant, seed: int, offline: bool) -> Any:
-    """The calibration samples, or None for a method that needs none."""
-    from evalkit.backends._artifacts import Calibration
-    from evalkit.models.loading import load_tokenizer
-    from evalkit.texts.calibration import calibration_samples
-    from evalkit.texts.encoding import text_encoder
-
-    source = calibration_source(variant, checkpoint)
-    if not source:
-        return None
-    text = load_calibration(source, variant, offline=offline)
-    options = resolved_options(spec_of(variant), variant)
-    limit = int(checkpoint.config.get("max_position_embeddings") or options["sample_length"])
-    samples = calibration_samples(
-        text_encoder(load_tokenizer(checkpoint.path)).encode,
-        text.documents,
-        samples=int(options["samples"]),
-        length=min(int(options["sample_length"]), limit),
-        seed=seed,
-    )
-    return Calibration(samples, calibration_identity(text, seed, checkpoint.identity.tokenizer))

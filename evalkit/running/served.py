@@ -47,7 +47,7 @@ def open_server(job: Job, send: Listener) -> Iterator[ServedModel]:
         yield ServedModel(
             client,
             tokenizer,
-            int(job.checkpoint.config.get("max_position_embeddings") or _NO_POSITIONS),
+            job.checkpoint.positions or _NO_POSITIONS,
             int(resolved_options(SPEC, job.variant)["parallel"]),
             f"{address.shown(client.model)} in a server",
             _notes(client, address.url),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError, EvalkitError
+from evalkit.network import hub_answers
 from evalkit.records import TaskSlice
 from evalkit.tasks import lm_eval_task
 from evalkit.tasks.code import refuse_code
@@ -161,7 +162,7 @@ def _load(leaf: Leaf, one: TaskSlice, settings: _Settings) -> LoadedTask:
         raise DataError(explain(leaf.task_name, leaf.path, error)) from error
     _refuse(leaf.task_name, config, settings.allow_code)
     served = _serve(leaf, config, settings)
-    with network_forbidden(settings.offline or served is not None):
+    with network_forbidden(settings.offline or served is not None or not hub_answers()):
         task = _build(leaf, config, served, settings)
     rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
     shots = lm_eval_task.set_shots(task, 0 if rolling else one.shots, settings.seed)
@@ -233,11 +234,18 @@ def _build(
         raise
     except Exception as error:  # YAML, its Python and the hub: anything may be wrong with them
         if served is None and _is_absent(error):
-            way = "offline and not in the Hugging Face cache"
-            why = way if settings.offline else f"the hub gives none: {_first_line(error)}"
-            raise DataError(_missing(leaf, config, settings, why)) from error
+            raise DataError(_missing(leaf, config, settings, _why(error, settings))) from error
         where = f" with {served.files[0].path}" if served and served.files else ""
         raise DataError(explain(leaf.task_name, leaf.path, error) + where) from error
+
+
+def _why(error: BaseException, settings: _Settings) -> str:
+    """Why neither the hub nor its cache on this machine gave the data."""
+    if settings.offline:
+        return "offline and not in the Hugging Face cache"
+    if not hub_answers():
+        return "the hub does not answer, and the Hugging Face cache has none"
+    return f"the hub gives none: {_first_line(error)}"
 
 
 def _is_absent(error: BaseException) -> bool:

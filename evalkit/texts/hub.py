@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import DataError
+from evalkit.network import hub_answers
 
 HUB_PREFIX = "hf:"
 
@@ -67,13 +68,13 @@ def hub_documents(
 
 
 def _load(source: str, parts: HubSource, offline: bool) -> Any:
-    with _offline_hub(offline):
+    with _offline_hub(offline or not hub_answers()):
         import datasets
 
         try:
             return datasets.load_dataset(parts.name, parts.config or None, split=parts.split)
         except ConnectionError as error:
-            way = "--offline is set" if offline else "the hub cannot be reached"
+            way = "--offline is set" if offline else "the hub does not answer"
             raise DataError(
                 f"{source} is not in the local cache and {way}: "
                 "connect once to fetch it, or give a file with --text"

@@ -161,12 +161,16 @@ def test_no_calibration_no_quantization(phi: Path, tmp_path: Path) -> None:
         gptq.load(phi, parse_variant("int4"), "cpu")
 
 
-def test_an_architecture_gptqmodel_does_not_know(phi: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "config.json").write_text('{"model_type": "strange"}')
-    with pytest.raises(VariantError, match=r"does not know the architecture 'strange'.*int4@bits"):
-        gptq.quantize(source, parse_variant("int4"), tmp_path, "cpu", calibration(2))
+def test_an_architecture_gptqmodel_does_not_know(phi: Path) -> None:
+    strange = dataclasses.replace(resolve_model(str(phi)), config={"model_type": "strange"})
+    assert "does not know the architecture 'strange'; use int4@bits" in refusal(strange, "int4")
+
+
+def test_known_architectures_are_those_of_the_library() -> None:
+    _gptqmodel.import_quietly()
+    from gptqmodel.models import auto
+
+    assert _gptqmodel.known_architectures() >= set(auto.SUPPORTED_MODELS)
 
 
 def test_errors_of_the_library_are_one_line(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_cached_hub_model_is_used_offline(
 @pytest.mark.parametrize(
     ("flags", "allowed", "refused"),
     [
-        ({}, {"*.safetensors"}, {"*.py", "pytorch_model*.bin"}),
+        ({}, {"model*.safetensors"}, {"*.safetensors", "*.py", "pytorch_model*.bin"}),
         ({"allow_pickle": True}, {"pytorch_model*.bin"}, {"*.py"}),
         ({"trust_remote_code": True}, {"*.py"}, {"pytorch_model*.bin"}),
     ],

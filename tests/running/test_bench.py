@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     store = tmp_path_factory.mktemp("store")
     return evalkit.bench(
-        "fp32", "fp16", "int4", model=str(model), batch_sizes=[1, 2], contexts=[32], out=store,
+        "fp32", "fp16", "int4@gptq", model=str(model), batch_sizes=[1, 2], contexts=[32], out=store,
         **WORDS,
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_every_setting_of_every_variant_is_a_point(found: Bench) -> None:
 
 
 def test_a_variant_that_cannot_be_made_is_a_point_that_says_why(found: Bench) -> None:
-    (point,) = (p for p in found.points if p.variant == "int4")
+    (point,) = (p for p in found.points if p.variant == "int4@gptq")
     assert point.status == "failed"
     assert "group_size" in point.message or "calibration" in point.message
     assert point.tokens_per_second is None
@@ -80,7 +80,7 @@ def test_memory_is_measured_beside_the_plan(found: Bench) -> None:
 
 def test_finished_rounds_are_not_measured_again(found: Bench, model: Path) -> None:
     again = evalkit.bench(
-        "fp32", "fp16", "int4", model=str(model), batch_sizes=[1, 2], contexts=[32],
+        "fp32", "fp16", "int4@gptq", model=str(model), batch_sizes=[1, 2], contexts=[32],
         out=found.store, **WORDS,
     )  # fmt: skip
     assert again.points == found.points

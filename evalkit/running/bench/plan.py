@@ -66,7 +66,7 @@ def make_bench_plan(
         jobs=tuple(jobs),
         batches=batches,
         contexts=_numbers(options["contexts"]) or (),
-        notes=subject.notes,
+        notes=(*subject.notes, *(note for job in jobs for note in job.notes)),
         id=_bench_id(measured, jobs),
     )
 
@@ -104,7 +104,7 @@ def _numbers(value: object) -> tuple[int, ...] | None:
 
 def _with_lengths(options: BenchOptions, checkpoint: Checkpoint) -> BenchOptions:
     """Prompt and generation resolved; raises UsageError for more than the model's positions."""
-    limit = int(checkpoint.config.get("max_position_embeddings") or 0)
+    limit = checkpoint.positions
     generate = options["generate"] or min(GENERATE, max(1, limit // 4) if limit else GENERATE)
     prompt = options["prompt"] or min(PROMPT, limit - generate if limit else PROMPT)
     further = _numbers(options["contexts"]) or ()

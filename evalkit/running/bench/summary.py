@@ -81,7 +81,7 @@ class _Shapes:
     def __init__(self, plan: BenchPlan) -> None:
         self.device = plan.jobs[0].device
         variants = [job.variant for job in plan.jobs]
-        schemes, _ = schemes_of(variants, plan.checkpoint)
+        schemes, _, _ = schemes_of(variants, plan.checkpoint)
         self.schemes: dict[str, Scheme] = dict(schemes)
         self.shape: ModelShape | None = None
         if schemes:

@@ -77,7 +77,7 @@ def _text_counts(plan: ComparePlan, job: Job, listener: Listener) -> TextCounts 
     if not plan.suite.texts:
         return None
     windows, tokens, scored = run_child(_count, job, listener, gpu="")
-    hidden = int(plan.checkpoint.config.get("hidden_size") or 0)
+    hidden = plan.checkpoint.hidden_size
     # On a CPU the quality pass runs in float32, and so are its hidden states.
     width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
     return TextCounts(windows, tokens, scored, scored * hidden * width)

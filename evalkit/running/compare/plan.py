@@ -107,7 +107,7 @@ def make_plan(
         margin=margin,
         environment=subject.environment,
         jobs=tuple(dataclasses.replace(job, mirror=mirror) for job in jobs),
-        notes=subject.notes,
+        notes=(*subject.notes, *(note for job in jobs for note in job.notes)),
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
         generates=generates,
         ray=options["ray"],
@@ -153,7 +153,7 @@ def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> Compa
 
 
 def _context(asked: int | None, default: int, checkpoint: Checkpoint) -> int:
-    limit = int(checkpoint.config.get("max_position_embeddings") or 0) or None
+    limit = checkpoint.positions or None
     if asked and limit and asked > limit:
         raise UsageError(
             f"--context {asked} is beyond the model's {limit} positions: give at most {limit}"

@@ -14,7 +14,12 @@ from evalkit.options import DoctorOptions
 from evalkit.progress import Event, Listener
 from evalkit.records.findings import Diagnosis, Finding
 from evalkit.running.build_job import build_job, resolve_subject
-from evalkit.running.calibration import calibration_source, check_disjoint, load_calibration
+from evalkit.running.calibration import (
+    SELF,
+    calibration_source,
+    check_disjoint,
+    load_calibration,
+)
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
@@ -69,7 +74,7 @@ def _page(options: DoctorOptions) -> Text:
 def _overlap(job: Job, text: Text) -> list[Finding]:
     """Whether the calibration text shares 13 words in a row with the text examined."""
     source = calibration_source(job.variant, job.checkpoint)
-    if not source:
+    if source in ("", SELF) or job.refusal:
         return []
     calibration = load_calibration(source, job.variant, offline=job.settings.offline)
     try:
@@ -108,7 +113,7 @@ def _with_text(session: LoadedSession, text: str) -> LoadedVariant:
     from evalkit.running.doctor.loaded_variant import loaded_variant
 
     job = session.job
-    limit = int(job.checkpoint.config.get("max_position_embeddings") or TOKENS)
+    limit = job.checkpoint.positions or TOKENS
     ids = tuple(session.tokenizer(text)["input_ids"])[: min(TOKENS, limit)]
     if len(ids) < 4:
         raise UsageError("--text has fewer than 4 tokens: give a page of ordinary text")

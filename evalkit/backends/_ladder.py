@@ -1,0 +1,36 @@
+"""What a bare word becomes for one model: the first of its methods that takes the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalkit import plugins
+from evalkit.backends._checks import check_unquantized
+from evalkit.backends._parse import ladder
+from evalkit.errors import VariantError
+from evalkit.records import Variant
+
+if TYPE_CHECKING:
+    from evalkit.models.resolve import Checkpoint
+
+
+def settled(checkpoint: Checkpoint, variant: Variant) -> tuple[Variant, str]:
+    """`variant` as it will be made of `checkpoint`, and why where that is not its first choice.
+
+    An explicit form is returned as it is. Raises VariantError, with the reason of each method,
+    where a bare word has none that takes the model.
+    """
+    steps = ladder(variant)
+    if len(steps) == 1:
+        return variant, ""
+    check_unquantized(checkpoint, variant)
+    reasons: list[str] = []
+    for step in steps:
+        try:
+            plugins.load("backends", step.backend).check(checkpoint, step)
+        except VariantError as error:
+            # What to use instead follows here.
+            reasons.append(str(error).partition("; use ")[0])
+            continue
+        return step, f"{variant.asked} is {step.text} here: {reasons[0]}" if reasons else ""
+    raise VariantError(f"{variant.asked}: no method takes this model: {'; '.join(reasons)}")
