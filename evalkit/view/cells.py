@@ -195,13 +195,13 @@ def _number(value: Value) -> float:
 
 
 def _ratio(value: Value, base: Value | None) -> float | None:
-    """Variant over baseline; None where there is none to compare with."""
+    """Variant over baseline; None where there is none to compare with, or it is as good as zero."""
     if base is None or not base.value or not value.value:
         return None
     known = value.details.get("ratio")
     if isinstance(known, (int, float)) and known:
         return float(known)
-    return value.value / base.value
+    return value.value / base.value or None
 
 
 def _scaled(value: float | None) -> float | None:

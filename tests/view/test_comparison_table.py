@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from comparisons import FP16, INT4, INT8, comparison, quality, row, standard_rows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -243,6 +243,7 @@ def test_a_pipe_gets_every_column_and_a_terminal_what_fits() -> None:
                      "kl_divergence_mean", "top1_agreement"]),
     st.sampled_from([None, 60, 120]),
 )  # fmt: skip
+@example([5e-324, 0.0, 0.0, 0.0, 0.0, 0.0], "weight_bytes", None)
 @settings(max_examples=60)
 def test_any_number_can_be_shown(numbers: list[float], metric: str, width: int | None) -> None:
     value = Value(numbers[0], "x", 1, *numbers[1:])
