@@ -66,6 +66,11 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
     return compute.for_scoring(loaded, device)
 
 
+def needs_memory(variant: Variant) -> bool:
+    """Whether `variant` must fit the device's memory: one that is offloaded or served need not."""
+    return not variant.option("offload", False) and not spec_of(variant).served
+
+
 def libraries(variant: Variant) -> tuple[str, ...]:
     """Names of the distributions that `variant` runs on, beside torch and transformers."""
     backend = plugins.load("backends", variant.backend)

@@ -65,6 +65,12 @@ def download_bytes(repository: str) -> int:
     )
 
 
+def cached_bytes(repository: str) -> int:
+    """Bytes of `repository` that were fetched before, whole files or not."""
+    folder = cache_folder() / f"models--{repository.replace('/', '--')}" / "blobs"
+    return sum(file.stat().st_size for file in folder.glob("*"))
+
+
 def cache_folder() -> Path:
     """Where the hub's files are kept."""
     from huggingface_hub.constants import HF_HUB_CACHE

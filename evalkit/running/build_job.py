@@ -27,6 +27,7 @@ from evalkit.running.environment import SHARED_PACKAGES, environment, versions
 from evalkit.running.gpus import gpu_of, resolve_device, unused_gpu
 from evalkit.running.job import Job, Settings, Subject
 from evalkit.running.process import run_child
+from evalkit.running.readiness import refuse_fetching
 from evalkit.store.store import Store
 from evalkit.texts.documents import load_texts
 
@@ -35,13 +36,18 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 def resolve_subject(
-    options: LoadOptions, weights: str = "checkpoint", send: Listener = ignore
+    options: LoadOptions,
+    weights: str = "checkpoint",
+    send: Listener = ignore,
+    *,
+    card_holds_model: bool = True,
 ) -> Subject:
     """Resolve the model, its files, the device and the store.
 
     Which model was chosen, and what will be fetched, is sent before anything is. With `weights`
-    "random" the configuration alone is needed, which takes no download. Raises UsageError,
-    ModelError or StoreError in one line.
+    "random" the configuration alone is needed, which takes no download. Without `card_holds_model`
+    this machine's card need not have room for it, as where it is offloaded or runs elsewhere.
+    Raises UsageError, ModelError or StoreError in one line.
     """
     device = resolve_device(options["device"])
     gpu = gpu_of(device)
@@ -62,6 +68,13 @@ def resolve_subject(
     if weights == "random":
         checkpoint = resolve_config(name, offline=settings.offline)
     else:
+        refuse_fetching(
+            name,
+            gpu.word if gpu else "",
+            store.root,
+            offline=settings.offline,
+            card_holds_model=card_holds_model,
+        )
         checkpoint = resolve_model(
             name,
             offline=settings.offline,

@@ -9,7 +9,7 @@ import psutil
 
 from evalkit.analysis.footprint import CPU, CUDA, Runtime
 from evalkit.analysis.planner import Memory, memory
-from evalkit.backends import parse_variant, spec_of
+from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.errors import ModelError
 from evalkit.models.resolve import Checkpoint
 from evalkit.records import Variant
@@ -48,7 +48,7 @@ def needed_memory(
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
 
     runtime = CPU if device == "cpu" else CUDA
-    needs = _needs(_taking_their_own(variants), checkpoint, context, batch, runtime)
+    needs = _needs(list(filter(needs_memory, variants)), checkpoint, context, batch, runtime)
     return {text: need.total for text, need in needs.items()}
 
 
@@ -74,7 +74,7 @@ def refusals(
     """
     files = sum(file.stat().st_size for file in checkpoint.weight_files)
     room = capacity(device)
-    asked = _taking_their_own(variants)
+    asked = list(filter(needs_memory, variants))
     if (files and SURELY * files < room) or not asked:
         return {}
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
@@ -88,11 +88,6 @@ def refusals(
         for v in asked
         if v.text in needed and needed[v.text].total > room
     }
-
-
-def _taking_their_own(variants: Sequence[Variant]) -> list[Variant]:
-    """The variants that need a memory of their own, whatever there is."""
-    return [v for v in variants if not v.option("offload", False) and not spec_of(v).served]
 
 
 def _needs(

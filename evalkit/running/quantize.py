@@ -14,6 +14,7 @@ from evalkit.running.calibration_samples import calibration_samples
 from evalkit.running.gpus import gpu_of, resolve_device
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
+from evalkit.running.readiness import refuse_fetching, refuse_quantizing
 from evalkit.store.claims import claim
 from evalkit.store.store import Store
 
@@ -70,19 +71,24 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
     Raises UsageError where it is not empty or the variant is not quantized.
     """
     out = Path(options["out"])
+    device = resolve_device(options["device"])
+    gpu = gpu_of(device)
+    card = gpu.word if gpu else ""
+    refuse_fetching(
+        str(options["model"]), card, out, offline=options["offline"], card_holds_model=False
+    )
     checkpoint = resolve_model(
         str(options["model"]),
         offline=options["offline"],
         allow_pickle=options["allow_pickle"],
         trust_remote_code=options["trust_remote_code"],
     )
-    device = resolve_device(options["device"])
-    gpu = gpu_of(device)
+    refuse_quantizing(card, sum(file.stat().st_size for file in checkpoint.weight_files), out)
     chosen, notes = _chosen(parse_variant(variant), checkpoint, offline=options["offline"])
     for note in notes:
         listener(Event(chosen.label, "", message=note))
     order = (chosen, checkpoint, device.partition(":")[0], options)
-    run_child(_write, order, listener, gpu=gpu.word if gpu else "")
+    run_child(_write, order, listener, gpu=card)
     return out
 
 

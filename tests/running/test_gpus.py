@@ -297,7 +297,7 @@ def test_what_quantizes_and_what_measures_are_shown_the_same_card(
     monkeypatch.setattr(quantize, "run_child", child)
     monkeypatch.setattr(compare_run, "run_child", child)
     # There is no card behind the stand-in for a child to reach.
-    monkeypatch.setattr(compare_run, "refuse_unready", lambda *_: None)
+    monkeypatch.setattr(compare_run, "refuse_measuring", lambda *_: None)
     (tmp_path / "text.txt").write_text("Once upon a time. " * 50)
     evalkit.compare(
         "int4@gptq,group_size=32", model="demo", device="cuda:1", text=[tmp_path / "text.txt"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evalkit.backends import needs_memory
 from evalkit.declaration import command_line, declared, words
 from evalkit.errors import UsageError, unknown
 from evalkit.models.resolve import Checkpoint
@@ -48,7 +49,12 @@ def make_bench_plan(
     """Resolve every word; raises UsageError or ModelError in one line."""
     variants = choose_variants(asked, offload=options["offload"])
     serve = assign_servers(variants, words(options["serve"]))
-    subject = resolve_subject(options, options["weights"], send)
+    subject = resolve_subject(
+        options,
+        options["weights"],
+        send,
+        card_holds_model=any(map(needs_memory, variants)),
+    )
     engine_names(options["engine"], subject.device)
     measured = _with_lengths(options, subject.checkpoint)
     batches = _numbers(options["batch_sizes"])

@@ -26,6 +26,7 @@ from evalkit.running.bench.round import RoundJob, RoundResult
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
+from evalkit.running.readiness import refuse_measuring
 from evalkit.store.claims import claim
 from evalkit.store.files import read_json, write_json
 from evalkit.store.store import Store
@@ -58,11 +59,28 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
         if options["fresh"]:
             for file in folder.glob("*.json"):
                 file.unlink()
+        refuse_measuring(_left(plan, folder))
         rates = machine_rates(store, plan.jobs[0], listener)
         measured = _measure(plan, folder, listener)
     bench = summarise(plan, measured, rates)
     store.save_bench(bench, plan.id)
     return bench
+
+
+def _left(plan: BenchPlan, folder: Path) -> list[Job]:
+    """The jobs with a round or a soak still to be measured."""
+    rounds = range(plan.options["rounds"])
+    return [
+        job
+        for job in plan.jobs
+        if not job.refusal
+        and (plan.options["soak"] or not all(_file(folder, job, n).exists() for n in rounds))
+    ]
+
+
+def _file(folder: Path, job: Job, number: int) -> Path:
+    """Where the round `number` of a job is kept."""
+    return folder / f"{content_hash(job.variant.text, 8)}-{number}.json"
 
 
 def _waiting(who: str) -> Event:
@@ -91,7 +109,7 @@ def _measure(plan: BenchPlan, folder: Path, listener: Listener) -> tuple[Measure
             if one.failure is not None:
                 continue
             round_ = _like(dataclasses.replace(first, job=one.job), one.rounds)
-            file = folder / f"{content_hash(name, 8)}-{number}.json"
+            file = _file(folder, one.job, number)
             found[name] = _one_round(one, round_, file, number, listener)
     if soak := float(options["soak"]):
         for name, one in found.items():

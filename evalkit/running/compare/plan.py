@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.analysis.verdicts import Margin, parse_margin
-from evalkit.backends import parse_variant, spec_of
+from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.declaration import command_line, words
 from evalkit.errors import UsageError, did_you_mean
 from evalkit.metrics import probe_metrics, token_metrics
@@ -82,7 +82,13 @@ def make_plan(
     _check_random(options)
     # `out` may be a URL, whose local copy is the store.
     local: CompareOptions = options if folder is None else {**options, "out": folder}
-    subject = _with_settings(resolve_subject(local, options["weights"], send), options)
+    subject = resolve_subject(
+        local,
+        options["weights"],
+        send,
+        card_holds_model=not options["ray"] and any(map(needs_memory, chosen)),
+    )
+    subject = _with_settings(subject, options)
     suite, sources, texts = choose_suite(options, subject.checkpoint)
     generates = generating_tasks(subject, suite.tasks, send)
     jobs = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
-from evalkit.backends import label, spec_of
+from evalkit.backends import label
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
@@ -15,10 +15,10 @@ from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
-from evalkit.running.doctor.machine import refuse_unready
 from evalkit.running.job import Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
+from evalkit.running.readiness import refuse_measuring
 from evalkit.running.remaining import failed_run, unfinished
 from evalkit.store.mirror import Mirror, mirrored
 from evalkit.store.store import Store
@@ -34,7 +34,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
         _forget(store, plan)
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
-        _refuse_unready(store, plan)
+        refuse_measuring(_left(store, plan.jobs))
     _check_tokens(store, plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
@@ -54,18 +54,13 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
     return plan
 
 
-def _refuse_unready(store: Store, plan: ComparePlan) -> None:
-    """Raise UsageError where this machine cannot do what is left of the plan."""
-    left = [
+def _left(store: Store, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with a part still to be measured."""
+    return [
         job
-        for job in plan.jobs
+        for job in jobs
         if not job.refusal and any(unfinished(store, job, part) for part in job.parts)
     ]
-    if left:
-        weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
-        made = sum(spec_of(job.variant).quantizes for job in left)
-        # INT4 takes at least a quarter of 16 bits.
-        refuse_unready(left[0].gpu or "cpu", weights, store.root, made * weights / 4)
 
 
 def _check_tokens(store: Store, plan: ComparePlan, listener: Listener) -> None:
@@ -124,6 +119,12 @@ def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
             if any(part.kind == "probes" for part in job.parts):
                 listener(Event(job.variant.label, "", message=why))
             job = _without(store, job, "probes", why)
+        try:
+            refuse_measuring(_left(store, [job]))
+        except EvalkitError as error:
+            _fail(store, job, error)
+            listener(Event(job.variant.label, "", message=str(error)))
+            return
         if smaller := _run_job(store, job, failed_baseline, listener):
             # The machine that made the plan looks for results of the batch size it asked for.
             why = f"a batch does not fit in memory: give --batch-tokens {smaller}"

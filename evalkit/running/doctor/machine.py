@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evalkit.errors import UsageError
-from evalkit.models.hub import free_bytes
+from evalkit.models.hub import cache_folder, free_bytes
 from evalkit.options import DoctorOptions
 from evalkit.records.findings import MachineCheck, MachineReport
 from evalkit.running.doctor.machine_facts import CardFacts, Facts, look, look_at_cards
@@ -34,16 +34,20 @@ def report(facts: Facts) -> MachineReport:
     return MachineReport(tuple(_checks(facts)))
 
 
-def refuse_unready(card: str, weights: float, store: Path, needed: float) -> None:
-    """Raise UsageError in seconds where a comparison would fail later: the cheap checks.
+def refuse_unready(
+    card: str, weights: float, store: Path, needed: float, *, fetched: float = 0.0
+) -> None:
+    """Raise UsageError in seconds where a command would fail later: the cheap checks.
 
     `card` is the word of the card to be used, `weights` bytes of the model's files, `needed` bytes
-    that the store must take.
+    that the store must take, `fetched` those that the hub's cache must.
     """
     gpu = gpu_of(card)
     found = look_at_cards((gpu,), weights) if gpu else None
     checks = [*_driver(found), *_torch(found), *_cards(found)] if found else []
     checks.append(_disk("disk of the store", store, needed, free_bytes(store), "--out DIR"))
+    if fetched:
+        checks.append(_cache_disk(cache_folder(), fetched, free_bytes(cache_folder())))
     for check in checks:
         if check.status == "broken":
             raise UsageError(f"{check.name}: {check.found}; to mend it: {check.fix}")
@@ -174,8 +178,11 @@ def _model(facts: Facts) -> MachineCheck:
 def _disks(facts: Facts) -> Iterator[MachineCheck]:
     store, cache = facts.store, facts.cache
     yield _disk("disk of the store", store, facts.store_bytes, facts.store_free, "--out DIR")
-    name = "disk of the hub's cache"
-    yield _disk(name, cache, facts.fetched_bytes, facts.cache_free, "HF_HOME=DIR")
+    yield _cache_disk(cache, facts.fetched_bytes, facts.cache_free)
+
+
+def _cache_disk(cache: Path, fetched: float, free: float) -> MachineCheck:
+    return _disk("disk of the hub's cache", cache, fetched, free, "HF_HOME=DIR")
 
 
 def _disk(name: str, folder: Path, needed: float, free: float, setting: str) -> MachineCheck:
