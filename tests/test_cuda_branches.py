@@ -5,14 +5,21 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from scoring_models import build
 
-from evalkit.inference import timing
+from evalkit.analysis.footprint import CPU, CUDA, Runtime
+from evalkit.backends import _bitsandbytes, parse_variant
+from evalkit.inference import generate, timing
+from evalkit.metrics import memory
 from evalkit.metrics.memory import PeakMeter, level_before_loading
 from evalkit.models import offload
-from evalkit.running.bench import machine_rates
-from evalkit.running.bench.round import _advance
+from evalkit.models.compute import for_scoring
+from evalkit.running.bench import machine_rates, summary
+from evalkit.running.bench.round import _advance, _Bench
+from evalkit.running.doctor.checks import everything_is_on_the_device
 from evalkit.scoring.statistics import same_top1
 from evalkit.scoring.token_statistics import TokenStatistics
 
@@ -137,3 +144,94 @@ def test_main_memory_counts_as_offloaded_only_beside_a_card() -> None:
     assert offload.offloaded(beside) == {"cpu": 1, "disk": 1}
     alone = SimpleNamespace(hf_device_map={"layers.0": "cpu", "layers.1": "disk"})
     assert offload.offloaded(alone) == {"disk": 1}
+
+
+@pytest.mark.parametrize(("device", "ends"), [("cuda", False), ("cpu", True)])
+def test_a_sweep_ends_before_memory_does_on_a_cpu_only(
+    device: str, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
+    bench: Any = SimpleNamespace(
+        round=SimpleNamespace(job=SimpleNamespace(device=device)), peaks={"1 512": {"used": 1e6}}
+    )
+    if ends:
+        with pytest.raises(MemoryError, match="batch 8 needs about"):
+            _Bench._check_room(bench, 8)
+    else:
+        _Bench._check_room(bench, 8)
+
+
+def test_memory_of_a_card_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = {"prefill": {"allocated": 7.0, "used": 9.0}, "decode": {"allocated": 6.0}}
+    monkeypatch.setattr(memory, "phase_peaks", lambda *_: phases)
+    probe: Any = SimpleNamespace(
+        model=build("llama-tied"), device="cuda", resident_before=0,
+        load_peaks={"allocated": 8.0}, protocol=SimpleNamespace(prompt=4),
+    )  # fmt: skip
+    (found,) = memory.measure(probe)
+    assert (found.values, found.convention) == ((8.0,), "CUDA allocated")
+
+
+@pytest.mark.parametrize(("device", "runtime"), [("cuda", CUDA), ("cpu", CPU)])
+def test_planned_memory_is_that_of_the_device(
+    device: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def planned(*_: Any, runtime: Runtime) -> Any:
+        asked.append(runtime)
+        return SimpleNamespace(total=5.0)
+
+    monkeypatch.setattr(summary, "memory", planned)
+    shapes: Any = SimpleNamespace(of=lambda _: (None, None), device=device)
+    first = SimpleNamespace(peaks={"1 16": {}}, load_peaks={}, weights={}, kv_cache={})
+    one: Any = SimpleNamespace(
+        rounds=[first], job=SimpleNamespace(variant=SimpleNamespace(label="fp16"))
+    )
+    assert [use.planned for use in summary._memory(one, shapes)] == [5.0]
+    assert asked == [runtime]
+
+
+def test_a_module_in_main_memory_is_offloaded_beside_a_card_only() -> None:
+    loaded: Any = SimpleNamespace(
+        variant=parse_variant("fp16"),
+        model=SimpleNamespace(hf_device_map={"head": "cpu"}, named_parameters=list),
+        device="cuda:0",
+    )
+    (found,) = everything_is_on_the_device(loaded)
+    assert "head on cpu" in str(found)
+    loaded.device = "cpu"
+    assert list(everything_is_on_the_device(loaded)) == []
+
+
+def test_quality_on_a_card_is_measured_on_what_was_loaded() -> None:
+    loaded: Any = SimpleNamespace(
+        model=build("llama-tied").half(), formats=(), notes=(), scoring=None
+    )
+    assert for_scoring(loaded, "cuda") is loaded
+
+
+def test_drawing_on_a_card_leaves_its_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked: list[Any] = []
+
+    def stop(devices: Any) -> None:
+        forked.append(devices)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.random, "fork_rng", stop)
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: None)
+    row: Any = SimpleNamespace(prompt=[1, 2])
+    model: Any = SimpleNamespace(device=torch.device("cuda", 0))
+    with pytest.raises(InterruptedError):
+        generate._alone(model, SimpleNamespace(), row, SimpleNamespace())  # type: ignore[arg-type]
+    assert forked == [[torch.device("cuda", 0)]]
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda", "(float16)"), ("cpu", "(bfloat16, fused)")])
+def test_the_fused_kernel_of_four_bits_is_a_cpus(device: str, words: str) -> None:
+    layer = SimpleNamespace(
+        weight=SimpleNamespace(device=torch.device(device), quant_type="nf4"),
+        support_avx512bf16_for_cpu=True,
+        compute_dtype=torch.float16,
+    )
+    assert _bitsandbytes._kernel_4bit(layer, torch.float16).endswith(words)

@@ -24,12 +24,14 @@ class Work:
     """Bytes that the kernel of a linear layer holds beside its input and output.
 
     For each input and each output of each token and, for more than one token, for each weight (an
-    unpacked copy).
+    unpacked copy). A kernel of whole tiles stores its weights padded to multiples of outputs and
+    inputs: those of `tiles` that make them least.
     """
 
     input: float = 0.0
     output: float = 0.0
     weight: float = 0.0
+    tiles: tuple[tuple[int, int], ...] = ()
 
 
 NO_WORK = Work()
@@ -42,12 +44,10 @@ class Scheme:
     `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
     `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
-    A kernel that takes whole tiles only has its weights padded with zeros to `multiples` of outputs
-    and inputs, which are stored and read like others.
 
-    `cuda` and `cpu` are the buffers of the kernels there. `int8` says that activations are 8-bit
-    integers too. `fraction` of the decode roofline is what to expect at batch 1, as `source` found
-    it.
+    `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
+    are 8-bit integers too. `fraction` of the decode roofline is what to expect at batch 1, as
+    `source` found it.
     """
 
     title: str
@@ -58,7 +58,6 @@ class Scheme:
     scale_bytes: float = 0.0
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
-    multiples: tuple[int, int] = (1, 1)
     rest_bytes: int = 2
     int8: bool = False
     cuda: Work = NO_WORK
@@ -68,11 +67,6 @@ class Scheme:
     def quantized(self) -> bool:
         """Whether linear layers are packed in fewer than 16 bits."""
         return self.bits < 16
-
-    def padded(self, outputs: int, inputs: int) -> tuple[int, int]:
-        """Outputs and inputs of a layer as it is stored."""
-        rows, columns = self.multiples
-        return math.ceil(outputs / rows) * rows, math.ceil(inputs / columns) * columns
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,8 @@ CPU = Runtime(
 )
 
 
-def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
-    """Bytes of all weights of `shape` stored by `scheme`.
+def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> WeightBytes:
+    """Bytes of all weights of `shape` stored by `scheme`, for the tiles of the kernels of `work`.
 
     Symmetric GPTQ has one constant zero point; its checkpoint format writes one for each group
     all the same (and an index of groups), about 0.6 % more on disk, which kernels need not read.
@@ -124,7 +118,7 @@ def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
     plain = shape.parameters - shape.linear_elements
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
-    stored = [scheme.padded(linear.outputs, linear.inputs) for linear in shape.linears]
+    stored = [_padded(linear.outputs, linear.inputs, work) for linear in shape.linears]
     groups = sum(rows * math.ceil(width / (scheme.group_size or width)) for rows, width in stored)
     return WeightBytes(
         packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
@@ -134,8 +128,17 @@ def weight_bytes(shape: ModelShape, scheme: Scheme) -> WeightBytes:
     )
 
 
+def _padded(outputs: int, inputs: int, work: Work) -> tuple[int, int]:
+    """Outputs and inputs of a layer as it is stored."""
+    sizes = [
+        (math.ceil(outputs / rows) * rows, math.ceil(inputs / columns) * columns)
+        for rows, columns in work.tiles or ((1, 1),)
+    ]
+    return min(sizes, key=math.prod)
+
+
 def read_bytes(shape: ModelShape, scheme: Scheme, batch: int) -> float:
-    """Bytes of weights that one decode step of `batch` sequences reads.
+    """Bytes of weights that one decode step of `batch` sequences reads on a GPU.
 
     Of an embedding that is not also the head, only a row a token is read; of experts, those that
     `batch` tokens reach when they choose evenly.
@@ -143,7 +146,7 @@ def read_bytes(shape: ModelShape, scheme: Scheme, batch: int) -> float:
     unread = 0.0 if shape.tied else float(max(0, shape.embedding - batch * shape.hidden))
     unread += shape.experts * (1 - shape.expert_share) ** batch
     element = scheme.rest_bytes if scheme.quantized else scheme.bits / 8
-    return weight_bytes(shape, scheme).total - unread * element
+    return weight_bytes(shape, scheme, scheme.cuda).total - unread * element
 
 
 def kv_cache_bytes(shape: ModelShape, element: int, batch: int, length: int) -> float:

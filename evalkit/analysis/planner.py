@@ -148,7 +148,7 @@ def memory(
     prefill = prefill_bytes(shape, scheme, rows, length, work)
     decode = decode_bytes(shape, scheme, batch, context, work)
     loading = mapped + runtime.fixed
-    return Memory(weight_bytes(shape, scheme), cache, prefill, decode, runtime.fixed, loading)
+    return Memory(weight_bytes(shape, scheme, work), cache, prefill, decode, runtime.fixed, loading)
 
 
 def check_numbers(context: int | None, batch: int, prefill_chunk: int = 0) -> None:

@@ -7,7 +7,9 @@ than what a particular kernel does; `evalkit bench` measures that.
 
 from __future__ import annotations
 
-from evalkit.analysis.footprint import Scheme, Work
+import math
+
+from evalkit.analysis.footprint import NO_WORK, Scheme, Work
 
 _GPT_FAST = "gpt-fast in bf16 on an RTX 4090"
 _LLM_INT8 = "LLM.int8() is no faster than FP16 at batch 1: an upper bound"
@@ -15,6 +17,11 @@ _LLAMA_CPP_Q4 = "llama.cpp Q4_K_M on an RTX 4090"
 _GPTQ = {
     8: (0.68, "llama.cpp Q8_0 on an RTX 4090"),
     4: (0.71, "ExLlamaV2 in 4 bit on an RTX 4090"),
+}
+# By the group size, as GPTQModel's marlin_padded_nk pads outputs and inputs.
+_MARLIN_TILES = {
+    size: ((64, math.lcm(128, abs(size))), (128, math.lcm(64, abs(size))))
+    for size in (-1, 32, 64, 128)
 }
 # Blocks of 256 scales share a second scale where the scales of 4-bit weights are quantized.
 _NESTED = 256
@@ -73,7 +80,7 @@ def torchao_int4(group_size: int) -> Scheme:
         group_size=group_size,
         scale_bytes=2,
         zero_bits=16,
-        multiples=(8, 1024),
+        cuda=Work(tiles=((8, 1024),)),
     )
 
 
@@ -95,14 +102,19 @@ def four_bit(quant_type: str = "nf4", double_quant: bool = False) -> Scheme:
     )
 
 
-def grouped(title: str, bits: int, group_size: int, symmetric: bool) -> Scheme:
+def grouped(
+    title: str, bits: int, group_size: int, symmetric: bool, *, reorders: bool = False
+) -> Scheme:
     """GPTQ or AWQ: a float16 scale a group of inputs (all of a row where it is not positive).
 
     Symmetric zero points are one constant: the checkpoint format carries them, about 0.6 % of a
-    4-bit model, but no kernel has to read them, so they are not counted.
+    4-bit model, but no kernel has to read them, so they are not counted. On a card Marlin is
+    counted wherever it may run; it pads widths that no tile of 64 × 128 covers, this way or the
+    other, in whole groups, but not where `reorders` puts columns in the order of activations.
     """
     fraction, source = _GPTQ.get(bits, (0.60, _LLAMA_CPP_Q4))
     groups = f"g{group_size}" if group_size > 0 else "per row"
+    marlin = bits in (4, 8) and group_size in _MARLIN_TILES and (symmetric or title == "AWQ")
     return Scheme(
         f"{title} {bits} bit {groups}",
         bits,
@@ -111,4 +123,5 @@ def grouped(title: str, bits: int, group_size: int, symmetric: bool) -> Scheme:
         group_size=max(0, group_size),
         scale_bytes=2,
         zero_bits=0 if symmetric else bits,
+        cuda=Work(tiles=_MARLIN_TILES[group_size]) if marlin and not reorders else NO_WORK,
     )

@@ -102,7 +102,10 @@ def scheme(variant: Variant) -> Scheme:
                 " quantization_config: whole numbers are needed; save the checkpoint again"
             )
         symmetric = bool(made.get("sym", method == "gptq")) and not made.get("zero_point")
-        return _schemes.grouped(method.upper(), made["bits"], group_size, symmetric)
+        return _schemes.grouped(
+            method.upper(), made["bits"], group_size, symmetric,
+            reorders=bool(made.get("desc_act")),
+        )  # fmt: skip
     raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
 
 

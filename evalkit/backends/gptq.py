@@ -97,7 +97,8 @@ def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
     options = resolved_options(SPEC, variant)
     bits = int(variant.precision.removeprefix("int"))
-    return _schemes.grouped("GPTQ", bits, int(options["group_size"]), bool(options["sym"]))
+    size, symmetric = int(options["group_size"]), bool(options["sym"])
+    return _schemes.grouped("GPTQ", bits, size, symmetric, reorders=bool(options["desc_act"]))
 
 
 def kernel_for(

@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from evalkit.inference.prefix import PrefixRunner
 from evalkit.inference.prefix_cache import Filler, KeyValues, aligning
+from evalkit.scoring.device_memory import to_device
 
 # Rows that have left are computed on until they are this part of the batch: moving the keys and
 # values of all others costs as much as a few steps.
@@ -90,10 +91,11 @@ class DecodeBatch:
         tokens = torch.zeros((len(self._lengths), 1), dtype=torch.long)
         for place, row in self._members:
             tokens[place] = row.tokens[-1]
-        inputs = {"input_ids": tokens.to(self._mask.device)}
+        device = self._mask.device
+        inputs = {"input_ids": to_device(tokens, device)}
         if self.runner.takes_positions:
             positions = torch.tensor(self._lengths)[:, None]
-            inputs["position_ids"] = positions.to(self._mask.device)
+            inputs["position_ids"] = to_device(positions, device)
         if min(self._lengths) < self._filled or not self.runner.takes_positions:
             inputs["attention_mask"] = self._mask[:, : self._filled + 1]
         cache = DynamicCache()
@@ -102,7 +104,7 @@ class DecodeBatch:
         states = self.runner.states(cache, inputs)[:, -1]
         self._filled += 1
         self._lengths = [length + 1 for length in self._lengths]
-        return states[[place for place, _ in self._members]]
+        return states[to_device(torch.tensor([place for place, _ in self._members]), device)]
 
     def _room(self) -> int:
         return max((self.max_new_tokens - len(row.tokens) for row in self.rows), default=0)
@@ -135,7 +137,7 @@ class DecodeBatch:
             for source, _ in sources:
                 source.release(index)
         real = torch.arange(slots) >= self._filled - torch.tensor(self._lengths)[:, None]
-        self._mask = real.long().to(self._layers[0].keys.device)
+        self._mask = to_device(real.long(), self._layers[0].keys.device)
 
 
 class _BufferLayer(DynamicLayer):

@@ -23,6 +23,7 @@ from evalkit.inference.budget import Budget
 from evalkit.inference.prefix_cache import KeyValues, extending, keeps_every_token, recording
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
 from evalkit.scoring.batching import short_rope_length
+from evalkit.scoring.device_memory import to_device
 from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward
 
@@ -220,7 +221,7 @@ class PrefixRunner:
         if not real.all() or (before.any() and not self.takes_positions):
             inputs["attention_mask"] = real.astype(np.int64)
         device = self.model.device
-        return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        return {name: to_device(torch.from_numpy(array), device) for name, array in inputs.items()}
 
     @cached_property
     def takes_positions(self) -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from evalkit.scoring.device_memory import to_device
+
 
 @dataclass(frozen=True)
 class KeyValues:
@@ -140,9 +142,8 @@ def aligning(source: KeyValues, rows: list[int], width: int) -> Filler:
                 target[place, :, pad:width] = states[row, :, low + pad : low + width]
 
     else:
-        chosen = torch.tensor(rows, device=device)[:, None]
-        slots = torch.tensor(first, device=device)[:, None] + torch.arange(width, device=device)
-        slots = slots.clamp_(min=0)
+        chosen, begins = to_device(torch.tensor([rows, first]), device)[..., None]
+        slots = (begins + torch.arange(width, device=device)).clamp_(min=0)
 
         def fill(states: Tensor, target: Tensor) -> None:
             target[:, :, :width] = states[chosen, :, slots].transpose(1, 2)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from evalkit.backends import Capability, KernelChoice, kernel_for, parse_variant
+from evalkit.analysis import footprint
+from evalkit.backends import Capability, KernelChoice, _schemes, kernel_for, parse_variant
 from evalkit.backends import _gptqmodel_kernels as kernels
 from evalkit.backends._gptqmodel import import_quietly, silence
 from evalkit.backends._gptqmodel_kernels import Layout
@@ -380,3 +382,47 @@ def test_widths_of_a_packed_checkpoint(tmp_path: Any) -> None:
     assert packed_shapes(tmp_path, made | {"quant_method": "awq"}) == {
         "model.layers.0.k_proj": (192, 576)
     }
+
+
+def test_marlins_padding_is_planned_as_the_library_pads(widths: Any) -> None:
+    from gptqmodel.utils.marlin import marlin_padded_nk
+
+    shapes = [shape for of in widths.values() for shape in of.values()]
+    for bits, group in product((4, 8), (-1, 32, 64, 128)):
+        work = _schemes.grouped("GPTQ", bits, group, True).cuda
+        for shape in shapes:
+            assert footprint._padded(*shape, work) == marlin_padded_nk(*shape, group)
+    # Other kernels, and columns in the order of activations, are not padded.
+    for group, symmetric, reorders in ((64, False, False), (16, True, False), (64, True, True)):
+        scheme = _schemes.grouped("GPTQ", 4, group, symmetric, reorders=reorders)
+        assert scheme.cuda == scheme.cpu == footprint.NO_WORK
+
+
+@pytest.mark.parametrize(
+    ("words", "kernel"),
+    [
+        ("int4", "MarlinLinear"),
+        ("int8@gptq", "MarlinLinear"),
+        ("int4@bitsandbytes", "Linear4bit"),
+        ("int8", "Linear8bitLt"),
+        ("int8@torchao", "Linear Int8Tensor"),
+        ("int4@torchao", "Linear Int4TilePackedTo4dTensor"),
+    ],
+)
+def test_every_kernel_takes_the_demo_on_an_rtx_4090(
+    widths: Any, machine: Any, words: str, kernel: str
+) -> None:
+    machine("whole")
+    choice = kernel_for(parse_variant(words), widths["demo"], (8, 9))
+    assert choice is not None
+    assert (choice.kernel, choice.reason) == (kernel, "")
+
+
+def test_no_layer_of_the_demo_takes_a_slow_way_on_a_card(widths: Any) -> None:
+    marlin = _schemes.grouped("GPTQ", 4, 128, True).cuda
+    for outputs, inputs in widths["demo"].values():
+        assert footprint._padded(outputs, inputs, marlin) == (outputs, inputs)
+        assert inputs % 128 == 0
+        # bitsandbytes unpacks a weight whose inputs are no whole blocks of 64, and multiplies
+        # 8-bit inputs in float32 where they are no multiple of 4.
+        assert inputs % 64 == outputs % 4 == 0

@@ -115,11 +115,13 @@ def test_padding_of_int4_is_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
             packed = Int4TilePackedTo4dTensor.from_hp(full, [1, size])
             parts = [getattr(packed, name) for name in packed.__tensor_flatten__()[0]]
             shape = model_of([Linear("layer", rows, columns)])
-            assert planned_bytes(shape, scheme).total == sum(part.nbytes for part in parts)
+            planned = planned_bytes(shape, scheme, scheme.cuda)
+            assert planned.total == sum(part.nbytes for part in parts)
     layers = [Linear(str(shape), *shape) for shape in (*widths[:3], widths[1], widths[0])]
     scheme = torchao.scheme(parse_variant("int4@torchao,group_size=64"))
     unpadded = sum(one.outputs * one.inputs / 2 for one in layers)
-    assert planned_bytes(model_of(layers), scheme).packed / unpadded == pytest.approx(1.78, 0.01)
+    packed = planned_bytes(model_of(layers), scheme, scheme.cuda).packed
+    assert packed / unpadded == pytest.approx(1.78, 0.01)
 
 
 def model_of(linears: list[Linear]) -> ModelShape:
