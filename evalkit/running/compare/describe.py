@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from evalkit.progress import Listener
 from evalkit.running.cluster import share_count
+from evalkit.running.compare.disk import bytes_written, state_bytes
 from evalkit.running.compare.expected import duration_lines
 from evalkit.running.compare.plan import ComparePlan
 from evalkit.running.job import Job
@@ -55,9 +56,7 @@ def _suite_lines(plan: ComparePlan, job: Job, listener: Listener) -> list[str]:
             f" {counts.tokens:,} tokens, {counts.scored:,} scored"
         )
         hidden = plan.checkpoint.hidden_size
-        # On a CPU the quality pass runs in float32, and so are its hidden states.
-        width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
-        size = f"{counts.scored * hidden * width / 1e6:,.1f} MB"
+        size = f"{counts.scored * hidden * state_bytes(job) / 1e6:,.1f} MB"
         lines.append(f"reference on disk: {size}")
         if plan.ray:
             shares = share_count(plan.text_bytes)
@@ -70,6 +69,8 @@ def _suite_lines(plan: ComparePlan, job: Job, listener: Listener) -> list[str]:
         items = "all items" if task.limit is None else f"first {task.limit} items"
         lines.append(f"task {task.name}: {shots} shots, {items}")
     weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
+    written = bytes_written(plan, plan.jobs) / 1e6
+    lines.append(f"disk: about {written:,.1f} MB in the store, reference and kept checkpoints")
     return [*lines, f"checkpoint: {weights / 1e6:,.1f} MB of weights"]
 
 

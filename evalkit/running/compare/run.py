@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
-from evalkit.backends import label, spec_of
+from evalkit.backends import label
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
+from evalkit.running.compare.disk import bytes_written
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
 from evalkit.running.doctor.machine import refuse_unready
 from evalkit.running.job import Job, Kind, Part
@@ -60,9 +61,7 @@ def _refuse_unready(store: Store, plan: ComparePlan) -> None:
     ]
     if left:
         weights = sum(file.stat().st_size for file in plan.checkpoint.weight_files)
-        made = sum(spec_of(job.variant).quantizes for job in left)
-        # INT4 takes at least a quarter of 16 bits.
-        refuse_unready(left[0].gpu or "cpu", weights, store.root, made * weights / 4)
+        refuse_unready(left[0].gpu or "cpu", weights, store.root, bytes_written(plan, left))
 
 
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
