@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict
 
-from evalkit.declaration import Numbers, Option, Words
+from evalkit.declaration import Numbers, Option, Words, words
 from evalkit.errors import UsageError
 
 _PLACE = "it says where files are, and they are known by their content"
@@ -47,6 +47,19 @@ def contexts(value: Numbers) -> tuple[int, ...]:
     found = _numbers(value)
     if found is None:
         raise UsageError(f"--contexts {value!r}: write numbers of tokens such as 512,2048")
+    return found
+
+
+def chat_template_args(value: Words) -> tuple[str, ...]:
+    """Words KEY=VALUE, each key once; a value is JSON (false, 3) or else text."""
+    found = words(value, "comma")
+    keys = [one.partition("=")[0].strip() for one in found]
+    for one, key in zip(found, keys, strict=True):
+        if not key.isidentifier() or "=" not in one or keys.count(key) > 1:
+            raise UsageError(
+                f"--chat-template-args {one!r}: write KEY=VALUE, each key once, such as "
+                "enable_thinking=false"
+            )
     return found
 
 
@@ -167,6 +180,16 @@ class SuiteOptions(TypedDict, total=False):
     ]
     chat: Annotated[bool, Option("Prompt tasks as chats.", False, flag="--apply-chat-template")]
     system: Annotated[str, Option("System message of chats.", "", flag="--system-instruction")]
+    chat_template_args: Annotated[
+        Words,
+        Option(
+            "Arguments of the chat template, such as enable_thinking=false.",
+            (),
+            metavar="KEY=VALUE,…",
+            several="comma",
+            parse=chat_template_args,
+        ),
+    ]
     allow_code: Annotated[
         bool,
         Option("Run code that the model writes or a task YAML names.", False, neutral=_TRUST),

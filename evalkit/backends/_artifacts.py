@@ -19,9 +19,11 @@ import psutil
 from evalkit import plugins
 from evalkit.backends._checks import DTYPES
 from evalkit.backends._kernels import kernel_for
+from evalkit.backends._older_readers import write_older_names, write_tied_head
 from evalkit.backends._parse import spec_of
 from evalkit.backends._spec import check_device, check_installed, resolved_options
 from evalkit.errors import StoreError, UsageError
+from evalkit.models.identity import copy_tokenizer
 from evalkit.models.resolve import Checkpoint
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant, content_hash
@@ -97,9 +99,13 @@ def write_checkpoint(
     *,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    for_others: bool = False,
     listener: Listener = ignore,
 ) -> Artifact:
-    """Quantize `checkpoint` into the directory `out`, which must not exist or be empty."""
+    """Quantize `checkpoint` into the directory `out`, which must not exist or be empty.
+
+    With `for_others` it holds what older tools look for, too, and is larger by a tied head.
+    """
     spec = spec_of(variant)
     if not spec.quantizes:
         raise UsageError(
@@ -128,6 +134,11 @@ def write_checkpoint(
             listener=listener,
         )
         seconds = time.perf_counter() - start
+        # What a library writes of a tokenizer lacks the files that only others read.
+        copy_tokenizer(checkpoint.path, made)
+        write_older_names(made)
+        if for_others:
+            write_tied_head(made)
         _write_metadata(made, checkpoint, variant, device, seconds, calibration)
         for entry in [*made.rglob("*"), made]:
             flush(entry)

@@ -49,6 +49,11 @@ def settle(
     return kernels.choose(Layout.of_config(made, dtype), shapes, on, asked)
 
 
+def written_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that a checkpoint's config.json names, in the words of transformers 5 or 4."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float16")
+
+
 def packed_shapes(source: Path, made: Mapping[str, Any]) -> dict[str, Shape]:
     """Map each packed layer of the checkpoint `source` to (outputs, inputs).
 
@@ -103,7 +108,7 @@ def load(
 
     config = read_config(source)
     made = config["quantization_config"]
-    activations = str(config.get("dtype", "float16")) if dtype == "auto" else dtype
+    activations = written_dtype(config) if dtype == "auto" else dtype
     settled = settle(made, packed_shapes(source, made), capability(device), activations, kernel)
     import_quietly()
     with silence(), warnings.catch_warnings():

@@ -28,8 +28,8 @@ A backend is one file in this folder with
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
 - `quantize(source, variant, out, device, calibration, *, allow_pickle, trust_remote_code,
-  listener) -> None`, where `SPEC.quantizes`: writes the library's standard checkpoint, tokenizer
-  included, into the empty directory `out`; `calibration` is lists of token ids or None
+  listener) -> None`, where `SPEC.quantizes`: writes the library's standard checkpoint into the
+  empty directory `out`; `calibration` is lists of token ids or None
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class BackendSpec:
     """Name, precisions, options and needs of a backend.
 
     `requires` are distribution names for the error that gives the install line; `quantizes` says
-    that a checkpoint is made once and reused (else the weights are converted while loading);
+    that a checkpoint can be made, `keeps` that to make one is slow: it is made once and kept in the
+    store, while other weights are converted in seconds whenever they are loaded;
     `served` that the model runs in a server of its own and nothing is loaded here; `simulates`
     that rounded weights stay in 16-bit layers, so that size and speed are the baseline's.
     """
@@ -83,6 +84,7 @@ class BackendSpec:
     requires: tuple[str, ...] = ()
     install: str = ""
     quantizes: bool = False
+    keeps: bool = False
     needs_calibration: bool = False
     served: bool = False
     simulates: bool = False

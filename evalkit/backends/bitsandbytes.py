@@ -120,12 +120,11 @@ def quantize(
     trust_remote_code: bool = False,
     listener: Listener = ignore,
 ) -> None:
-    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`.
+    """Write the quantized checkpoint of `source` into the directory `out`.
 
     It is saved before any forward pass: the CPU kernels repack 4-bit weights at the first one,
     and what is saved afterwards is not what was loaded.
     """
-    from evalkit.models.identity import copy_tokenizer
     from evalkit.models.loading import quiet
 
     listener(Event(variant.label, "quantizing"))
@@ -138,7 +137,6 @@ def quantize(
     )
     with quiet():
         loaded.model.save_pretrained(out)
-    copy_tokenizer(source, out)
 
 
 def load(

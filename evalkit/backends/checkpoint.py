@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.backends import _gptqmodel_kernels, _gptqmodel_load, _schemes
+from evalkit.backends._autogptq import standard_names
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import BackendSpec, check_device
 from evalkit.errors import EvalkitError, ModelError, VariantError, did_you_mean
@@ -141,7 +142,7 @@ def _settled(
     if _check_method(variant, made) not in _GPTQMODEL:
         return None
     widths = shapes or _gptqmodel_load.packed_shapes(own.path, made)
-    return _gptqmodel_load.settle(made, widths, on, str(own.config.get("dtype", "float16")))
+    return _gptqmodel_load.settle(made, widths, on, _gptqmodel_load.written_dtype(own.config))
 
 
 def prepare() -> None:
@@ -168,13 +169,14 @@ def load(
 
     def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
         if method in _GPTQMODEL:
-            return _gptqmodel_load.load(
-                own.path,
-                dtype="auto",
-                device=device,
-                allow_pickle=allow_pickle,
-                trust_remote_code=trust_remote_code,
-            )
+            with standard_names(own) as folder:
+                return _gptqmodel_load.load(
+                    folder,
+                    dtype="auto",
+                    device=device,
+                    allow_pickle=allow_pickle,
+                    trust_remote_code=trust_remote_code,
+                )
         model = load_causal_lm(
             own.path,
             dtype="auto",

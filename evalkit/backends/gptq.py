@@ -70,6 +70,7 @@ SPEC = BackendSpec(
     requires=("gptqmodel", "optimum"),
     install="pip install gptqmodel==7.6.0 optimum",
     quantizes=True,
+    keeps=True,
     needs_calibration=True,
 )
 # Packed words are 32 bit: every bit width fills them with 32 values.
@@ -146,7 +147,7 @@ def quantize(
     trust_remote_code: bool = False,
     listener: Listener = ignore,
 ) -> None:
-    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`.
+    """Write the quantized checkpoint of `source` into the directory `out`.
 
     `calibration` are token ids of samples. Raises VariantError where GPTQModel does not know the
     architecture or cannot quantize a layer.

@@ -123,8 +123,7 @@ def quantize(
     trust_remote_code: bool = False,
     listener: Listener = ignore,
 ) -> None:
-    """Write the quantized checkpoint of `source` with its tokenizer into the directory `out`."""
-    from evalkit.models.identity import copy_tokenizer
+    """Write the quantized checkpoint of `source` into the directory `out`."""
     from evalkit.models.loading import quiet
 
     listener(Event(variant.label, "quantizing"))
@@ -133,7 +132,6 @@ def quantize(
     )
     with quiet():
         loaded.model.save_pretrained(out)
-    copy_tokenizer(source, out)
 
 
 def load(

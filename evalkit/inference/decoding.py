@@ -50,7 +50,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What transformers makes of the options for a prompt of some length."""
+    """What transformers makes of the options for a prompt."""
 
     processors: LogitsProcessorList
     mode: GenerationMode
@@ -66,7 +66,7 @@ class Chooser:
     def __init__(self, model: PreTrainedModel, decoding: Decoding) -> None:
         self.model = model
         self.decoding = decoding
-        prepared = self._prepare(1)
+        prepared = self._prepare([0])
         if prepared.mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise DataError(
                 f"generation by {prepared.mode.value} ({_shown(decoding.options)}) is not "
@@ -75,6 +75,7 @@ class Chooser:
         self.samples = prepared.mode == GenerationMode.SAMPLE
         self.end_tokens = prepared.end_tokens
         self._shared = prepared.processors
+        self._own: dict[int, LogitsProcessorList] = {}
         self._memoryless = all(type(one) in _MEMORYLESS for one in prepared.processors)
 
     def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
@@ -92,18 +93,21 @@ class Chooser:
         return _drawn(scores, rows)
 
     def _processed(self, row: Row, scores: Tensor) -> Tensor:
+        # Once for a row, as `generate` does: they may look at the prompt, and remember.
+        if row.index not in self._own:
+            self._own[row.index] = self._prepare(row.prompt).processors
         history = torch.tensor([[*row.prompt, *row.tokens]], device=scores.device)
-        return self._prepare(len(row.prompt)).processors(history, scores)
+        return self._own[row.index](history, scores)
 
-    def _prepare(self, prompt_length: int) -> _Prepared:
-        """Let `generate` prepare itself, and stop it where it would begin."""
+    def _prepare(self, prompt: Sequence[int]) -> _Prepared:
+        """Let `generate` prepare itself for `prompt`, and stop it where it would begin."""
         caught: dict[str, Any] = {}
 
         def catch(_model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
             caught.update(prepared)
             return input_ids
 
-        ids = torch.zeros((1, prompt_length), dtype=torch.long, device=self.model.device)
+        ids = torch.tensor([list(prompt)], device=self.model.device)
         try:
             self.model.generate(
                 input_ids=ids,

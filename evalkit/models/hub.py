@@ -18,7 +18,7 @@ from evalkit.network import SECONDS, hub_answers
 WEIGHTS = ("model*.safetensors", "gptq_model*.safetensors")
 _INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-CONFIG_AND_TOKENIZER = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
+CONFIG_AND_TOKENIZER = ("*.json", "*.model", "*.spm", "*.bpe", "*.txt", "*.tiktoken", "*.jinja")
 
 
 def download(

@@ -24,7 +24,13 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "tekken.json",
+    "vocab.bpe",
+    "normalizer.json",
 )
+# SentencePiece's and tiktoken's own, whatever they are called (spiece.model,
+# sentencepiece.bpe.model, qwen.tiktoken).
+_TOKENIZER_KINDS = ("*.model", "*.spm", "*.tiktoken")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 GENERATION_FILE = "generation_config.json"
@@ -114,13 +120,20 @@ def template_files(path: Path) -> list[Path]:
 def tokenizer_files(path: Path) -> list[Path]:
     """The files of the directory `path` that define the tokenizer, sorted by name."""
     named = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
-    return sorted([*named, *path.glob("*.tiktoken")])
+    return sorted({*named, *(file for kind in _TOKENIZER_KINDS for file in path.glob(kind))})
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:
-    """Copy the tokenizer of the checkpoint `source` beside weights written into `out`."""
-    for file in tokenizer_files(source):
+    """Copy the tokenizer of the checkpoint `source` beside weights written into `out`.
+
+    Chat templates and the tokenizer's own Python code are part of it.
+    """
+    for file in (*tokenizer_files(source), *source.glob("tokeniz*.py")):
         shutil.copyfile(file, out / file.name)
+    for file in template_files(source):
+        copy = out / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 class FileHashes:

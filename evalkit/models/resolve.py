@@ -111,7 +111,9 @@ def resolve_model(
     config = read_config(path)
     _check_remote_code(path, config, trust_remote_code)
     weight_files = _weight_files(path, allow_pickle)
-    identity = checkpoint_identity(path, weight_files, hash_cache)
+    description = _autogptq_description(path, _read_json(path / "config.json"))
+    described = (*weight_files, description) if description else weight_files
+    identity = checkpoint_identity(path, described, hash_cache)
     return Checkpoint(ref, path, config, identity, weight_files)
 
 
@@ -161,7 +163,10 @@ def is_here(ref: str) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json of the directory `path`; raises ModelError where it is absent or broken."""
+    """config.json of the directory `path`; raises ModelError where it is absent or broken.
+
+    What AutoGPTQ wrote in quantize_config.json alone is its quantization_config.
+    """
     file = path / "config.json"
     if not file.is_file():
         raise ModelError(
@@ -175,7 +180,16 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{file} has {name} {shown}: allowed are whole numbers from 1 to {most}"
             )
-    return config
+    description = _autogptq_description(path, config)
+    if description is None:
+        return config
+    return config | {"quantization_config": {"quant_method": "gptq"} | _read_json(description)}
+
+
+def _autogptq_description(path: Path, config: dict[str, Any]) -> Path | None:
+    """AutoGPTQ's quantize_config.json, where config.json itself does not say what was quantized."""
+    file = path / "quantize_config.json"
+    return file if "quantization_config" not in config and file.is_file() else None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -265,11 +279,26 @@ def _weight_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:
         files: tuple[Path, ...] = (single,)
     elif index.is_file():
         files = _shards(index)
+    elif found := autogptq_files(path):
+        files = found
     else:
         return _pickled_files(path, allow_pickle)
     for file in files:
         read_header(file)
     return files
+
+
+def autogptq_files(path: Path) -> tuple[Path, ...]:
+    """The weights under the names that AutoGPTQ gave them (gptq_model-4bit-128g); none elsewhere.
+
+    Its description may name another file (`model_file_base_name`).
+    """
+    description = path / "quantize_config.json"
+    named = _read_json(description) if description.is_file() else {}
+    base = Path(str(named.get("model_file_base_name") or "gptq_model-*")).name
+    for index in sorted(path.glob(f"{base}.safetensors.index.json")):
+        return _shards(index)
+    return tuple(sorted(path.glob(f"{base}.safetensors"))[:1])
 
 
 def _pickled_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:

@@ -65,9 +65,10 @@ class DryRun(Displayable):
 
     `checkpoint` is the model's directory, `weight_bytes` its files. `memory_free` and
     `memory_total` are bytes of the device, now; a variant's memory holds at batch 1 and `context`
-    tokens. `preparing` is what comes before the first variant; `time` is all of it, None where
-    nothing is left or `time_unknown` says why, and `finish` the time of day when it ends (ISO
-    8601). `shares` are those in which a Ray cluster scores the texts, 0 without one.
+    tokens. `disk_bytes` are written to the store: the baseline's hidden states and the checkpoints
+    that are slow to make. `preparing` is what comes before the first variant; `time` is all of it,
+    None where nothing is left or `time_unknown` says why, and `finish` the time of day when it
+    ends (ISO 8601). `shares` are those in which a Ray cluster scores the texts, 0 without one.
     """
 
     model: Model
@@ -77,6 +78,7 @@ class DryRun(Displayable):
     machine: str
     memory_free: int
     memory_total: int
+    disk_bytes: int
     context: int
     suite: Suite
     store: str

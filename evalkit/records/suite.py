@@ -21,7 +21,8 @@ class TextSlice:
 class TaskSlice:
     """One lm-eval task of a suite: number of few-shot examples, limit of items, chat or not.
 
-    `data` is the hash of its local files, empty where the data comes from the hub.
+    `chat_arguments` are KEY=VALUE words for the chat template. `data` is the hash of its local
+    files, empty where the data comes from the hub.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TaskSlice:
     chat: bool = False
     system: str = ""
     data: str = ""
+    chat_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Suite:
         """Hash of everything that changes a number; slice names and the suite's name do not."""
         content = to_json(self)
         content.pop("name")
+        for task in content["tasks"]:
+            if not task["chat_arguments"]:
+                del task["chat_arguments"]
         content["texts"] = [(text.sha256, text.documents) for text in self.texts]
         return content_hash(content)
 

@@ -20,11 +20,11 @@ from evalkit.store.store import Store
 
 
 def make_checkpoint(job: Job, listener: Listener) -> None:
-    """Make the quantized checkpoint that `job` needs in the store, if it needs one and has none.
+    """Make the quantized checkpoint that `job` keeps in the store, if it keeps one and has none.
 
     It is made in a process of its own, so that nothing of the quantizer stays in memory.
     """
-    if spec_of(job.variant).quantizes and job.model.weights == "checkpoint":
+    if spec_of(job.variant).keeps and job.model.weights == "checkpoint":
         run_child(_make, job, listener, gpu=job.visible)
 
 
@@ -125,5 +125,6 @@ def _write(order: tuple[Variant, Checkpoint, str, QuantizeOptions], send: Listen
         ),
         allow_pickle=options["allow_pickle"],
         trust_remote_code=options["trust_remote_code"],
+        for_others=True,
         listener=send,
     )

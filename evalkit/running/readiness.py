@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evalkit.backends import needs_memory, spec_of
+from evalkit.backends import needs_memory
 from evalkit.errors import ModelError
 from evalkit.models import hub
 from evalkit.models.resolve import is_here, repository
+from evalkit.running.disk import bytes_written
 from evalkit.running.doctor.machine import refuse_unready
 from evalkit.running.job import Job
 
@@ -40,15 +41,17 @@ def refuse_fetching(
     refuse_unready(card or "cpu", size if card_holds_model else 0.0, store, 0.0, fetched=left)
 
 
-def refuse_measuring(jobs: Sequence[Job]) -> None:
-    """Raise UsageError where this machine cannot measure `jobs`, which are left to be done."""
+def refuse_measuring(jobs: Sequence[Job], text_bytes: float = 0.0) -> None:
+    """Raise UsageError where this machine cannot measure `jobs`, which are left to be done.
+
+    `text_bytes` is the size of the texts that they score.
+    """
     if not jobs:
         return
     weights = sum(file.stat().st_size for file in jobs[0].checkpoint.weight_files)
     on_card = weights if any(needs_memory(job.variant) for job in jobs) else 0.0
-    made = sum(spec_of(job.variant).quantizes for job in jobs)
-    needed = made * weights * _SMALLEST_CHECKPOINT
-    refuse_unready(jobs[0].gpu or "cpu", on_card, jobs[0].store, needed)
+    written = bytes_written(jobs, text_bytes)
+    refuse_unready(jobs[0].gpu or "cpu", on_card, jobs[0].store, written)
 
 
 def refuse_quantizing(card: str, weights: float, out: Path) -> None:

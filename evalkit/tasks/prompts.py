@@ -18,6 +18,11 @@ from evalkit.tasks.loading import LoadedTask
 CLUSTER_FIELDS = ("passage", "paragraph", "context", "article", "story", "premise", "source_id")
 
 ChatTemplate = Callable[..., str]
+_THINKING = "enable_thinking"
+_THINKS = (
+    "the chat template lets the model think first, which counts towards the tokens of its answer: "
+    f"--chat-template-args {_THINKING}=false answers at once"
+)
 
 
 def build_requests(
@@ -47,6 +52,8 @@ def build_requests(
     if not items:
         raise DataError(f"task {task.name!r} has no items in the split {task.split}")
     notes = list(task.notes)
+    if getattr(chat_template, "thinks", False) and task.task.OUTPUT_TYPE == "generate_until":
+        notes.append(_THINKS)
     if sampler is not None and sampler.replaced:
         notes.append(f"{sampler.replaced} few-shot examples replaced: lm-eval drew the item itself")
     return TaskRequests(
@@ -70,10 +77,14 @@ class ChatFormatter:
     """A tokenizer's chat template, called as lm-eval calls it.
 
     A template that takes no system message is given the chat without it, as lm-eval does.
+    `arguments` are further ones for the template, KEY=VALUE with JSON or text as value.
     Raises UsageError for a tokenizer without a template.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, arguments: Sequence[str] = ()) -> None:
+        self.arguments = {
+            key.strip(): _value(text) for key, _, text in (one.partition("=") for one in arguments)
+        }
         self.template = str(getattr(tokenizer, "chat_template", None) or "")
         if not self.template:
             name = getattr(tokenizer, "name_or_path", "") or "of this model"
@@ -82,6 +93,11 @@ class ChatFormatter:
                 "or use an instruction-tuned model"
             )
         self._tokenizer = tokenizer
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the template has a switch for thinking that nobody set: it thinks by default."""
+        return _THINKING in self.template and _THINKING not in self.arguments
 
     def __call__(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
@@ -102,8 +118,18 @@ class ChatFormatter:
                 tokenize=False,
                 add_generation_prompt=generate,
                 continue_final_message=not generate,
+                **self.arguments,
             )
         )
+
+
+def _value(text: str) -> Any:
+    """A value of the command line: JSON, in Python's spelling too, else text."""
+    word = text.strip()
+    try:
+        return json.loads(word.lower() if word in ("True", "False") else word)
+    except ValueError:
+        return word
 
 
 def cluster_numbers(documents: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -184,4 +210,4 @@ def _chat_hash(chat_template: ChatTemplate | None, system: str | None, multiturn
     if chat_template is None and system is None:
         return ""
     template = None if chat_template is None else getattr(chat_template, "template", "")
-    return content_hash([template, system, multiturn])
+    return content_hash([template, system, multiturn, getattr(chat_template, "arguments", {})])

@@ -2,8 +2,9 @@
 
 The JSON object has the schema "evalkit.dry_run/1": `model`, `checkpoint` (its directory),
 `weight_bytes`, `device`, `machine`, `memory` (`free_bytes` and `total_bytes` of the device, now),
-`context`, `suite`, `texts` (`names`, `windows`, `tokens`, `scored`, `reference_bytes`; null without
-texts), `tasks` (`name`, `shots`, `limit`), `shares` (of the texts on a Ray cluster, else 0),
+`disk_bytes` (written to the store), `context`, `suite`, `texts` (`names`, `windows`, `tokens`,
+`scored`, `reference_bytes`; null without texts), `tasks` (`name`, `shots`, `limit`), `shares` (of
+the texts on a Ray cluster, else 0),
 `preparing`, `rows`, `time` (`seconds`, within `factor` either way, told from `source`; null where
 nothing is left, or `time_unknown` says why), `finish` (ISO 8601, "" without a time), `notes` and
 `store`. A row has `variant` (as asked for), `resolved`, `status` ("to measure", "measured before",
@@ -55,6 +56,7 @@ def to_json(found: DryRun) -> str:
         "device": found.device,
         "machine": found.machine,
         "memory": {"free_bytes": found.memory_free, "total_bytes": found.memory_total},
+        "disk_bytes": found.disk_bytes,
         "context": found.context,
         "suite": found.suite.name,
         "texts": texts,
@@ -102,6 +104,8 @@ def _remarks(found: DryRun) -> Iterable[str]:
     yield from _suite_remarks(found)
     weights = numbers.byte_size(found.weight_bytes)
     yield f"checkpoint: {weights} of weights, {found.checkpoint}"
+    written = numbers.byte_size(found.disk_bytes)
+    yield f"disk: about {written} in the store, reference and kept checkpoints"
     free, all_ = numbers.byte_size(found.memory_free), numbers.byte_size(found.memory_total)
     yield (
         f"memory: {free} free now of {all_}; needed at batch 1 and context {found.context}"

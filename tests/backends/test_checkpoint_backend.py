@@ -64,6 +64,56 @@ def test_gptq(base: Checkpoint, tmp_path: Path) -> None:
     assert torch.equal(logits(ours.model), logits(direct.model))
 
 
+@pytest.mark.parametrize("described_in_config", [True, False])
+def test_the_names_of_autogptq(base: Checkpoint, tmp_path: Path, described_in_config: bool) -> None:
+    made, old = tmp_path / "made", tmp_path / "old"
+    write_gptq(base, made)
+    expected = logits(load(base, made).model)
+    shutil.copytree(made, old)
+    (old / "model.safetensors").rename(old / "gptq_model-4bit-64g.safetensors")
+    config = json.loads((old / "config.json").read_text())
+    description = config["quantization_config"]
+    if not described_in_config:
+        del config["quantization_config"]
+        del description["quant_method"]
+    config["torch_dtype"] = config.pop("dtype")
+    (old / "config.json").write_text(json.dumps(config))
+    (old / "quantize_config.json").write_text(json.dumps(description))
+    assert torch.equal(logits(load(base, old).model), expected)
+    # Where the weights are missing, that is said before anything is loaded.
+    (old / "gptq_model-4bit-64g.safetensors").unlink()
+    with pytest.raises(VariantError, match="has no weights"):
+        checkpoint.content(
+            parse_variant(str(old)), offline=True, allow_pickle=False, trust_remote_code=False,
+            hash_cache=None,
+        )  # fmt: skip
+
+
+def write_gptq(base: Checkpoint, out: Path) -> None:
+    """A GPTQ checkpoint of random codes, which takes no quantizer."""
+    shutil.copytree(base.path, out)
+    tensors = {}
+    draw = torch.Generator().manual_seed(0)
+    for name, weight in load_file(out / "model.safetensors").items():
+        if "proj" not in name:
+            tensors[name] = weight
+            continue
+        rows, columns = weight.shape
+        start, groups = name.removesuffix("weight"), columns // 64
+        codes = torch.randint(-(2**31), 2**31 - 1, (columns // 8, rows), generator=draw)
+        tensors[f"{start}qweight"] = codes.to(torch.int32)
+        # A zero point of 8 in each nibble, stored less one.
+        tensors[f"{start}qzeros"] = torch.full((groups, rows // 8), 0x77777777, dtype=torch.int32)
+        tensors[f"{start}scales"] = torch.full((groups, rows), 0.01, dtype=torch.float16)
+        tensors[f"{start}g_idx"] = (torch.arange(columns) // 64).to(torch.int32)
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True,
+    }  # fmt: skip
+    (out / "config.json").write_text(json.dumps(config))
+
+
 def test_its_kernel_on_a_card_is_that_of_its_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

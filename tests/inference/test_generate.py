@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from evalkit.errors import DataError, NotFiniteError
 from evalkit.inference.budget import Budget
-from evalkit.inference.decoding import Decoding
+from evalkit.inference.decoding import Chooser, Decoding
 from evalkit.inference.generate import generate_texts
 
 TOKENIZER = tokenizer_of_words()
@@ -120,6 +120,20 @@ def test_options_that_look_at_the_text_equal_those_of_transformers() -> None:
         ids = torch.tensor([prompt])
         own = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, **options)
         assert text == words(own[0, len(prompt) :].tolist())
+
+
+def test_settings_are_prepared_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, texts = model_of("phi-3"), prompts()[:4]
+    prepared: list[int] = []
+    own = Chooser._prepare
+
+    def prepare(chooser: Chooser, prompt: Sequence[int]) -> Any:
+        prepared.append(len(prompt))
+        return own(chooser, prompt)
+
+    monkeypatch.setattr(Chooser, "_prepare", prepare)
+    generate(model, texts, count=12, do_sample=False, repetition_penalty=1.8)
+    assert sorted(prepared) == sorted([1, *map(len, texts)])
 
 
 def test_drawn_tokens_follow_the_probabilities() -> None:

@@ -106,9 +106,13 @@ def test_tokenizer_files_are_found_and_copied(tmp_path: Path) -> None:
     source, out = tmp_path / "a", tmp_path / "b"
     source.mkdir()
     out.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "cl100k_base.tiktoken", "config.json"):
+    names = ["cl100k_base.tiktoken", "sentencepiece.bpe.model", "tekken.json", "tokenizer.json"]
+    names += ["tokenizer_config.json"]
+    beside = ["additional_chat_templates/tools.jinja", "tokenization_own.py"]
+    (source / "additional_chat_templates").mkdir()
+    for name in (*names, *beside, "config.json", "LICENSE.txt"):
         (source / name).write_text(name)
-    names = ["cl100k_base.tiktoken", "tokenizer.json", "tokenizer_config.json"]
     assert [file.name for file in tokenizer_files(source)] == names
     copy_tokenizer(source, out)
-    assert sorted(file.name for file in out.iterdir()) == names
+    copied = [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()]
+    assert sorted(copied) == sorted([*names, *beside])

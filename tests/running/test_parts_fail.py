@@ -55,6 +55,19 @@ def compared(
     return result if whole else result.rows[0]
 
 
+def test_an_overflow_is_found_before_anything_is_timed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(worker, "computes_in_float16", lambda session: True)
+    monkeypatch.setattr(worker, "first_not_finite", lambda model, ids: "model.layers.1.mlp")
+    monkeypatch.setattr(worker, "_measure", lambda store, part, *_: begun.append(part.kind))
+    row = compared(model, tmp_path, monkeypatch)
+    assert begun == ["probes"]
+    assert "float16 overflows in this model, first in model.layers.1.mlp" in row.message
+    assert "use bf16" in row.message
+
+
 @pytest.mark.parametrize(
     ("where", "name", "says", "measured", "lost"),
     [

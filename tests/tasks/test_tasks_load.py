@@ -149,6 +149,7 @@ def test_without_a_data_folder_the_hub_is_asked(
         return datasets.DatasetDict({"train": rows, "validation": rows, "test": rows})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("evalkit.tasks.loading.hub_answers", lambda: True)
     loaded = load_tasks([TaskSlice("choices", 2), TaskSlice("sums")], include_path=[files / "yaml"])
     (task,) = loaded.tasks
     assert (task.source, task.files, task.notes) == ("some/where", (), ())

@@ -161,6 +161,7 @@ class Tokenizer:
         if not self.system and any(m["role"] == "system" for m in messages):
             raise TemplateError("no system role")
         end = "<bot>" if settings["add_generation_prompt"] else ""
+        end += "<think></think>" if settings.get("enable_thinking") is False else ""
         assert settings["continue_final_message"] is not settings["add_generation_prompt"]
         return "".join(f"<{m['role']}>{m['content']}" for m in messages) + end
 
@@ -179,6 +180,22 @@ def test_chat_template_makes_turns(files: Path) -> None:
     assert one_turn.items[1].requests[0].context.count("<user>") == 1
     assert "" != requests.chat != one_turn.chat
     assert build_requests(loaded).chat == ""
+
+
+def test_arguments_reach_the_template_and_thinking_is_noted(files: Path) -> None:
+    messages = [{"role": "user", "content": "u"}]
+    tokenizer = Tokenizer("{% if enable_thinking is false %}")
+    plain, quick = ChatFormatter(tokenizer), ChatFormatter(tokenizer, ["enable_thinking=False"])
+    assert quick.arguments == {"enable_thinking": False}
+    assert (plain(messages), quick(messages)) == ("<user>u<bot>", "<user>u<bot><think></think>")
+    assert ChatFormatter(tokenizer, ["a=x y", "n=3"]).arguments == {"a": "x y", "n": 3}
+    loaded = task(files, "sums", limit=1)
+    thinking, at_once = (build_requests(loaded, chat_template=one) for one in (plain, quick))
+    assert any("--chat-template-args enable_thinking=false" in note for note in thinking.notes)
+    assert not any("think" in note for note in at_once.notes)
+    assert thinking.chat != at_once.chat
+    choices = build_requests(task(files, "choices", limit=1), chat_template=plain)
+    assert not any("think" in note for note in choices.notes)
 
 
 def test_template_without_system_role_gets_the_chat_without_it() -> None:

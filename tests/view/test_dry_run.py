@@ -25,6 +25,7 @@ FOUND = DryRun(
     machine="a processor, NVIDIA GeForce RTX 4090",
     memory_free=9_000_000_000,
     memory_total=24_000_000_000,
+    disk_bytes=2_000_000,
     context=2048,
     suite=Suite("own", (TextSlice("wiki", "x", 1),), tasks=(TaskSlice("arc", 5, 100),)),
     store="/store",

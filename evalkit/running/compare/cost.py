@@ -55,7 +55,7 @@ class Costs:
     def making(self) -> Cost | None:
         """The cost of making the job's quantized checkpoint; None where none is made."""
         spec = spec_of(self.job.variant)
-        if not spec.quantizes:
+        if not spec.keeps:
             return None
         options = resolved_options(spec, self.job.variant)
         tokens = int(options.get("samples", 0)) * int(options.get("sample_length", 0))

@@ -10,6 +10,7 @@ from evalkit.records.dry_run import DryRun, DryRunRow, DryRunStatus, TextCounts
 from evalkit.running.cluster import share_count
 from evalkit.running.compare.expected import Expectation, expected_time, part_name, remaining
 from evalkit.running.compare.plan import ComparePlan
+from evalkit.running.disk import bytes_written, state_bytes
 from evalkit.running.job import Job
 from evalkit.running.memory_check import capacity, free_memory, needed_memory
 from evalkit.running.process import run_child
@@ -32,6 +33,7 @@ def describe(plan: ComparePlan, listener: Listener) -> DryRun:
         machine=job.environment.machine,
         memory_free=free_memory(device),
         memory_total=round(capacity(device)),
+        disk_bytes=round(bytes_written(plan.jobs, plan.text_bytes)),
         context=plan.context,
         suite=plan.suite,
         store=str(plan.store),
@@ -77,10 +79,8 @@ def _text_counts(plan: ComparePlan, job: Job, listener: Listener) -> TextCounts 
     if not plan.suite.texts:
         return None
     windows, tokens, scored = run_child(_count, job, listener, gpu="")
-    hidden = plan.checkpoint.hidden_size
-    # On a CPU the quality pass runs in float32, and so are its hidden states.
-    width = 4 if job.device == "cpu" or job.variant.precision == "fp32" else 2
-    return TextCounts(windows, tokens, scored, scored * hidden * width)
+    reference = scored * plan.checkpoint.hidden_size * state_bytes(job)
+    return TextCounts(windows, tokens, scored, reference)
 
 
 def _count(job: Job, send: Listener) -> tuple[int, int, int]:

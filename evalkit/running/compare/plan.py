@@ -117,10 +117,7 @@ def make_plan(
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
         generates=generates,
         ray=options["ray"],
-        # Only shares of the texts depend on their size.
-        text_bytes=sum(len(d.encode()) for t in texts for d in t.documents)
-        if options["ray"]
-        else 0,
+        text_bytes=sum(len(d.encode()) for t in texts for d in t.documents),
     )
 
 
@@ -178,6 +175,7 @@ def _tasks(options: CompareOptions, preset: Sequence[TaskSlice]) -> tuple[TaskSl
             limit=task.limit if options["limit"] is None else options["limit"],
             chat=options["chat"],
             system=options["system"],
+            chat_arguments=words(options["chat_template_args"], "comma"),
             data=task_files_hash(task.name, data, include_path),
         )
         for task in asked or preset

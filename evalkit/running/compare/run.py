@@ -34,7 +34,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
         _forget(store, plan)
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
-        refuse_measuring(_left(store, plan.jobs))
+        refuse_measuring(_left(store, plan.jobs), plan.text_bytes)
     _check_tokens(store, plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)

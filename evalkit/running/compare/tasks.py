@@ -87,7 +87,7 @@ def _requests(
     name = f"prompts/{_prompts_key(job, chosen, task)}.parquet"
     if (store.root / name).exists():
         return TaskRequests.load(store.root / name), name
-    chat = ChatFormatter(tokenizer) if chosen.chat else None
+    chat = ChatFormatter(tokenizer, chosen.chat_arguments) if chosen.chat else None
     requests = build_requests(task, chat_template=chat, system=chosen.system or None)
     requests.save(store.root / name)
     return requests, name

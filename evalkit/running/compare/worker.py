@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from types import ModuleType
+
+import torch
 
 from evalkit import plugins
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import Probe
+from evalkit.models.overflow import first_not_finite, not_finite_words
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, content_hash
 from evalkit.running.compare.cost import Costs
-from evalkit.running.compare.texts import measure_share, measure_texts
+from evalkit.running.compare.texts import load_windows, measure_share, measure_texts
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
 from evalkit.running.keys import depends_on_batches
@@ -30,6 +34,7 @@ from evalkit.store.store import Store
 
 # Below this many tokens another batch size would not help.
 SMALLEST_BATCH = 128
+_OVERFLOW_WINDOWS = 4
 
 
 def measure_variant(job: Job, send: Listener) -> int | None:
@@ -51,9 +56,9 @@ def measure_variant(job: Job, send: Listener) -> int | None:
                 _check_weights(loaded(session))
             try:
                 costs = Costs(store, job)
-                for part in job.parts:
-                    if unfinished(store, job, part):
-                        _measure(store, part, session, costs, send)
+                left = [part for part in job.parts if unfinished(store, job, part)]
+                for part in without_overflow(store, left, session, send):
+                    _measure(store, part, session, costs, send)
             except _BatchDoesNotFitError:
                 return job.settings.batch_tokens // 2
     return None
@@ -104,6 +109,43 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
     if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
         raise _BatchDoesNotFitError
     _fail(store, job, part, failure, send)
+
+
+def without_overflow(
+    store: Store, parts: Sequence[Part], session: Session, send: Listener
+) -> list[Part]:
+    """`parts` without texts in which float16 overflows; these fail now, before anything is timed.
+
+    A few windows are read. Only unquantized models that compute in float16 are looked at: others
+    hold no such values, or repack their weights when they first run.
+    """
+    if not session.can("probes") or not computes_in_float16(loaded(session)):
+        return list(parts)
+    kept = []
+    for part in parts:
+        where = _overflows_in(store, part, loaded(session)) if part.kind == "texts" else ""
+        if where:
+            line = f"the logits are not numbers (NaN): {not_finite_words(where)}"
+            _fail(store, session.job, part, VariantError(line), send)
+        else:
+            kept.append(part)
+    return kept
+
+
+def computes_in_float16(session: LoadedSession) -> bool:
+    """Whether the quality pass runs unquantized weights in float16: a CPU's runs in float32."""
+    on_cpu = session.job.device == "cpu"
+    return session.model.dtype == torch.float16 and not on_cpu and not session.loaded.formats
+
+
+def _overflows_in(store: Store, part: Part, session: LoadedSession) -> str:
+    """The first module that gives what is not finite, in a few windows spread over the texts."""
+    windows = load_windows(store, session.job, part)
+    for index in range(0, len(windows), max(1, len(windows) // _OVERFLOW_WINDOWS)):
+        ids = torch.from_numpy(windows.window(index).astype("int64"))[None]
+        if where := first_not_finite(session.model, ids.to(session.model.device)):
+            return where
+    return ""
 
 
 def _costed(run: Run, costs: Costs, part: Part, seconds: float) -> Run:
