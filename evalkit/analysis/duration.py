@@ -19,6 +19,8 @@ from evalkit.records.dry_run import Duration
 _LOGIT_PASSES = 8
 # Sequences that are decoded together.
 _DECODE_BATCH = 8
+# Bytes/s of reading a checkpoint, and seconds around it, where nothing was loaded here before.
+_READING, _OPENING = 1e9, 1.0
 # Seconds over those of the roofline where nothing was measured here: about what the demo takes.
 _USUAL = 2.0
 # What has just been timed differs from the next time as runs at rest do.
@@ -122,9 +124,9 @@ def measured_now(seconds: float) -> Duration:
     return Duration(seconds, _FACTORS[0], MEASURED)
 
 
-def roofline_alone(seconds: float) -> Duration:
-    """What can be counted and was never seen here."""
-    return Duration(seconds, _FACTORS[3], _SOURCES[3])
+def loading_unseen(weights: float) -> Duration:
+    """Loading a checkpoint of `weights` bytes where none of this model was loaded before."""
+    return _roofline_alone(_OPENING + weights / _READING)
 
 
 def expected(cost: Cost, rates: Rates, past: Iterable[Past], model: str, variant: str) -> Duration:
@@ -141,7 +143,7 @@ def expected(cost: Cost, rates: Rates, past: Iterable[Past], model: str, variant
             middle = statistics.median(ratios)
             spread = max(max(r / middle, middle / r) for r in ratios)
             return Duration(middle * rates.seconds(cost), max(factor, spread), source)
-    return roofline_alone(_USUAL * rates.seconds(cost))
+    return _roofline_alone(_USUAL * rates.seconds(cost))
 
 
 def total(durations: Sequence[Duration]) -> Duration:
@@ -152,3 +154,8 @@ def total(durations: Sequence[Duration]) -> Duration:
     logs = math.fsum(d.seconds * math.log(d.factor) for d in durations)
     sources = [source for source in _SOURCES if any(d.source == source for d in durations)]
     return Duration(seconds, math.exp(logs / seconds), " and ".join(sources))
+
+
+def _roofline_alone(seconds: float) -> Duration:
+    """What can be counted and was never seen here."""
+    return Duration(seconds, _FACTORS[3], _SOURCES[3])

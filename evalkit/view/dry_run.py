@@ -81,8 +81,10 @@ def clock(seconds: float) -> str:
 
 
 def _grid(rows: Sequence[DryRunRow]) -> Grid:
-    """Memory, all time, and the time of every step that any variant has, in their order."""
-    names = tuple(dict.fromkeys(step.name for row in rows for step in row.steps))
+    """Memory, all time, and the time of every step that any variant has."""
+    # In the order of the variant that has the most: quantizing comes before loading.
+    most_first = sorted(rows, key=lambda row: -len(row.steps))
+    names = tuple(dict.fromkeys(step.name for row in most_first for step in row.steps))
     lines = []
     for row in rows:
         label = numbers.clean(row.variant)

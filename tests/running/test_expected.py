@@ -94,6 +94,10 @@ def test_a_task_is_counted_from_its_prompts(words: dict[str, Any]) -> None:
     before = make_plan(["fp32"], resolved(CompareOptions, options))
     (part,) = (part for part in before.jobs[0].parts if part.kind == "task")
     expected = Costs(Store(before.store), before.jobs[0]).of(part)
+    # The baseline answers its first items twice, for the noise floor.
+    variant = dataclasses.replace(before.jobs[0], is_baseline=False)
+    once = Costs(Store(before.store), variant).of(part)
+    assert expected.operations == pytest.approx(2 * once.operations)
     evalkit.compare("fp32", **asked)
     measured = Store(before.store).load(part.run.id)
     assert measured is not None and measured.cost is not None

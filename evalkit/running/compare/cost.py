@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from evalkit.backends import resolved_options, spec_of
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
 from evalkit.records import Cost, Run
-from evalkit.running.compare.tasks import part_requests
+from evalkit.running.compare.tasks import noise_sample, part_requests
 from evalkit.running.compare.texts import NOISE_TOKENS, load_windows
 from evalkit.running.job import Job, Part
 from evalkit.store.store import Store
@@ -76,7 +77,8 @@ class Costs:
         return [TaskRequests.load(self.store.root / name) for name in names if name]
 
     def _task(self, asked: Sequence[TaskRequests]) -> Cost:
-        counted = [_count(requests, self.tokenizer) for requests in asked]
+        again = [noise_sample(requests) for requests in asked] if self.job.is_baseline else []
+        counted = [prompt_counts(requests, self.tokenizer) for requests in (*asked, *again)]
         read, scored, generated = (sum(numbers) for numbers in zip(*counted, strict=True))
         return task_cost(self.sizes, read, scored, generated, self.weights)
 
@@ -93,17 +95,22 @@ class Costs:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """The sizes of the model, from its config.json."""
-        model = meta_model(self.job.checkpoint.config)
-        own = model.config.get_text_config()
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        # Tied ones are one tensor, counted once.
-        outside = {id(layer.weight): layer.weight.numel() for layer in (embedding, head) if layer}
-        body = sum(p.numel() for p in model.parameters()) - sum(outside.values())
-        return Sizes(body, own.hidden_size, own.vocab_size)
+        """The sizes of the model."""
+        return model_sizes(self.job.checkpoint.config)
 
 
-def _count(
+def model_sizes(config: Mapping[str, Any]) -> Sizes:
+    """The sizes of the model of a config.json; raises ModelError where it cannot be built."""
+    model = meta_model(dict(config))
+    own = model.config.get_text_config()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    # Tied ones are one tensor, counted once.
+    outside = {id(layer.weight): layer.weight.numel() for layer in (embedding, head) if layer}
+    body = sum(p.numel() for p in model.parameters()) - sum(outside.values())
+    return Sizes(body, own.hidden_size, own.vocab_size)
+
+
+def prompt_counts(
     requests: TaskRequests, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[float, float, float]:
     """Tokens read (a prefix that prompts share once), scored, and generated at most."""

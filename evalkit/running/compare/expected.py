@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evalkit import plugins
-from evalkit.analysis.duration import Past, Rates, expected, measured_now, roofline_alone, total
+from evalkit.analysis.duration import Past, Rates, expected, loading_unseen, measured_now, total
 from evalkit.errors import DataError, EvalkitError
 from evalkit.progress import Listener
 from evalkit.records import Cost, Run
@@ -19,9 +19,6 @@ from evalkit.running.job import Job, Part
 from evalkit.running.process import run_child
 from evalkit.running.remaining import unfinished
 from evalkit.store.store import Store
-
-# Bytes/s of reading a checkpoint, and seconds around it, where nothing was loaded here before.
-_READING, _OPENING = 1e9, 1.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ def _loading(job: Job, runs: Sequence[Run]) -> Duration:
         seconds = statistics.median(m.values[-1] for m in found)
         return Duration(seconds, 1.4, "this model's earlier runs here")
     size = sum(file.stat().st_size for file in job.checkpoint.weight_files)
-    return roofline_alone(_OPENING + size / _READING)
+    return loading_unseen(size)
 
 
 def _is_of(run: Run, machine: str) -> bool:

@@ -61,6 +61,12 @@ def part_requests(
     return [_requests(store, job, chosen, task, tokenizer) for task in _load(job, chosen).tasks]
 
 
+def noise_sample(requests: TaskRequests) -> TaskRequests:
+    """What the baseline answers twice: some items, none of a task that generates text."""
+    count = 0 if requests.output_type == "generate_until" else NOISE_ITEMS
+    return dataclasses.replace(requests, items=requests.items[:count])
+
+
 def _load(job: Job, chosen: TaskSlice) -> LoadedTasks:
     include = (job.settings.include_path,) if job.settings.include_path else ()
     found = load_tasks(
@@ -168,9 +174,9 @@ class _Asking:
         self, task: LoadedTask, requests: TaskRequests, answers: Any, batch_tokens: int | None
     ) -> float | None:
         """Largest change of a log-likelihood, in nats, when half of `batch_tokens` is used."""
-        if requests.output_type == "generate_until":
+        sample = noise_sample(requests)
+        if not sample.items:
             return None
-        sample = dataclasses.replace(requests, items=requests.items[:NOISE_ITEMS])
         folder = self.store.raw(self.run.id) / "noise"
         half = max(1, (batch_tokens or self.job.settings.batch_tokens) // 2)
         lm = self.session.language_model(self.job.seed, half)
