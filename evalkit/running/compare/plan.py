@@ -20,7 +20,7 @@ from evalkit.errors import UsageError, did_you_mean
 from evalkit.metrics import probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
-from evalkit.progress import Listener, ignore
+from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
 from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
@@ -75,6 +75,9 @@ def make_plan(
     local: CompareOptions = options if folder is None else {**options, "out": folder}
     subject = _with_settings(resolve_subject(local, options["weights"], send), options)
     suite, sources, texts = choose_suite(options, subject.checkpoint)
+    notes = tuple(note for text in texts for note in text.notes)
+    for note in notes:
+        send(Event("evalkit", "", message=note))
     generates = generating_tasks(subject, suite.tasks, send)
     jobs = [
         build_job(
@@ -98,7 +101,7 @@ def make_plan(
         margin=margin,
         environment=subject.environment,
         jobs=tuple(dataclasses.replace(job, mirror=mirror) for job in jobs),
-        notes=subject.notes,
+        notes=(*subject.notes, *notes),
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
         generates=generates,
         ray=options["ray"],
