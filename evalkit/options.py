@@ -159,7 +159,8 @@ class SuiteOptions(TypedDict, total=False):
     text: Annotated[
         Words,
         Option(
-            "Text files, JSONL, or hf:NAME[:CONFIG][:SPLIT].",
+            "Files (text, CSV, TSV, JSON, JSONL, Parquet; .gz, .zst), FILE::COLUMN, a directory,"
+            " or hf:NAME[:CONFIG][:SPLIT][:COLUMN].",
             (),
             metavar="FILE…",
             several="spread",

@@ -1,9 +1,20 @@
-"""Foreign text made fit for one line of a terminal, a page or a file."""
+"""Text made fit for one line of a terminal, a page or a file, and for what its encoding has."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 import unicodedata
+from typing import TextIO
+
+_PLAIN = "evalkit.plain"
+_SIGNS = {
+    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "±": "+-",
+    "\N{MULTIPLICATION SIGN}": "x", "÷": "/", "·": "|", "…": "...", "→": "->", "≥": ">=", "≤": "<=",
+    "≈": "~", "²": "^2", "µ": "u", "Δ": "delta ", "Σ": "sum ", "\N{NO-BREAK SPACE}": " ",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+}  # fmt: skip
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 # Characters that turn the direction of the text around them could disguise a name.
@@ -15,3 +26,25 @@ def clean(text: str) -> str:
     text = _BIDI.sub("", _ESCAPE.sub("", text))
     kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
     return " ".join("".join(kept).split())
+
+
+def use_plain_signs(*streams: TextIO) -> None:
+    """Write to `streams` what their encoding lacks in plain signs: "+-" for ±, else an escape.
+
+    Nothing that was measured is lost to a terminal or pipe in ASCII or a code page.
+    """
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_PLAIN)
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """The handler of an encoding error: the same text in ASCII."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    signs = (_SIGNS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
+    return "".join(signs), error.end
+
+
+codecs.register_error(_PLAIN, _plain_signs)

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evalkit.analysis.perplexity_interval import FEWEST_WINDOWS
+from evalkit.texts.files import COMPRESSIONS
+from evalkit.texts.formats import FORMATS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -24,6 +28,15 @@ def test_the_way_of_compare_is_told_from_the_first_file_to_the_last() -> None:
     assert len(named) == 20
     assert named[0] == "evalkit/cli/comparing.py"
     assert named[-1] == "evalkit/view/comparison.py"
+
+
+def test_the_formats_of_texts_are_those_of_the_loader() -> None:
+    text = (ROOT / "docs" / "texts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w ]+) \| (`.+?) \| (.+?) \| [^|]+ \|$", text, re.MULTILINE)
+    listed = [(name, re.findall(r"`(\.\w+)`", endings), what) for name, endings, what in rows]
+    assert listed == [(one.name, list(one.endings), one.document) for one in FORMATS]
+    assert all(f"`{ending}`" in text for ending in COMPRESSIONS)
+    assert f"fewer than {FEWEST_WINDOWS} windows" in text
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -16,7 +16,7 @@ from evalkit import __version__
 from evalkit.cli import batch, bench, comparing, examining, making, opening, planning, speculating
 from evalkit.cli.late import ChartCommand, CheckCommand
 from evalkit.errors import EvalkitError
-from evalkit.plain_text import clean
+from evalkit.plain_text import clean, use_plain_signs
 
 app = typer.Typer(
     name="evalkit",
@@ -61,6 +61,7 @@ app.command("list")(opening.list_)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every foreseen error is one line on stderr with its exit code."""
+    use_plain_signs(sys.stdout, sys.stderr)
     words = _spread(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)

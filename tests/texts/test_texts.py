@@ -105,8 +105,6 @@ def test_missing_file_suggests_a_sibling(tmp_path: Path) -> None:
         load_text(str(tmp_path / "tinystorys.txt"))
     with pytest.raises(DataError, match="does not exist; check the path"):
         load_text(str(tmp_path / "nowhere" / "x.txt"))
-    with pytest.raises(DataError, match="is a directory"):
-        load_text(str(tmp_path))
     with pytest.raises(DataError, match="limit 0"):
         load_text(str(tmp_path / "tinystories.txt"), limit=0)
 

@@ -20,7 +20,7 @@ from evalkit.errors import UsageError, did_you_mean
 from evalkit.metrics import probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
-from evalkit.progress import Listener, ignore
+from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
 from evalkit.running.build_job import build_job, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
@@ -90,6 +90,9 @@ def make_plan(
     )
     subject = _with_settings(subject, options)
     suite, sources, texts = choose_suite(options, subject.checkpoint)
+    notes = tuple(note for text in texts for note in text.notes)
+    for note in notes:
+        send(Event("evalkit", "", message=note))
     generates = generating_tasks(subject, suite.tasks, send)
     jobs = [
         build_job(
@@ -113,7 +116,7 @@ def make_plan(
         margin=margin,
         environment=subject.environment,
         jobs=tuple(dataclasses.replace(job, mirror=mirror) for job in jobs),
-        notes=(*subject.notes, *(note for job in jobs for note in job.notes)),
+        notes=(*subject.notes, *notes, *(note for job in jobs for note in job.notes)),
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
         generates=generates,
         ray=options["ray"],
