@@ -27,6 +27,7 @@ from _common import SHARED, write_results
 import evalkit
 from evalkit.backends import checkpoint, for_scoring, parse_variant
 from evalkit.models.loading import load_tokenizer
+from evalkit.models.resolve import read_config
 
 VARIANT = "int4@gptq,group_size=64,samples=32,sample_length=256"
 WINDOW = 512
@@ -35,12 +36,18 @@ OTHER = """
 import json, math, sys
 import torch
 from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
+from auto_gptq.modeling import _base
 
 folder, ids, model = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
 plain = {"torch_dtype": torch.float32}
 if model != "read":
     config = BaseQuantizeConfig(bits=4, group_size=64, desc_act=False)
+    # It refuses to quantize without a card, though all it does runs on a CPU as well.
+    asked, torch.cuda.is_available = torch.cuda.is_available, lambda: True
     made = AutoGPTQForCausalLM.from_pretrained(model, config, **plain)
+    torch.cuda.is_available = asked
+    torch.cuda.synchronize = lambda *_: None
+    _base.CUDA_0 = torch.device("cpu")
     samples = [
         {"input_ids": torch.tensor([one]), "attention_mask": torch.ones(1, len(one))}
         for one in ids[:8]
@@ -115,9 +122,13 @@ def in_old_names(model: Path, folder: Path) -> Path:
     return folder
 
 
-def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """How far two perplexities are apart, as a share."""
-    return abs(one["perplexity"] / other["perplexity"] - 1)
+def result_of(model: Path, here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """Both readings of a checkpoint of `model`, and how far their perplexities are apart."""
+    layers = read_config(model)["num_hidden_layers"]
+    apart = abs(here["perplexity"] / there["perplexity"] - 1)
+    return {
+        "model": model.name, "layers": layers, "evalkit": here, "auto-gptq": there, "apart": apart
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -127,6 +138,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=SHARED / "data" / "text" / "wiki.test.raw")
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--small", type=Path, help="what auto-gptq quantizes; default --model")
     parser.add_argument("--windows", type=int, default=8)
     given = parser.parse_args()
     if given.python is None or not given.model.is_dir():
@@ -146,15 +158,16 @@ def main() -> None:
             evalkit.quantize(variant, model=given.model, out=here, device="cpu", offline=True)
         ours = read_here(given.model, here, ids)
         theirs = read_there(given.python, here, root / "ids.json")
-        old = in_old_names(given.model, root / "old")
+        result: dict[str, Any] = {
+            "windows": [len(window) for window in ids],
+            "made_here": result_of(given.model, ours, theirs),
+        }
+        write_results("auto-gptq", result)
+        small = given.small or given.model
+        old = in_old_names(small, root / "old")
         made_there = read_there(given.python, root / "there", root / "ids.json", str(old))
-        back = read_here(given.model, root / "there", ids)
-    result = {
-        "model": given.model.name,
-        "windows": [len(window) for window in ids],
-        "made_here": {"evalkit": ours, "auto-gptq": theirs, "apart": apart(ours, theirs)},
-        "made_there": {"evalkit": back, "auto-gptq": made_there, "apart": apart(back, made_there)},
-    }
+        back = read_here(small, root / "there", ids)
+        result["made_there"] = result_of(small, back, made_there)
     print(json.dumps(result, indent=2))
     write_results("auto-gptq", result)
 
