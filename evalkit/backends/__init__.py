@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from evalkit import plugins
 from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
-from evalkit.backends._ladder import settled
+from evalkit.backends._ladder import next_method, settled
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
@@ -35,6 +35,7 @@ __all__ = [
     "libraries",
     "method_label",
     "missing_tools",
+    "next_method",
     "parse_variant",
     "resolved_options",
     "run_settings",

@@ -136,9 +136,10 @@ def write_checkpoint(
         seconds = time.perf_counter() - start
         # What a library writes of a tokenizer lacks the files that only others read.
         copy_tokenizer(checkpoint.path, made)
-        write_older_names(made)
-        if for_others:
-            write_tied_head(made)
+        if (made / "config.json").is_file():
+            write_older_names(made)
+            if for_others:
+                write_tied_head(made)
         _write_metadata(made, checkpoint, variant, device, seconds, calibration)
         for entry in [*made.rglob("*"), made]:
             flush(entry)

@@ -34,3 +34,11 @@ def settled(checkpoint: Checkpoint, variant: Variant) -> tuple[Variant, str]:
             continue
         return step, f"{variant.asked} is {step.text} here: {reasons[0]}" if reasons else ""
     raise VariantError(f"{variant.asked}: no method takes this model: {'; '.join(reasons)}")
+
+
+def next_method(variant: Variant) -> Variant | None:
+    """What a bare word becomes where the backend of `variant` fails; None for no other."""
+    steps = ladder(variant)
+    tried = [place for place, step in enumerate(steps) if step.backend == variant.backend]
+    left = steps[tried[-1] + 1 :] if tried else ()
+    return left[0] if left else None

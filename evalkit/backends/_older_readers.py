@@ -52,13 +52,17 @@ def with_older_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tied_head(folder: Path) -> None:
-    """Add a tied output head to the safetensors file that holds the embedding.
+    """Add a tied output head to the safetensors file of a GPTQ checkpoint with the embedding.
 
-    A checkpoint whose head is its own, or is there already, stays as it is.
+    A checkpoint whose head is its own, or is there already, stays as it is; so does one of another
+    method, which auto-gptq does not read.
     """
     from safetensors.torch import load_file, save_file
 
-    embedding, head = _tied(read_config(folder))
+    config = read_config(folder)
+    if config.get("quantization_config", {}).get("quant_method") != "gptq":
+        return
+    embedding, head = _tied(config)
     for file in sorted(folder.glob("*.safetensors")) if head else ():
         if embedding not in read_header(file):
             continue

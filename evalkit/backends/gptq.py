@@ -57,7 +57,9 @@ SPEC = BackendSpec(
             identifies=False,
         ),
         Option("samples", 128, "calibration samples", minimum=1),
-        Option("sample_length", 512, "tokens of a calibration sample", minimum=16),
+        Option(
+            "sample_length", 512, "tokens of a calibration sample; 128 of its own text", minimum=16
+        ),
         Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16")),
         Option(
             "kernel",

@@ -57,7 +57,7 @@ def choose_calibration(
         options = tuple(sorted({**dict(variant.options), "calibration": SELF}.items()))
         why = "--offline was given" if offline else "the hub does not give it"
         note = f"{source} is not in the cache and {why}: give a file as calibration=FILE"
-        note = f"{variant.label} is calibrated on text that the model itself writes; {note}"
+        note = f"{variant.label} is calibrated on text that the model itself writes: {note}"
         return dataclasses.replace(variant, options=options), None, note
     return variant, text, f"{variant.label} is calibrated on WikiText-2's training split ({source})"
 

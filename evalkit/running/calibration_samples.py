@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from evalkit.backends._artifacts import Calibration
 
 _STAGE = "writing calibration text"
+# Tokens are written one step after another: so many as the Hessians need, in a few minutes.
+_OWN_LENGTH = 128
 
 
 def calibration_samples(
@@ -49,7 +51,10 @@ def calibration_samples(
         return None
     options = resolved_options(spec_of(variant), variant)
     limit = checkpoint.positions or int(options["sample_length"])
-    samples, length = int(options["samples"]), min(int(options["sample_length"]), limit)
+    wanted = int(options["sample_length"])
+    if source == SELF:
+        wanted = int(variant.option("sample_length", _OWN_LENGTH))
+    samples, length = int(options["samples"]), min(wanted, limit)
     tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
     text = None
     if source == SELF:

@@ -46,7 +46,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     library = SimpleNamespace(QuantizeConfig=config, GPTQModel=SimpleNamespace(load=load))
     monkeypatch.setattr(_gptqmodel_quantize, "import_quietly", lambda: library)
-    monkeypatch.setattr(_gptqmodel_quantize, "_check_known", lambda source, variant: None)
     return found
 
 
@@ -95,7 +94,8 @@ def ada(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(_gptqmodel_kernels, "missing_for_triton", lambda: None)
     monkeypatch.setattr(gptq, "prepare", lambda: None)
 
-    def quantize(source: Path, *_: Any, **__: Any) -> None:
+    def quantize(source: Path, variant: Variant, out: Path, *_: Any, **__: Any) -> None:
+        (out / "config.json").write_text("{}")
         begun.append(source.name)
 
     monkeypatch.setattr(gptq, "quantize", quantize)

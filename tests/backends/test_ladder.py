@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evalkit.backends import parse_variant, settled
+from evalkit.backends import next_method, parse_variant, settled
 from evalkit.errors import VariantError
 from evalkit.models.identity import Identity
 from evalkit.models.resolve import Checkpoint
@@ -63,3 +63,18 @@ def test_where_no_method_takes_the_model_all_reasons_are_told() -> None:
     made = llama(72, quantization_config={"quant_method": "gptq"})
     with pytest.raises(VariantError, match=r"already quantized \(gptq\)"):
         settled(made, parse_variant("int4"))
+
+
+@pytest.mark.parametrize(
+    ("word", "width", "expected"),
+    [
+        ("int4", 192, "int4@bitsandbytes,quant_type=nf4"),
+        ("int4", 72, None),
+        ("int4@gptq", 128, None),
+        ("int3", 128, None),
+        ("int8", 128, None),
+    ],
+)
+def test_what_follows_where_a_backend_fails(word: str, width: int, expected: str | None) -> None:
+    found = next_method(settled(llama(width), parse_variant(word))[0])
+    assert (found.text if found else None) == expected

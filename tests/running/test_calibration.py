@@ -99,13 +99,28 @@ def test_the_job_has_the_choice_and_its_note(
     assert "text that the model itself writes" in job.notes[1]
 
 
-def samples(checkpoint: Checkpoint, told: list[Event], **changed: Any) -> Any:
+OWN = "int4,calibration=self,samples=3"
+
+
+def samples(
+    checkpoint: Checkpoint,
+    told: list[Event],
+    word: str = f"{OWN},sample_length=16",
+    **changed: Any,
+) -> Any:
     words = {
         "seed": 0, "offline": True, "allow_pickle": False, "trust_remote_code": False,
         "send": told.append,
     }  # fmt: skip
-    variant = parse_variant("int4,calibration=self,samples=3,sample_length=16")
+    variant = parse_variant(word)
     return calibration_samples.calibration_samples(checkpoint, variant, "cpu", **words | changed)
+
+
+def test_own_samples_are_shorter_unless_asked_for(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_samples, "_OWN_LENGTH", 8)
+    assert {len(one) for one in samples(checkpoint, [], OWN).samples} == {8}
 
 
 def test_the_models_own_text_begins_as_its_tokenizer_says(checkpoint: Checkpoint) -> None:

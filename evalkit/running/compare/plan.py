@@ -22,7 +22,7 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
-from evalkit.running.build_job import build_job, resolve_subject
+from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
 from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Settings, Subject
@@ -156,6 +156,18 @@ def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> Compa
     settings = dataclasses.replace(jobs[index].settings, batch_tokens=batch_tokens)
     jobs[index] = dataclasses.replace(jobs[index], settings=settings)
     return dataclasses.replace(plan, jobs=tuple(_with_parts(jobs, plan.suite, plan.generates)))
+
+
+def with_other_method(plan: ComparePlan, index: int, variant: Variant, why: str) -> ComparePlan:
+    """The plan with another method, made while it is loaded, for the bare word of one job."""
+    jobs = list(plan.jobs)
+    note = f"{variant.label} is {variant.text} here: {why}"
+    gone = set(jobs[index].notes)
+    changed = dataclasses.replace(jobs[index], variant=variant, calibration="", notes=(note,))
+    jobs[index] = on_this_machine(changed)
+    notes = (*(one for one in plan.notes if one not in gone), note)
+    jobs = _with_parts(jobs, plan.suite, plan.generates)
+    return dataclasses.replace(plan, jobs=tuple(jobs), notes=notes)
 
 
 def _context(asked: int | None, default: int, checkpoint: Checkpoint) -> int:

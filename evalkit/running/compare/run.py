@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from evalkit.analysis.compare import Measured, compare
-from evalkit.backends import label
+from evalkit.backends import label, next_method
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import table_columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
-from evalkit.running.compare.plan import ComparePlan, with_batch_tokens
+from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
 from evalkit.running.job import Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
@@ -46,11 +46,31 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
     """Measure variant after variant; the plan with the batch sizes that fitted in the end."""
     failed_baseline = ""
     for index in range(len(plan.jobs)):
+        plan = _with_checkpoint(store, plan, index, listener)
         while smaller := _run_job(store, plan.jobs[index], failed_baseline, listener):
             why = f"a batch does not fit in memory: {smaller} tokens from now on"
             listener(Event(plan.jobs[index].variant.label, "", message=why))
             plan = with_batch_tokens(plan, index, smaller)
         failed_baseline = failed_baseline or _failure(store, plan.jobs[0])
+    return plan
+
+
+def _with_checkpoint(
+    store: Store, plan: ComparePlan, index: int, listener: Listener
+) -> ComparePlan:
+    """The plan with one job's checkpoint made: where that fails, by a bare word's next method."""
+    job = plan.jobs[index]
+    other = next_method(job.variant)
+    if other is None or job.refusal or not any(unfinished(store, job, p) for p in job.parts):
+        return plan
+    try:
+        make_checkpoint(job, listener)
+    except InterruptedWorkError as error:
+        _fail(store, job, error)
+        raise
+    except EvalkitError as error:
+        plan = with_other_method(plan, index, other, str(error).partition("; use ")[0])
+        listener(Event(job.variant.label, "", message=plan.jobs[index].notes[0]))
     return plan
 
 
