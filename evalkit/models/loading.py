@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -129,7 +129,7 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
     problems = {
         "holds in another shape": report.get("mismatched_keys"),
         "lacks": report.get("missing_keys"),
-        "does not know": report.get("unexpected_keys"),
+        "does not know": _without_zero_biases(path, report.get("unexpected_keys") or ()),
     }
     for words, keys in problems.items():
         if keys:
@@ -139,6 +139,18 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
                 f"{path} {words} the weights {', '.join(names[:_SHOWN_KEYS])}{more}: the files do "
                 "not belong to this config.json; download or save the checkpoint again"
             )
+
+
+def _without_zero_biases(path: Path, names: Iterable[str]) -> list[str]:
+    """`names` without biases that are all zeros: AutoGPTQ writes one for layers that have none."""
+    left = set(names)
+    biases = {name for name in left if name.endswith(".bias")}
+    for file in path.glob("*.safetensors") if biases else ():
+        with safe_open(file, "pt") as tensors:
+            for name in biases & set(tensors.keys()):
+                if not tensors.get_tensor(name).any():
+                    left.discard(name)
+    return sorted(left)
 
 
 @contextlib.contextmanager
