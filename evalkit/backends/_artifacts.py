@@ -19,7 +19,7 @@ import psutil
 from evalkit import plugins
 from evalkit.backends._checks import DTYPES
 from evalkit.backends._kernels import kernel_for
-from evalkit.backends._older_readers import write_older_names, write_tied_head
+from evalkit.backends._older_readers import write_for_older_readers, write_older_names
 from evalkit.backends._parse import spec_of
 from evalkit.backends._spec import check_device, check_installed, resolved_options
 from evalkit.errors import StoreError, UsageError
@@ -139,7 +139,7 @@ def write_checkpoint(
         if (made / "config.json").is_file():
             write_older_names(made)
             if for_others:
-                write_tied_head(made)
+                write_for_older_readers(made)
         _write_metadata(made, checkpoint, variant, device, seconds, calibration)
         for entry in [*made.rglob("*"), made]:
             flush(entry)

@@ -24,6 +24,12 @@ _LONG = ("longrope", "su")
 _ORIGINAL = "original_max_position_embeddings"
 
 
+def write_for_older_readers(folder: Path) -> None:
+    """Add what auto-gptq looks for to a checkpoint that it reads; see `write_tied_head`."""
+    if read_config(folder).get("quantization_config", {}).get("quant_method") == "gptq":
+        write_tied_head(folder)
+
+
 def write_older_names(folder: Path) -> None:
     """Add the old names to config.json in `folder`, where transformers 5 reads it as before."""
     before = (folder / "config.json").read_text(encoding="utf-8")
@@ -52,17 +58,13 @@ def with_older_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tied_head(folder: Path) -> None:
-    """Add a tied output head to the safetensors file of a GPTQ checkpoint with the embedding.
+    """Add a tied output head to the safetensors file that holds the embedding.
 
-    A checkpoint whose head is its own, or is there already, stays as it is; so does one of another
-    method, which auto-gptq does not read.
+    A checkpoint whose head is its own, or is there already, stays as it is.
     """
     from safetensors.torch import load_file, save_file
 
-    config = read_config(folder)
-    if config.get("quantization_config", {}).get("quant_method") != "gptq":
-        return
-    embedding, head = _tied(config)
+    embedding, head = _tied(read_config(folder))
     for file in sorted(folder.glob("*.safetensors")) if head else ():
         if embedding not in read_header(file):
             continue

@@ -9,7 +9,7 @@ LOAD_SECONDS = ProbeMetric(
     name="load_seconds",
     unit="s",
     direction="lower",
-    version=2,
+    version=3,
     definition="Wall time from opening the checkpoint to a model ready on the device, the CUDA"
     " context made before. Its convention says whether the files were in the page cache (warm) or"
     " on the disk (cold).",

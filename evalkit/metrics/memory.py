@@ -17,7 +17,7 @@ PEAK_MEMORY = ProbeMetric(
     name="peak_memory_bytes",
     unit="bytes",
     direction="lower",
-    version=4,
+    version=5,
     definition="The largest of three peaks: of loading, of one prefill and of a short decode at"
     " batch 1; checks of the weights between them do not count. CUDA: bytes allocated by torch."
     " CPU: resident high-water mark of the variant's own process above its level before loading,"

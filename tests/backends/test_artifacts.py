@@ -134,7 +134,6 @@ def test_another_process_that_was_first_wins(
     place = tmp_path / artifact_name(checkpoint, INT8)
 
     def race(source: Path, variant: object, out: Path, *_: object, **__: object) -> None:
-        (out / "config.json").write_text("{}")
         (out / "model.safetensors").write_bytes(b"ours")
         place.mkdir()
         (place / "evalkit.json").write_text('{"seconds": 7}')

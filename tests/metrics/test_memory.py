@@ -92,7 +92,7 @@ def test_the_peak_is_the_largest_of_its_phases_and_not_of_what_lies_between(
         load_peaks={"allocated": load, "reserved": load, "used": load},
     )  # fmt: skip
     (found,) = memory.measure(probe)
-    assert found.version == 4
+    assert found.version == 5
     assert found.values == (expected,)
     assert found.details["load allocated"] == load
     assert found.details["prefill allocated"] == 170
@@ -102,5 +102,5 @@ def test_the_peak_is_the_largest_of_its_phases_and_not_of_what_lies_between(
 def test_load_seconds_say_whether_files_were_cold() -> None:
     probe = Probe(None, "cpu", "", Protocol(), 0, {"load": 2.0}, files="cold")
     load, quantize = load_time.measure(probe)
-    assert (load.values, load.convention, load.version) == ((2.0,), "wall time, files cold", 2)
+    assert (load.values, load.convention, load.version) == ((2.0,), "wall time, files cold", 3)
     assert quantize.values == ()
