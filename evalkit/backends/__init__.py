@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evalkit import plugins
+from evalkit.backends._checks import LEAST_PACKED
 from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BARE",
+    "LEAST_PACKED",
     "BackendSpec",
     "Capability",
     "KernelChoice",

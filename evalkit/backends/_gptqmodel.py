@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
+import importlib.metadata
+import importlib.util
 import io
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+
+from packaging.requirements import Requirement
 
 from evalkit.processors import threads
 
@@ -32,6 +38,58 @@ def import_quietly() -> Any:
     # Its logs would lie in a directory "logs" wherever the command was given.
     loop_processor._PROJECT_LOG_DIR = Path(tempfile.gettempdir()) / "gptqmodel-logs"
     return gptqmodel
+
+
+@functools.cache
+def known_types() -> frozenset[str]:
+    """Model types that GPTQModel can quantize here, read in its source: its import takes seconds.
+
+    Those whose definition asks for a package that is not installed are left out.
+    """
+    spec = importlib.util.find_spec("gptqmodel")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    folder = Path(spec.origin).parent / "models"
+    found = {"phi3small": ""} | _model_map(folder / "auto.py")
+    lacking = {name for file in (folder / "definitions").glob("*.py") for name in _lacking(file)}
+    return frozenset(model_type for model_type, name in found.items() if name not in lacking)
+
+
+def _model_map(file: Path) -> dict[str, str]:
+    """The class of each model type, as GPTQModel's table in `file` has it."""
+    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "MODEL_MAP":
+            table = statement.value
+            assert isinstance(table, ast.Dict)
+            return {
+                key.value: ast.unparse(name)
+                for key, name in zip(table.keys, table.values, strict=True)
+                if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            }
+    return {}
+
+
+def _lacking(file: Path) -> Iterator[str]:
+    """Classes of `file` that ask for a package which is not installed."""
+    source = file.read_text(encoding="utf-8")
+    if "require_pkgs" not in source:
+        return
+    for kind in (one for one in ast.parse(source).body if isinstance(one, ast.ClassDef)):
+        asked = [
+            line.value
+            for line in kind.body
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "require_pkgs"
+        ]
+        if not all(_is_installed(name) for value in asked for name in ast.literal_eval(value)):
+            yield kind.name
+
+
+def _is_installed(requirement: str) -> bool:
+    needed = Requirement(requirement)
+    try:
+        return needed.specifier.contains(importlib.metadata.version(needed.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _register_phi3_small() -> None:

@@ -48,8 +48,12 @@ def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:
         options["batch"],
         prefill_chunk=options["prefill_chunk"],
         refused=refused,
-        notes=(why,) if why else (),
+        notes=tuple(filter(None, (why, _estimate(shape)))),
     )
+
+
+def _estimate(shape: ModelShape) -> str:
+    return f"activations are estimated: {shape.estimated}" if shape.estimated else ""
 
 
 def choose_card(name: str | None) -> tuple[Card, str]:
