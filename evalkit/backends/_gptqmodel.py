@@ -40,6 +40,10 @@ def import_quietly() -> Any:
     return gptqmodel
 
 
+# Its definition is that of a checkpoint whose experts were taken apart beforehand.
+_CONVERTED = frozenset({"dbrx"})
+
+
 @functools.cache
 def known_types() -> frozenset[str]:
     """Model types that GPTQModel can quantize here, read in its source: its import takes seconds.
@@ -52,7 +56,8 @@ def known_types() -> frozenset[str]:
     folder = Path(spec.origin).parent / "models"
     found = {"phi3small": ""} | _model_map(folder / "auto.py")
     lacking = {name for file in (folder / "definitions").glob("*.py") for name in _lacking(file)}
-    return frozenset(model_type for model_type, name in found.items() if name not in lacking)
+    known = frozenset(model_type for model_type, name in found.items() if name not in lacking)
+    return known - _CONVERTED
 
 
 def _model_map(file: Path) -> dict[str, str]:

@@ -138,7 +138,8 @@ def _is_plain(config: dict[str, Any], packed: Mapping[str, Shape]) -> bool:
     if config["quantization_config"].get("dynamic"):
         return False
     model = meta_model(config)
-    plain = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # Layers of a class of the model's own are not replaced by transformers.
+    plain = {name for name, module in model.named_modules() if type(module) is nn.Linear}
     return packed.keys() <= plain and decoder_linears(model).keys() <= packed.keys()
 
 

@@ -85,6 +85,24 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def tower_note(model: PreTrainedModel) -> str:
+    """What is held beside the text model and not run, in a line; "" where there is nothing."""
+    stack = text_stack(model)
+    inside = {id(module) for module in stack.modules()}
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        beside = isinstance(module, PreTrainedModel) and not any(
+            inner is stack for inner in module.modules()
+        )
+        known = any(name.startswith(f"{other}.") for other in found)
+        if beside and not known and (id(module) not in inside or _is_tower(module, stack)):
+            found[name] = sum(p.numel() * p.element_size() for p in module.parameters())
+    if not found:
+        return ""
+    held = ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in found.items())
+    return f"the text model is evaluated; {held} is loaded and not run"
+
+
 def _is_tower(module: nn.Module, stack: nn.Module) -> bool:
     """Whether a model of another kind lies inside the stack: a picture's or a sound's reader."""
     if module is stack or not isinstance(module, PreTrainedModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import shutil
 import zlib
@@ -96,6 +97,7 @@ def _fields(kind: Any) -> set[str]:
     return names
 
 
+@functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE over the demo's text, whose first ids are padding, BOS, EOS and unknown."""
     inner = Tokenizer(models.BPE())

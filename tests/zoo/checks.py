@@ -34,7 +34,8 @@ TASKS = TEXT.parents[1] / "tasks"
 CALIBRATION = TEXT.parents[1] / "calibration" / "town_calibration.txt"
 # Groups under 64 are counted apart.
 GPTQ = "int4@gptq,group_size=64"
-VARIANTS = ("fp32", "int8", GPTQ, "int4@bitsandbytes")
+# GPTQ last: its library changes how transformers builds experts in the process that imports it.
+VARIANTS = ("fp32", "int8", "int4@bitsandbytes", GPTQ)
 _QUICK_GPTQ = f",samples=8,sample_length=64,calibration={CALIBRATION}"
 PACKED_SHARE = 0.9
 # Relative to a sum of log-likelihoods, and to a perplexity, both in float32.
