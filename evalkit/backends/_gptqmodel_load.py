@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _gptqmodel_kernels as kernels
-from evalkit.backends._gptqmodel import import_quietly, silence
+from evalkit.backends._gptqmodel import import_quietly, known_types, silence
 from evalkit.backends._gptqmodel_kernels import Kernel, Layout
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.models.cuda_build import capability
@@ -133,14 +133,17 @@ def _is_plain(config: dict[str, Any], packed: Mapping[str, Shape]) -> bool:
     """
     from torch import nn
 
-    from evalkit.models.shapes import decoder_linears, meta_model
+    from evalkit.models.shapes import meta_model
 
+    if str(config.get("model_type", "")) not in known_types():
+        return True
     if config["quantization_config"].get("dynamic"):
         return False
-    model = meta_model(config)
-    # Layers of a class of the model's own are not replaced by transformers.
-    plain = {name for name, module in model.named_modules() if type(module) is nn.Linear}
-    return packed.keys() <= plain and decoder_linears(model).keys() <= packed.keys()
+    # transformers replaces every layer of this very class in the blocks.
+    modules = meta_model(config).named_modules()
+    plain = [name for name, module in modules if type(module) is nn.Linear]
+    blocks = next(iter(packed), "").partition(".0.")[0] + "."
+    return packed.keys() == {name for name in plain if name.startswith(blocks)}
 
 
 def _load_by_gptqmodel(
