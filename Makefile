@@ -4,6 +4,7 @@
 # make coverage  runs the tests under coverage, child processes included, and prints the total
 # make test-browser  opens the report and JupyterLab in a headless chromium
 # make fuzz      100,000 hostile inputs for every reader, then a minute each guided by coverage
+# make zoo       a small model of every architecture of transformers, held against plain transformers
 # make docs      builds the documentation, notebooks rendered, into site/
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ ARGS ?=
 # Without bytecode every process that a test starts would compile evalkit anew.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: compare test test-all coverage test-browser fuzz docs lint benchmarks clean
+.PHONY: compare test test-all coverage test-browser fuzz zoo docs lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -64,6 +65,9 @@ test-browser: $(VENV)/.browser
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py --atheris 60 $(ARGS)
+
+zoo: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/run.py $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

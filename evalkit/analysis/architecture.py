@@ -95,8 +95,9 @@ class ModelShape:
     `linears` are the layers of the decoder that a backend may quantize. `embedding` is elements
     of the token embedding, `head` of the output head, which are the same elements when `tied`;
     `other` is everything else (norms, biases, routers), `experts` fused experts, of which a token
-    uses the share `expert_share`. `prefill` and `decode` are moments of a forward pass, by the
-    bytes of an unquantized element.
+    uses the share `expert_share`. `state` is elements that a sequence keeps whatever its length.
+    `prefill` and `decode` are moments of a forward pass, by the bytes of an unquantized element;
+    `estimated` says why they are no count, "" where they are.
     """
 
     name: str
@@ -119,6 +120,8 @@ class ModelShape:
     prefill: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
     decode: Mapping[int, tuple[Moment, ...]] = field(default_factory=dict)
     sparse_mask: SparseMask | None = None
+    state: int = 0
+    estimated: str = ""
 
     @property
     def linear_elements(self) -> int:

@@ -150,9 +150,9 @@ def read_bytes(shape: ModelShape, scheme: Scheme, batch: int) -> float:
 
 
 def kv_cache_bytes(shape: ModelShape, element: int, batch: int, length: int) -> float:
-    """Bytes of keys and values of `batch` sequences of `length` tokens."""
+    """Bytes of keys, values and states of `batch` sequences of `length` tokens."""
     tokens = sum(a.layers * a.cached * a.kept(length) for a in shape.attention)
-    return float(batch * tokens * element)
+    return float(batch * (tokens + shape.state) * element)
 
 
 def kv_bytes_per_token(shape: ModelShape, element: int) -> float:

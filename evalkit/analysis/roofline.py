@@ -55,8 +55,9 @@ def prefill_flops(shape: ModelShape, batch: int, context: int) -> float:
 
 
 def kv_read_bytes(shape: ModelShape, element: int, context: int) -> float:
-    """Bytes of keys and values that a sequence behind `context` tokens reads in a step."""
-    return sum(a.layers * a.cached * a.attended(context) for a in shape.attention) * element
+    """Bytes of keys, values and state that a sequence behind `context` tokens reads in a step."""
+    read = sum(a.layers * a.cached * a.attended(context) for a in shape.attention)
+    return (read + shape.state) * element
 
 
 def _decode_rate(shape: ModelShape, scheme: Scheme, card: Card, batch: int, context: int) -> float:

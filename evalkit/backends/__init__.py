@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evalkit import plugins
+from evalkit.backends._checks import LEAST_PACKED
 from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
 from evalkit.backends._ladder import next_method, settled
 from evalkit.backends._parse import BARE, parse_variant, spec_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BARE",
+    "LEAST_PACKED",
     "BackendSpec",
     "Capability",
     "KernelChoice",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from evalkit.errors import VariantError
 from evalkit.records import Variant
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from evalkit.models.resolve import Checkpoint
 
+# Of the weights of the text stack's matrices; what is less is no model of this precision.
+LEAST_PACKED = 0.9
+INSTEAD = "leave this model in 16 bit (bf16 or fp16)"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -25,14 +28,50 @@ def check_unquantized(checkpoint: Checkpoint, variant: Variant) -> None:
         )
 
 
-def check_all_quantized(model: PreTrainedModel, variant: Variant, alternative: str) -> None:
-    """Raise VariantError where a layer of the decoder is still in floating point."""
-    from evalkit.models.layers import unquantized_layers
+def too_much_left(checkpoint: Checkpoint, variant: Variant) -> str:
+    """Why the linear layers alone are too little of the text model; "" where they are enough."""
+    from evalkit.models.shapes import decoder_shapes, unpackable
 
-    left = unquantized_layers(model)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        raise VariantError(
-            f"{variant.text} leaves {left[0]}{more} unquantized: {variant.backend} has no kernel "
-            f"for it; use {alternative}"
-        )
+    left = unpackable(checkpoint)
+    packed = sum(outputs * inputs for outputs, inputs in decoder_shapes(checkpoint).values())
+    share = sum(left.values()) / max(1, packed + sum(left.values()))
+    if share <= 1 - LEAST_PACKED:
+        return ""
+    largest = max(left, key=lambda name: left[name])
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return (
+        f"{variant.text} cannot pack {largest}{more}: no linear layers, and {share:.0%} of the"
+        " weights of the text model"
+    )
+
+
+def refuse(checkpoint: Checkpoint, reason: str, *instead: str) -> NoReturn:
+    """Raise VariantError with `reason` and the first of the variants `instead` that can be made."""
+    from evalkit import plugins
+    from evalkit.backends._parse import parse_variant
+
+    for text in instead:
+        other = parse_variant(text)
+        if not plugins.load("backends", other.backend).problem(checkpoint, other):
+            raise VariantError(f"{reason}; use {text}")
+    raise VariantError(f"{reason}; {INSTEAD}")
+
+
+def check_quantized(model: PreTrainedModel, variant: Variant) -> None:
+    """Raise VariantError where too much of the text stack is still in floating point.
+
+    A layer that the method cannot take may stay, if it is small; `kept_16bit` names it.
+    """
+    from evalkit.models.layers import packed_share
+    from evalkit.models.text_stack import full_matrices
+
+    share = packed_share(model)
+    if share >= LEAST_PACKED:
+        return
+    left = full_matrices(model)
+    largest = max(left, key=lambda name: left[name].numel())
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    raise VariantError(
+        f"{variant.text} leaves {largest}{more} unquantized, {1 - share:.0%} of the weights of the"
+        f" text model: {variant.backend} has no kernel for them; {INSTEAD}"
+    )

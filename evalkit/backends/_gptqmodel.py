@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
+
+from packaging.requirements import Requirement
 
 from evalkit.processors import threads
 
@@ -35,6 +38,66 @@ def import_quietly() -> Any:
     # Its logs would lie in a directory "logs" wherever the command was given.
     loop_processor._PROJECT_LOG_DIR = Path(tempfile.gettempdir()) / "gptqmodel-logs"
     return gptqmodel
+
+
+# Its definition is that of a checkpoint whose experts were taken apart beforehand.
+_CONVERTED = frozenset({"dbrx"})
+
+
+@cache
+def known_types() -> frozenset[str]:
+    """Model types that GPTQModel can quantize here, read in its source: its import takes seconds.
+
+    Those whose definition asks for a package that is not installed are left out.
+    """
+    spec = importlib.util.find_spec("gptqmodel")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    folder = Path(spec.origin).parent / "models"
+    found = {"phi3small": ""} | _model_map(folder / "auto.py")
+    lacking = {name for file in (folder / "definitions").glob("*.py") for name in _lacking(file)}
+    known = frozenset(model_type for model_type, name in found.items() if name not in lacking)
+    return known - _CONVERTED
+
+
+def _model_map(file: Path) -> dict[str, str]:
+    """The class of each model type, as GPTQModel's table in `file` has it."""
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        # MODEL_MAP = {"llama": …}, and MODEL_MAP["qwen3_5"] = … where transformers has it.
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        if ast.unparse(target) == "MODEL_MAP" and isinstance(value, ast.Dict):
+            for key, name in zip(value.keys, value.values, strict=True):
+                if isinstance(key, ast.Constant):
+                    found[str(key.value)] = ast.unparse(name)
+        elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == "MODEL_MAP":
+            found[str(ast.literal_eval(target.slice))] = ast.unparse(value)
+    return found
+
+
+def _lacking(file: Path) -> Iterator[str]:
+    """Classes of `file` that ask for a package which is not installed."""
+    source = file.read_text(encoding="utf-8")
+    if "require_pkgs" not in source:
+        return
+    for kind in (one for one in ast.parse(source).body if isinstance(one, ast.ClassDef)):
+        asked = [
+            line.value
+            for line in kind.body
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "require_pkgs"
+        ]
+        if not all(_is_installed(name) for value in asked for name in ast.literal_eval(value)):
+            yield kind.name
+
+
+def _is_installed(requirement: str) -> bool:
+    needed = Requirement(requirement)
+    try:
+        return needed.specifier.contains(importlib.metadata.version(needed.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _register_phi3_small() -> None:
@@ -63,29 +126,6 @@ def _register_phi3_small() -> None:
 
     auto.MODEL_MAP["phi3small"] = Phi3SmallQModel
     auto.SUPPORTED_MODELS.append("phi3small")
-
-
-@cache
-def known_architectures() -> frozenset[str]:
-    """The model types that GPTQModel has a definition of, read from its source.
-
-    To import it takes seconds, and begins CUDA's settings in the process that does so.
-    """
-    found = importlib.util.find_spec("gptqmodel")
-    if found is None or found.origin is None:
-        return frozenset()
-    source = (Path(found.origin).parent / "models" / "auto.py").read_text(encoding="utf-8")
-    known = {"phi3small"}
-    for node in ast.walk(ast.parse(source)):
-        # MODEL_MAP = {"llama": …}, and MODEL_MAP["qwen3_5"] = … where transformers has it.
-        if not isinstance(node, ast.Assign):
-            continue
-        target, keys = node.targets[0], getattr(node.value, "keys", [])
-        if ast.unparse(target) == "MODEL_MAP":
-            known |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
-        elif ast.unparse(target).startswith("MODEL_MAP[") and isinstance(target, ast.Subscript):
-            known.add(str(ast.literal_eval(target.slice)))
-    return frozenset(known)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _gptqmodel_kernels as kernels
-from evalkit.backends._gptqmodel import import_quietly, silence
+from evalkit.backends._gptqmodel import import_quietly, known_types, silence
 from evalkit.backends._gptqmodel_kernels import Kernel, Layout
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.models.cuda_build import capability
@@ -109,8 +109,13 @@ def load(
     config = read_config(source)
     made = config["quantization_config"]
     activations = written_dtype(config) if dtype == "auto" else dtype
-    settled = settle(made, packed_shapes(source, made), capability(device), activations, kernel)
+    packed = packed_shapes(source, made)
+    settled = settle(made, packed, capability(device), activations, kernel)
     import_quietly()
+    if not _is_plain(config, packed):
+        model = _load_by_gptqmodel(source, dtype, device, settled, **permissions)
+        _run_uncompiled(model)
+        return model, settled[1].notes if settled else ()
     with silence(), warnings.catch_warnings():
         # transformers warns that the checkpoint's own settings win over the given kernel's.
         warnings.filterwarnings("ignore", message="You passed `quantization_config`")
@@ -123,6 +128,61 @@ def load(
         )
     _run_uncompiled(model)
     return model, settled[1].notes if settled else ()
+
+
+def _is_plain(config: dict[str, Any], packed: Mapping[str, Shape]) -> bool:
+    """Whether the packed layers are linear layers of the architecture as transformers builds it.
+
+    GPTQModel splits fused experts and projections before it quantizes, takes transposed layers,
+    and may leave layers out: only its own loader builds such a model.
+    """
+    from torch import nn
+
+    from evalkit.models.shapes import meta_model
+
+    if str(config.get("model_type", "")) not in known_types():
+        return True
+    if config["quantization_config"].get("dynamic"):
+        return False
+    # transformers replaces every layer of this very class in the blocks.
+    modules = meta_model(config).named_modules()
+    plain = [name for name, module in modules if type(module) is nn.Linear]
+    blocks = next(iter(packed), "").partition(".0.")[0] + "."
+    return packed.keys() == {name for name in plain if name.startswith(blocks)}
+
+
+def _load_by_gptqmodel(
+    source: Path,
+    dtype: str,
+    device: str,
+    settled: tuple[Kernel, KernelChoice] | None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The checkpoint as GPTQModel builds it; raises ModelError in one line."""
+    import gptqmodel
+    import torch
+
+    from evalkit.errors import ModelError, in_one_line, is_out_of_memory
+
+    if settled is not None:
+        _prefer_plain_torch(settled[0])
+    try:
+        with silence():
+            wrapped = gptqmodel.GPTQModel.load(
+                str(source),
+                device=device,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                backend=settled[0].selector if settled else "auto",
+                trust_remote_code=trust_remote_code,
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(f"{source} cannot be loaded: {in_one_line(error)}") from error
+    model: PreTrainedModel = wrapped.model.eval()
+    return model
 
 
 def load_random(
@@ -164,13 +224,17 @@ def _config(made: Mapping[str, Any], settled: tuple[Kernel, KernelChoice] | None
     if settled is None:
         return None
     kernel = settled[0]
-    if kernel.name == "torch" and missing_for_triton():
-        # Its unpacking would be handed to Triton, which cannot be compiled here.
-        os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
+    _prefer_plain_torch(kernel)
     wanted = ("bits", "group_size", "desc_act", "sym", "zero_point")
     kept = {name: made[name] for name in wanted if name in made}
     own = AwqConfig if made["quant_method"] == "awq" else GPTQConfig
     return own(**kept, backend=kernel.selector)
+
+
+def _prefer_plain_torch(kernel: Kernel) -> None:
+    if kernel.name == "torch" and missing_for_triton():
+        # Its unpacking would be handed to Triton, which cannot be compiled here.
+        os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
 
 
 def _run_uncompiled(model: PreTrainedModel) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends._checks import DTYPES, check_all_quantized
+from evalkit.backends._checks import DTYPES, INSTEAD, check_quantized
 from evalkit.backends._gptqmodel import import_quietly, silence
 from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.progress import Event, Listener
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Beyond this share of the free memory, quantized layers are moved to disk while the rest is made.
 _MEMORY_SHARE = 0.5
 _BATCH = 4
+# Of a calibration sample, read by what was made and by what was written.
+_CHECKED_TOKENS = 32
 
 
 def quantize(
@@ -32,9 +35,13 @@ def quantize(
     *,
     allow_pickle: bool,
     trust_remote_code: bool,
+    left: Sequence[str],
     listener: Listener,
 ) -> None:
-    """Quantize the checkpoint `source` into the directory `out`; see `evalkit.backends.gptq`."""
+    """Quantize the checkpoint `source` into the directory `out`; see `evalkit.backends.gptq`.
+
+    Layers called `left` stay as they are.
+    """
     import torch
 
     gptqmodel = import_quietly()
@@ -45,7 +52,9 @@ def quantize(
     with silence(), _one_line(variant):
         model = gptqmodel.GPTQModel.load(
             str(source),
-            _config(gptqmodel, variant, options, device, offload if _is_large(source) else None),
+            _config(
+                gptqmodel, variant, options, device, offload if _is_large(source) else None, left
+            ),
             dtype=getattr(torch, arithmetic(str(options["dtype"]), device)),
             trust_remote_code=trust_remote_code,
             **({} if allow_pickle else {"use_safetensors": True}),
@@ -53,9 +62,10 @@ def quantize(
         model.subset_callback = _progress(variant, model.model, listener)
         lengths = {len(sample) for sample in calibration}
         model.quantize(_batches(calibration), batch_size=_BATCH if len(lengths) == 1 else 1)
-        check_all_quantized(model.model, variant, "int4@bitsandbytes")
+        check_quantized(model.model, variant)
         _cast_rest(model.model, getattr(torch, DTYPES[str(options["dtype"])]))
         model.save(str(out))
+        _check_written(model, out, variant, DTYPES[str(options["dtype"])], device, calibration[0])
     shutil.rmtree(offload, ignore_errors=True)
 
 
@@ -73,6 +83,7 @@ def _config(
     options: dict[str, OptionValue],
     device: str,
     offload: Path | None,
+    left: Sequence[str],
 ) -> Any:
     group_size, desc_act = int(options["group_size"]), bool(options["desc_act"])
     return gptqmodel.QuantizeConfig(
@@ -90,6 +101,7 @@ def _config(
         device=device.partition(":")[0],
         compute_device_filter=None if device == "cpu" else lambda cards: _only(device, cards),
         offload_to_disk=offload is not None,
+        dynamic={f"-:^{re.escape(name)}$": {} for name in left} or None,
         **({} if offload is None else {"offload_to_disk_path": str(offload)}),
     )
 
@@ -140,6 +152,31 @@ def _progress(variant: Variant, model: PreTrainedModel, listener: Listener) -> A
     return advance
 
 
+def _check_written(
+    model: Any, out: Path, variant: Variant, dtype: str, device: str, ids: Sequence[int]
+) -> None:
+    """Load what was written, and raise VariantError where its logits are not the live model's."""
+    import torch
+    from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+
+    from evalkit.backends._gptqmodel_load import load
+    from evalkit.scoring.rounding import same_mostly
+
+    live = model.model.to(device)
+    for module in live.modules():
+        if hasattr(module, "qzeros"):
+            # What is written has zero points less one, which its kernels take back on loading.
+            convert_gptq_v1_to_v2_format_module(module, module.bits, module.pack_dtype)
+    inputs = torch.tensor([list(ids)[:_CHECKED_TOKENS]], device=device)
+    with torch.inference_mode():
+        made = live(input_ids=inputs, use_cache=False).logits
+        read = load(out, dtype=dtype, device=device)[0](input_ids=inputs, use_cache=False).logits
+    if not same_mostly(read.to(made.device), made):
+        raise VariantError(
+            f"what GPTQModel wrote of {variant.text} is not what it made: logits differ; {INSTEAD}"
+        )
+
+
 @contextlib.contextmanager
 def _one_line(variant: Variant) -> Iterator[None]:
     """GPTQModel's own errors as one line; running out of memory stays what it is."""
@@ -151,4 +188,4 @@ def _one_line(variant: Variant) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise VariantError(f"GPTQModel cannot make {variant.text}: {first}") from error
+        raise VariantError(f"GPTQModel cannot make {variant.text} ({first}); {INSTEAD}") from error

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _schemes
-from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._checks import (
+    DTYPES,
+    check_quantized,
+    check_unquantized,
+    refuse,
+    too_much_left,
+)
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import (
     BackendSpec,
@@ -63,12 +69,19 @@ SPEC = BackendSpec(
 )
 # Integer products need tensor cores for 8 bit.
 _INT8_CAPABILITY = (7, 5)
-_ALTERNATIVE = "int8@gptq or int4@gptq, or leave this model in 16 bit"
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for a checkpoint that is already quantized; any layer width is taken."""
+    """Raise VariantError for a checkpoint that is already quantized, or whose experts are fused."""
     check_unquantized(checkpoint, variant)
+    if reason := problem(checkpoint, variant):
+        gptq = f"{variant.precision}@gptq"
+        refuse(checkpoint, reason, gptq, f"{gptq},group_size=64", f"{gptq},group_size=32")
+
+
+def problem(checkpoint: Checkpoint, variant: Variant) -> str:
+    """Why the variant cannot be made of an unquantized checkpoint; any layer width is taken."""
+    return too_much_left(checkpoint, variant)
 
 
 def label(variant: Variant) -> str:
@@ -166,7 +179,7 @@ def load(
             source,
             dtype=DTYPES[str(options["dtype"])],
             device=device,
-            quantization_config=None if made else _config(variant, options),
+            quantization_config=None if made else _config(variant, options, _kept(source)),
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
@@ -174,7 +187,7 @@ def load(
         return model
 
     model = load_model()
-    check_all_quantized(model, variant, _ALTERNATIVE)
+    check_quantized(model, variant)
     return Loaded(
         model,
         kernel_names(model, FORMATS),
@@ -202,26 +215,38 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
         dtype=getattr(torch, DTYPES[str(options["dtype"])]),
         device=device,
         seed=seed,
-        quantization_config=_config(variant, options),
+        quantization_config=_config(variant, options, None),
         fill=fill_at_random,
     )
-    check_all_quantized(model, variant, _ALTERNATIVE)
+    check_quantized(model, variant)
     choose_cpu_kernels(model)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 
 
-def _config(variant: Variant, options: dict[str, Any]) -> Any:
+def _config(variant: Variant, options: dict[str, Any], kept: list[str] | None) -> Any:
+    """transformers' configuration; `kept` are modules to leave alone beside the head, or None."""
     from transformers import BitsAndBytesConfig
 
     if variant.precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options["threshold"])
+        return BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=options["threshold"], llm_int8_skip_modules=kept
+        )
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=kept,
         load_in_4bit=True,
         bnb_4bit_quant_type=options["quant_type"],
         bnb_4bit_use_double_quant=options["double_quant"],
         bnb_4bit_compute_dtype=DTYPES[str(options["dtype"])],
     )
+
+
+def _kept(source: Path) -> list[str] | None:
+    """Modules whose weights the model's own kernels read, with the head; None where it has none."""
+    from evalkit.models.safetensors_header import read_header
+
+    names = (name for file in source.glob("*.safetensors") for name in read_header(file))
+    return ["lm_head", "dt_proj"] if any(".dt_proj." in name for name in names) else None
 
 
 def _notes(variant: Variant) -> tuple[str, ...]:

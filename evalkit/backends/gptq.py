@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _gptqmodel, _gptqmodel_kernels, _gptqmodel_load, _schemes
-from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._checks import (
+    DTYPES,
+    LEAST_PACKED,
+    check_quantized,
+    check_unquantized,
+    refuse,
+)
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import (
     BackendSpec,
@@ -80,15 +86,30 @@ PACKED = 32
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for an architecture that GPTQModel does not know, and where a layer's
-    width cannot be packed or divided into groups."""
+    """Raise VariantError where GPTQModel does not know the architecture, or widths do not fit."""
+    check_unquantized(checkpoint, variant)
+    if reason := problem(checkpoint, variant):
+        low = "int8" if variant.precision == "int8" else "int4"
+        groups = [f"{variant.precision}@gptq,group_size={g}" for g in _smaller_groups(variant)]
+        refuse(checkpoint, reason, *groups, f"{low}@bitsandbytes")
+
+
+def problem(checkpoint: Checkpoint, variant: Variant) -> str:
+    """Why the variant cannot be made of an unquantized checkpoint; "" where it can."""
+    model_type = str(checkpoint.config.get("model_type", ""))
+    if model_type not in _gptqmodel.known_types():
+        return f"GPTQModel cannot quantize the architecture {model_type!r} as it is installed here"
     from evalkit.models.shapes import decoder_shapes
 
-    check_unquantized(checkpoint, variant)
-    _check_known(checkpoint, variant)
     shapes = decoder_shapes(checkpoint)
-    _check_packing(shapes, variant)
-    _check_groups(shapes, variant)
+    unfit = _unfit(shapes, variant)
+    elements = sum(shapes[name][0] * shapes[name][1] for name in unfit)
+    if elements <= (1 - LEAST_PACKED) * sum(rows * width for rows, width in shapes.values()):
+        return ""
+    name, why = next(iter(unfit.items()))
+    others = sum(reason == why for reason in unfit.values()) - 1
+    more = f" and {others} more" if others else ""
+    return f"{variant.text} cannot pack {name}{more}: {why}"
 
 
 def label(variant: Variant) -> str:
@@ -160,7 +181,12 @@ def quantize(
             "method without, such as int4@bitsandbytes"
         )
     from evalkit.backends import _gptqmodel_quantize
+    from evalkit.models.resolve import resolve_model
+    from evalkit.models.shapes import decoder_shapes
 
+    checkpoint = resolve_model(
+        str(source), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     check_device(SPEC, device)
     _gptqmodel_quantize.quantize(
         source,
@@ -171,6 +197,7 @@ def quantize(
         calibration,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
+        left=tuple(_unfit(decoder_shapes(checkpoint), variant)),
         listener=listener,
     )
 
@@ -206,7 +233,7 @@ def load(
         )
 
     model, notes = load_model()
-    check_all_quantized(model, variant, "int4@bitsandbytes")
+    check_quantized(model, variant)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), notes, lambda: load_model()[0], FORMATS)
 
@@ -232,7 +259,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
         seed=seed,
         kernel=str(options["kernel"]),
     )
-    check_all_quantized(model, variant, "int4@bitsandbytes")
+    check_quantized(model, variant)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), (NOTE, *notes), formats=FORMATS)
 
@@ -257,48 +284,19 @@ def _settle(
     return _gptqmodel_kernels.choose(layout, shapes, capability, str(options["kernel"]))
 
 
-def _check_known(checkpoint: Checkpoint, variant: Variant) -> None:
-    model_type = str(checkpoint.config.get("model_type", ""))
-    known = _gptqmodel.known_architectures()
-    if known and model_type.lower() not in known:
-        raise VariantError(
-            f"{variant.text} cannot be made, as GPTQModel does not know the architecture"
-            f" {model_type!r}; use {_any_width(variant)}"
-        )
-
-
-def _check_packing(shapes: dict[str, Shape], variant: Variant) -> None:
-    for side, word in ((1, "inputs"), (0, "outputs")):
-        unfit = {name: shape[side] for name, shape in shapes.items() if shape[side] % PACKED}
-        if unfit:
-            name, width = next(iter(unfit.items()))
-            raise VariantError(
-                f"{variant.text} cannot pack {name}{_more(unfit)}: {width} {word} are no multiple "
-                f"of {PACKED}; use {_any_width(variant)}"
-            )
-
-
-def _check_groups(shapes: dict[str, Shape], variant: Variant) -> None:
+def _unfit(shapes: Mapping[str, Shape], variant: Variant) -> dict[str, str]:
+    """Layers whose widths cannot be packed or divided into groups, and why."""
     size = int(resolved_options(SPEC, variant)["group_size"])
-    unfit = {name: shape[1] for name, shape in shapes.items() if size > 0 and shape[1] % size}
-    if not unfit:
-        return
-    name, width = next(iter(unfit.items()))
-    fitting = [
-        g for g in GROUP_SIZES if 0 < g < size and not any(s[1] % g for s in shapes.values())
-    ]
-    instead = f"group_size={fitting[-1]}" if fitting else "group_size=-1"
-    raise VariantError(
-        f"{variant.text} cannot divide {name}{_more(unfit)} into groups: {width} inputs are no "
-        f"multiple of {size}; use {instead} or {_any_width(variant)}"
-    )
+    sides = [("inputs", 1, PACKED), ("outputs", 0, PACKED), *([("inputs", 1, size)] * (size > 0))]
+    found: dict[str, str] = {}
+    for word, side, multiple in sides:
+        for name, shape in shapes.items():
+            if shape[side] % multiple:
+                found.setdefault(name, f"{shape[side]} {word} are no multiple of {multiple}")
+    return found
 
 
-def _more(names: dict[str, int]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _any_width(variant: Variant) -> str:
-    return (
-        f"{'int8' if variant.precision == 'int8' else 'int4'}@bitsandbytes, which takes any width"
-    )
+def _smaller_groups(variant: Variant) -> list[int]:
+    """Group sizes to try instead, the largest first, one scale for a row last."""
+    size = int(resolved_options(SPEC, variant)["group_size"])
+    return [*sorted((g for g in GROUP_SIZES if 0 < g < size), reverse=True), -1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _schemes
-from evalkit.backends._checks import DTYPES, check_all_quantized, check_unquantized
+from evalkit.backends._checks import DTYPES, check_quantized, check_unquantized
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.errors import VariantError
@@ -163,7 +163,7 @@ def load(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    check_all_quantized(model, variant, _ALTERNATIVE)
+    check_quantized(model, variant)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), formats=FORMATS)
 
@@ -188,7 +188,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
         seed=seed,
         convert=lambda linear: quantize_(linear, _torchao(variant)),
     )
-    check_all_quantized(model, variant, _ALTERNATIVE)
+    check_quantized(model, variant)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 

@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from evalkit.inference.prefix_cache import keeps_every_token, recording
+from evalkit.inference.prefix_cache import recording
+from evalkit.models.caches import keeps_every_token
 from evalkit.scoring.device_memory import DeviceMemory, memory_of
 from evalkit.scoring.head import Forward
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.inference.compiled_step import CompiledStep
+from evalkit.models.caches import kept_of, last_logits_only
 from evalkit.models.step_cache import StepCache
 from evalkit.models.toolchain import missing_for_triton
 from evalkit.scoring.batching import short_rope_length
@@ -58,15 +59,20 @@ class Eager:
         self.cache: Any = None
 
     def start(self, ids: Tensor) -> Tensor:
-        """Read the prompts; see Engine."""
-        output = self.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        self.cache = output.past_key_values
+        """Read the prompts; see Engine. Raises VariantError where nothing is kept of them."""
+        output = self.model(input_ids=ids, use_cache=True, **last_logits_only(self.model))
+        self.cache = kept_of(output)
+        if not self.cache:
+            raise VariantError(
+                f"{type(self.model).__name__} keeps nothing of a text: it would read it anew for"
+                " every token"
+            )
         return _next(output.logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         """One forward pass; see Engine."""
-        output = self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True)
-        self.cache = output.past_key_values
+        output = self.model(input_ids=tokens, use_cache=True, **self.cache)
+        self.cache = kept_of(output)
         return _next(output.logits)
 
     def release(self) -> None:

@@ -23,6 +23,8 @@ from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.halving import refuse_or_halve, release_memory
 
 _CPU_PARTS, _GPU_PARTS = 2, 4
+# Last tokens of a prompt that are read behind kept keys and values to see whether that is exact.
+_COMPARED_TOKENS = 8
 
 
 def generate_texts(
@@ -60,7 +62,12 @@ def generate_texts(
         if on_generated is not None:
             on_generated(row.index, texts[row.index])
 
-    if runner.shares:
+    # Prompts beyond that length are rotated otherwise.
+    limit = short_rope_length(runner.model.config)
+    longest = max((r.prompt for r in rows if not limit or r.length <= limit), key=len, default=[])
+    runner.compare(longest, len(longest) - _COMPARED_TOKENS)
+    # Such models are told other positions by transformers' own loop than they count themselves.
+    if runner.shares and not runner.first_position:
         _Generation(runner, chooser, stopping, finish).run(rows)
     else:
         for row in rows:
@@ -168,7 +175,7 @@ class _Generation:
         parts = _GPU_PARTS if self.runner.budget.all_levels else _CPU_PARTS
         part = slots // parts
         budget = replace(self.runner.budget, cache_tokens=part)
-        self.runner = PrefixRunner(self.runner.forward, budget, self.runner.on_halved)
+        self.runner = self.runner.with_budget(budget)
         self._slots, self._full = slots, part * (parts - 1)
 
     def _admit(self, batch: DecodeBatch, waiting: Iterator[Step], rows: list[Row]) -> bool:

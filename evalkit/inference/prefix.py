@@ -9,6 +9,7 @@ positions, which keeps sliding-window and block-sparse attention exact.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,23 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from evalkit.errors import in_one_line, is_out_of_memory
 from evalkit.inference.budget import Budget
-from evalkit.inference.prefix_cache import KeyValues, extending, keeps_every_token, recording
+from evalkit.inference.prefix_cache import KeyValues, extending, recording
 from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
+from evalkit.models.caches import keeps_every_token
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.device_memory import to_device
 from evalkit.scoring.halving import halves, run_or_halve
 from evalkit.scoring.head import Forward
+from evalkit.scoring.rounding import same_rows
 
 # Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
 # the batch has reached this part of the budget: padding costs less than many small batches.
 _SHORTEST_ROW = 0.6
 _SMALL_BATCH = 1 / 8
+# Tokens of a beginning that is compared, at least: it is cut in two.
+_LEAST_COMPARED = 4
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class PrefixRunner:
     """Runs prefix trees on one model.
 
     `on_halved` is told the new number of rows each time a batch did not fit and was halved.
+    `unshared` says why sequences cannot share what they begin with; "" where they can.
+    `first_position` is what the model calls the position of a text's first token.
     """
 
     def __init__(
@@ -74,11 +82,72 @@ class PrefixRunner:
         self.model = forward.model
         self.budget = budget
         self.on_halved = on_halved
+        kept = keeps_every_token(self.model)
+        self.unshared = "" if kept else f"{type(self.model).__name__} keeps a state"
+        self.first_position = 0
+        self._compared = False
 
-    @cached_property
+    @property
     def shares(self) -> bool:
         """Whether sequences can share what they begin with."""
-        return keeps_every_token(self.model)
+        return not self.unshared
+
+    def with_budget(self, budget: Budget) -> PrefixRunner:
+        """A runner of the same model with another budget, which knows what this one has found."""
+        other = copy.copy(self)
+        other.budget = budget
+        return other
+
+    def compare(self, tokens: TokenIds, cut: int) -> None:
+        """Read `tokens` behind the kept keys and values of the first `cut`, and in one pass: once.
+
+        A beginning of half as many is gone on with in the same batch. Of the ways to count
+        positions (from 0; from behind the padding id, as RoBERTa does) the first that gives the
+        rows of the single passes is taken. Where none does, as in models that count the slots of
+        the cache, nothing is shared from now on.
+        """
+        if self._compared or not self.shares or cut < _LEAST_COMPARED:
+            return
+        self._compared = True
+        pairs = [(tokens[:cut], tokens[cut:]), (tokens[: cut // 2], tokens[cut // 2 : cut])]
+        reason = "counts positions that cannot be told to it"
+        try:
+            wanted = [self._whole(*pair) for pair in pairs]
+            if not all(rows.isfinite().all() for rows in wanted):
+                # Whoever scores them says so.
+                return
+            for first in self._first_positions():
+                self.first_position = first
+                found = self._behind_keys(pairs)
+                if all(same_rows(one, other) for one, other in zip(found, wanted, strict=True)):
+                    return
+        except Exception as error:  # whatever a foreign model makes of these keys and values
+            if is_out_of_memory(error):
+                # What does not fit is halved later; these rows are not run for their numbers.
+                return
+            reason = f"does not run behind kept keys and values ({in_one_line(error)})"
+        self.unshared = f"{type(self.model).__name__} {reason}"
+
+    def _first_positions(self) -> tuple[int, ...]:
+        padding = self.model.config.get_text_config().pad_token_id
+        return (0, padding + 1) if self.takes_positions and isinstance(padding, int) else (0,)
+
+    def _whole(self, beginning: TokenIds, rest: TokenIds) -> Tensor:
+        """Rows (length of `rest`, width) from one pass over both."""
+        tokens = np.concatenate([beginning, rest]).astype(np.int32)
+        return self.states(None, self._inputs([tokens], [0]))[0, len(beginning) :]
+
+    def _behind_keys(self, sequences: Sequence[tuple[TokenIds, TokenIds]]) -> list[Tensor]:
+        """Rows of each of `sequences` behind its beginning, all in one batch."""
+        pairs = [tuple(np.asarray(part, dtype=np.int32) for part in pair) for pair in sequences]
+        roots = [
+            _Row(Node(first, 0, [], children=[Node(rest, len(first), [])]), 0)
+            for first, rest in pairs
+        ]
+        parent = self._step(roots, None, True).key_values
+        below = [_Row(row.node.children[0], index) for index, row in enumerate(roots)]
+        rows = self._step(below, parent, False).rows
+        return [row[: len(rest)] for row, (_, rest) in zip(rows, pairs, strict=True)]
 
     def run(
         self,
@@ -99,9 +168,18 @@ class PrefixRunner:
         does not allow to halve.
         """
         limit = short_rope_length(self.model.config)
+        # Beyond that length every token is rotated differently: nothing before it can be shared.
         longer = {i: t for i, t in enumerate(sequences) if limit and len(t) > limit}
         others = {i: t for i, t in enumerate(sequences) if i not in longer}
-        # Beyond that length every token is rotated differently: nothing before it can be shared.
+        if self.shares and not self._compared:
+            for root in (root for root in build_tree(others) if root.children):
+                rest = max((child.tokens for child in root.children), key=len)
+                self.compare(np.concatenate([root.tokens, rest]), len(root.tokens))
+        if self.first_position:
+            # Such a model does not count its padding id, wherever it stands.
+            padding = self.first_position - 1
+            longer |= {i: t for i, t in others.items() if padding in t}
+            others = {i: t for i, t in others.items() if i not in longer}
         for group, share in ((longer, False), (others, self.shares)):
             rows = [_Row(node, 0) for node in build_tree(group, share=share)]
             longest = max((len(tokens) for tokens in group.values()), default=0)
@@ -213,7 +291,7 @@ class PrefixRunner:
         inputs = {"input_ids": ids}
         if before.any() and self.takes_positions:
             steps = np.minimum(np.arange(ids.shape[1]), lengths[:, None] - 1)
-            inputs["position_ids"] = before[:, None] + steps
+            inputs["position_ids"] = self.first_position + before[:, None] + steps
         slots = np.arange(before.max() + ids.shape[1])
         real = slots >= (before.max() - before)[:, None]
         if self.forward.masked:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from evalkit.scoring.device_memory import to_device
 
@@ -89,14 +89,6 @@ def _apart(states: Tensor) -> Tensor:
     if states.untyped_storage().nbytes() <= states.nbytes:
         return states
     return states.clone(memory_format=torch.contiguous_format)
-
-
-def keeps_every_token(model: PreTrainedModel) -> bool:
-    """Whether all layers keep keys and values a token: a recurrent state cannot be shared."""
-    if getattr(model, "_is_stateful", False):
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def recording() -> DynamicCache:

@@ -22,10 +22,13 @@ from torch.utils._pytree import tree_leaves
 
 from evalkit.analysis.architecture import Growth, Moment
 from evalkit.errors import ModelError
+from evalkit.models.caches import kept_of, kept_tensors, last_logits_only
 from evalkit.models.shapes import decoder_linears
 
 BATCHES = (1, 2)
 LENGTHS = 3
+# Tokens of a run that only shows what is kept.
+SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,11 @@ def keep_kinds_of_layers(model: Any) -> None:
 
     The first two stay, so that one runs behind another.
     """
-    linears = decoder_linears(model)
-    if not linears:
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    if not lists:
         return
-    folder = next(iter(linears)).partition(".0.")[0]
-    layers = model.get_submodule(folder)
+    folder = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+    layers = lists[folder]
     kinds: dict[tuple[Any, ...], nn.Module] = {}
     for layer in layers:
         kinds.setdefault(tuple((n, p.shape) for n, p in layer.named_parameters()), layer)
@@ -112,26 +115,27 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def short_cache(model: Any) -> Any:
-    """The transformers cache of `model`, which is on the meta device, after a few tokens."""
-    ids = torch.zeros((1, 8), dtype=torch.long, device="meta")
+def short_cache(model: Any) -> dict[str, Any]:
+    """What `model`, which is on the meta device, keeps of a few tokens; see `kept_of`."""
+    ids = torch.zeros((1, SHORT), dtype=torch.long, device="meta")
     with torch.inference_mode(), _explained(model):
-        return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        return kept_of(model(input_ids=ids, use_cache=True, **last_logits_only(model)))
 
 
 def _trace(model: Any, batch: int, length: int) -> tuple[Trace, Trace]:
     ids = torch.zeros((batch, length), dtype=torch.long, device="meta")
+    last = last_logits_only(model)
     with (
         torch.inference_mode(),
         _explained(model),
         LiveBytes() as live,
         _linear_marks(model, live),
     ):
-        output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        prefill, cache = live.take(), output.past_key_values
+        output = model(input_ids=ids, use_cache=True, **last)
+        prefill, cache = live.take(), kept_of(output)
         kept = cache_bytes(cache)
         del output
-        model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+        model(input_ids=ids[:, :1], use_cache=True, **cache)
         decode = live.take()
     # After the step the cache holds the new token as well.
     return _without(prefill, kept), _without(decode, cache_bytes(cache))
@@ -142,7 +146,7 @@ def _explained(model: Any) -> Iterator[None]:
     """What the model's code cannot do without data, or without a KV cache, as one line."""
     try:
         yield
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # foreign code fails without data in every way
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ModelError(
             f"{type(model).__name__} cannot be planned: it does not run on shapes alone ({first})"
@@ -154,15 +158,8 @@ def _without(trace: Trace, cache: float) -> Trace:
 
 
 def cache_bytes(cache: Any) -> float:
-    """Bytes of keys and values in a transformers cache."""
-    return float(sum(t.numel() * t.element_size() for layer in cache.layers for t in _kept(layer)))
-
-
-def _kept(layer: Any) -> Iterator[Tensor]:
-    for name in ("keys", "values"):
-        tensor = getattr(layer, name, None)
-        if isinstance(tensor, Tensor):
-            yield tensor
+    """Bytes of keys, values and states in what `kept_of` found, or in a transformers cache."""
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in kept_tensors(cache)))
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from evalkit.models.shapes import is_router
+from evalkit.models.text_stack import full_matrices, is_full, packed_elements
 
 _LAYER_NUMBER = re.compile(r"\.\d+\.")
 
@@ -22,20 +22,18 @@ def linear_modules(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
 
 
 def unquantized_layers(model: PreTrainedModel) -> list[str]:
-    """Names of weights a quantizer left in floating point though a matrix product uses them.
+    """Names of matrices of the text stack that a quantizer left in floating point.
 
-    Embedding, output head and routers are kept by design; so are vectors (norms, biases).
+    Embedding, output head and routers are kept by design; so are vectors and convolutions.
     """
-    kept = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    found = []
-    for name, module in model.named_modules():
-        if id(module) in kept or isinstance(module, nn.Embedding) or is_router(name):
-            continue
-        for key, weight in module.named_parameters(recurse=False):
-            # A fused block of experts is one parameter of three dimensions.
-            if weight.dim() > 1 and _is_full(weight):
-                found.append(f"{name}.{key}")
-    return found
+    return list(full_matrices(model))
+
+
+def packed_share(model: PreTrainedModel) -> float:
+    """Part of the weights of the text stack's matrices that is packed."""
+    packed = packed_elements(model)
+    left = sum(weight.numel() for weight in full_matrices(model).values())
+    return packed / (packed + left) if packed + left else 0.0
 
 
 def kept_16bit(model: PreTrainedModel) -> tuple[str, ...]:
@@ -47,12 +45,6 @@ def kept_16bit(model: PreTrainedModel) -> tuple[str, ...]:
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         weight = own.get("weight")
-        if weight is not None and _is_full(weight):
+        if weight is not None and is_full(weight):
             names.add(_LAYER_NUMBER.sub(".*.", name))
     return tuple(sorted(names))
-
-
-def _is_full(weight: Tensor) -> bool:
-    """16 or 32 bit: not packed integers, not 8-bit floating point, not a quantized subclass."""
-    plain = not hasattr(weight, "__tensor_flatten__")
-    return plain and weight.is_floating_point() and weight.element_size() > 1

@@ -26,6 +26,8 @@ from evalkit.models.offload import placement
 from evalkit.models.vocabulary import vocabulary_fault
 
 _SHOWN_KEYS = 3
+# Of a text whose rest is exchanged, to see whether a model looks ahead.
+_TRIED_TOKENS = 4
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -95,9 +97,10 @@ def load_causal_lm(
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{path} cannot be loaded: {_reason(error)}") from error
     _check_report(path, report)
     model.eval()
+    _check_causal(path, model)
     return model
 
 
@@ -123,6 +126,31 @@ def _no_tokenizer(path: Path, fault: str) -> str:
         f"{path} has no usable tokenizer: {fault}; copy the tokenizer files of the original model"
         " into it"
     )
+
+
+def _reason(error: Exception) -> str:
+    if "Unrecognized configuration class" in str(error):
+        return (
+            "transformers has no causal language model of this type (an encoder-decoder, or one"
+            " that reads pictures too): give a causal language model, or its text model alone"
+        )
+    return _first_line(error)
+
+
+@torch.inference_mode()
+def _check_causal(path: Path, model: PreTrainedModel) -> None:
+    """Raise ModelError for an encoder, in which a token changes what lies before it."""
+    if getattr(model.config.get_text_config(), "is_decoder", True):
+        return
+    ids = torch.arange(2 * _TRIED_TOKENS, device=model.device)[None] + _TRIED_TOKENS
+    others = ids.flip(1).roll(_TRIED_TOKENS, 1)
+    others[:, :_TRIED_TOKENS] = ids[:, :_TRIED_TOKENS]
+    one, other = (model(input_ids=x).logits[:, :_TRIED_TOKENS].float() for x in (ids, others))
+    if not torch.allclose(one, other, rtol=0, atol=0.01 * float(one.abs().max())):
+        raise ModelError(
+            f"{path} is a {type(model).__name__} that reads in both directions (is_decoder is false"
+            " in config.json), so a text has no likelihood: give a causal language model"
+        )
 
 
 def _check_report(path: Path, report: dict[str, Any]) -> None:

@@ -12,41 +12,53 @@ from evalkit.models.safetensors_header import read_header
 Shape = tuple[int, int]
 _IN_DECODER = re.compile(r"(^|\.)(layers|h|blocks)\.\d+\.")
 # Routers of mixtures of experts decide with a handful of weights; no method quantizes them.
-ROUTERS = ("router", "gate")
+# The steps of a selective state space are few as well, and read by kernels of the model's own.
+ROUTERS = ("router", "gate", "shared_expert_gate", "dt_proj")
+# Files with such names hold what is no linear layer of the text stack, or hold it otherwise than
+# the model does (transposed, an expert apart): there the architecture itself is asked.
+_UNUSUAL = re.compile(
+    r"expert|conv|vision|visual|image|audio|tower|encoder|mamba|mixer|altup|\.c_(attn|fc|proj)\."
+)
 
 
 def decoder_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """Map each linear layer of the decoder layers to (outputs, inputs).
 
-    Read from the headers of the safetensors files; where there are none (random weights), from
-    the architecture on the meta device. Embeddings, output head and routers are not among them.
+    Read from the headers of the safetensors files, which takes no torch; where there are none
+    (random weights), or names that are no plain decoder's, from the architecture on the meta
+    device. Embeddings, output head and routers are not among them.
     """
-    if checkpoint.weight_files and checkpoint.weight_files[0].suffix == ".safetensors":
-        shapes = _shapes_in_files(checkpoint)
-    else:
-        shapes = decoder_linears(meta_model(checkpoint.config))
-    return {name: shape for name, shape in shapes.items() if not is_router(name)}
+    found = _shapes_in_files(checkpoint)
+    if found is not None:
+        return {name: shape for name, shape in found.items() if not is_router(name)}
+    return decoder_linears(meta_model(checkpoint.config))
+
+
+def unpackable(checkpoint: Checkpoint) -> dict[str, int]:
+    """Elements of the text stack's matrices that are no linear layer, by name: fused experts, say.
+
+    Empty where the names in the files are those of a plain decoder.
+    """
+    if _shapes_in_files(checkpoint) is not None:
+        return {}
+    from evalkit.models.text_stack import full_matrices, linear_shape
+
+    model = meta_model(checkpoint.config)
+    linears = {f"{n}.weight" for n, m in model.named_modules() if linear_shape(m) is not None}
+    return {n: w.numel() for n, w in full_matrices(model).items() if n not in linears}
 
 
 def is_router(name: str) -> bool:
-    """Whether the module `name` is the router of a mixture of experts."""
+    """Whether the module `name` is a router, or another that no method quantizes."""
     return name.rpartition(".")[2] in ROUTERS
 
 
 def decoder_linears(model: Any) -> dict[str, Shape]:
-    """Map each linear layer of the decoder layers of `model` to (outputs, inputs), routers not."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
+    """Map each linear layer of the text stack of `model` to (outputs, inputs), routers not."""
+    from evalkit.models.text_stack import linear_shape, text_modules
 
-    found: dict[str, Shape] = {}
-    for name, module in model.named_modules():
-        if not _IN_DECODER.search(name) or is_router(name):
-            continue
-        if isinstance(module, nn.Linear):
-            found[name] = module.out_features, module.in_features
-        elif isinstance(module, Conv1D):
-            found[name] = module.nf, module.nx
-    return found
+    found = {name: linear_shape(module) for name, module in text_modules(model)}
+    return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def meta_model(config: dict[str, Any]) -> Any:
@@ -56,11 +68,13 @@ def meta_model(config: dict[str, Any]) -> Any:
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
     import evalkit.models.phi3_small  # noqa: F401  registers the architecture
 
-    plain = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
+    kept = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
+    # Infinity is written as an object.
+    plain: dict[str, Any] = PreTrainedConfig._decode_special_floats(kept)
     model_type = str(plain.pop("model_type", ""))
     errors = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
     try:
@@ -70,13 +84,19 @@ def meta_model(config: dict[str, Any]) -> Any:
         raise ModelError(f"the configuration of {model_type!r} cannot be built: {error}") from error
 
 
-def _shapes_in_files(checkpoint: Checkpoint) -> dict[str, Shape]:
+def _shapes_in_files(checkpoint: Checkpoint) -> dict[str, Shape] | None:
+    """Shapes from the files alone; None where these do not tell, as their names are unusual."""
     shapes: dict[str, Shape] = {}
-    for file in checkpoint.weight_files:
+    files = [file for file in checkpoint.weight_files if file.suffix == ".safetensors"]
+    for file in files:
         for name, tensor in read_header(file).items():
+            if len(tensor["shape"]) > 1 and _UNUSUAL.search(name):
+                return None
             module, _, kind = name.rpartition(".")
             if kind == "weight" and _IN_DECODER.search(module) and len(tensor["shape"]) == 2:
                 shapes[module] = (int(tensor["shape"][0]), int(tensor["shape"][1]))
+    if not shapes:
+        return None
     return dict(sorted(shapes.items(), key=lambda item: _in_order(item[0])))
 
 

@@ -49,8 +49,12 @@ def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:
         options["batch"],
         prefill_chunk=options["prefill_chunk"],
         refused=refused,
-        notes=tuple(filter(None, (why, *chosen))),
+        notes=tuple(filter(None, (why, *chosen, _estimate(shape)))),
     )
+
+
+def _estimate(shape: ModelShape) -> str:
+    return f"activations are estimated: {shape.estimated}" if shape.estimated else ""
 
 
 def choose_card(name: str | None) -> tuple[Card, str]:

@@ -29,6 +29,7 @@ from evalkit.metrics import Probe
 from evalkit.metrics.memory import PeakMeter, level_before_loading
 from evalkit.models.identity import GENERATION_FILE
 from evalkit.models.loading import Loaded, load_tokenizer
+from evalkit.models.text_stack import tower_note
 from evalkit.progress import Event, Listener
 from evalkit.running.job import Job
 from evalkit.running.keys import depends_on_batches
@@ -118,7 +119,8 @@ class LoadedSession(Session):
         self.resident_before, self.load_peaks, self.files = resident_before, load_peaks, files
         # A model of evalkit's own may run other kernels than it would elsewhere.
         own = getattr(loaded.model, "kernel_notes", ())
-        self.kernel, self.notes = loaded.kernel, (*loaded.notes, *own)
+        beside = tower_note(loaded.model) if isinstance(loaded.model, PreTrainedModel) else ""
+        self.kernel, self.notes = loaded.kernel, (*loaded.notes, *own, *filter(None, (beside,)))
 
     @property
     def model(self) -> PreTrainedModel:

@@ -10,7 +10,7 @@ logits themselves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evalkit.errors import is_out_of_memory
+from evalkit.models.caches import keeps_every_token
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.device_memory import memory_of
+from evalkit.scoring.rounding import same_logits, same_rows
 
 Kind = Literal["hidden", "logits"]
 
-# A model sets the logits of ids it never emits to the minimum of float16 or lower.
-MASKED_BELOW = -3e4
-_LARGEST_ROUNDING = 0.05
 # Up to here the matrix product of a CPU is bound by reading the head's weights.
 _FEW_ROWS = 24
 # Float32 logits of one call of the head. On a CPU below the C library's largest threshold for
@@ -42,6 +41,7 @@ _OF_FREE_MEMORY, _LOGITS_HELD = 1 / 8, 8
 # Longer prompts are read in chunks: neither activations nor the attention mask of a pass, which has
 # a column for every token before it, may grow with the square of the context.
 WHOLE_TOKENS, CHUNK_TOKENS = 8192, 2048
+_TRIED_TOKENS = 32
 _TRIED = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -146,10 +146,31 @@ class Forward:
 
     def rows(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows (batch, length, width) of `ids` (batch, length); long ones in chunks."""
-        if ids.shape[1] <= WHOLE_TOKENS or mask is not None:
+        if ids.shape[1] <= WHOLE_TOKENS or mask is not None or not self._can_be_cut:
             return self._rows(self.body(input_ids=ids, attention_mask=mask, use_cache=False))
+        return self._rows_of(_chunks(ids, short_rope_length(self.model.config)))
+
+    @cached_property
+    def _can_be_cut(self) -> bool:
+        """Whether passes behind one another give the rows of one pass, tried on a few tokens.
+
+        A recurrent state is lost between them in some models.
+        """
+        if not keeps_every_token(self.model):
+            return False
+        ids = torch.arange(_TRIED_TOKENS, device=self.model.device)[None] % self.vocabulary
+        try:
+            pieces = self._rows_of(list(ids.split(_TRIED_TOKENS // 2, 1)))
+        except _TRIED as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        return same_rows(pieces, self._rows(self.body(input_ids=ids, use_cache=False)))
+
+    def _rows_of(self, chunks: Sequence[Tensor]) -> Tensor:
+        """Rows of token ids in passes behind one another, each (batch, length)."""
         cache, found = None, []
-        for chunk in _chunks(ids, short_rope_length(self.model.config)):
+        for chunk in chunks:
             output = self.body(input_ids=chunk, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             found.append(self._rows(output))
@@ -193,6 +214,8 @@ def open_forward(model: PreTrainedModel, sample: Tensor, *, stored: bool = False
             output = body(input_ids=sample[None], use_cache=False)
             hidden = output.last_hidden_state
             linear = plain_head(model) if stored else None
+            if stored and (further := _further_matrices(model, body)):
+                raise ValueError(f"its head holds {further}, which a variant may quantize")
             rebuilt = OutputHead(model, body, type(output), linear)(hidden[0])
         except _TRIED as error:
             if is_out_of_memory(error):
@@ -231,21 +254,12 @@ def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def same_logits(one: Tensor, other: Tensor) -> bool:
-    """Whether two computations of the same logits differ by rounding only.
-
-    Rounding: two units in the last place of the largest logit, or 1e-5 of it in float32. Masked
-    ids must be the same ones.
-    """
-    if one.shape != other.shape:
-        return False
-    masked = other <= MASKED_BELOW
-    if not torch.equal(one <= MASKED_BELOW, masked):
-        return False
-    left, right = (x.float().masked_fill(masked, 0.0) for x in (one, other))
-    coarsest = max(torch.finfo(one.dtype).eps, torch.finfo(other.dtype).eps)
-    allowed = max(2 * coarsest, 1e-5) * float(right.abs().max())
-    return float((left - right).abs().max()) <= allowed
+def _further_matrices(model: PreTrainedModel, body: nn.Module) -> str:
+    """Name of a matrix between the final hidden states and the output head; "" for none."""
+    known = {id(parameter) for parameter in body.parameters()}
+    head = model.get_output_embeddings()
+    known |= {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    return next((n for n, p in model.named_parameters() if p.dim() > 1 and id(p) not in known), "")
 
 
 def _chunks(ids: Tensor, short: int | None) -> list[Tensor]:
@@ -271,14 +285,10 @@ def _bodies(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _sees_padding(body: nn.Module, sample: Tensor, hidden: Tensor) -> bool:
-    """Whether tokens after the end change earlier hidden states; never in causal attention.
-
-    Sixteen bits and another shape change them by a few percent in a deep model.
-    """
+    """Whether tokens after the end change earlier hidden states; never in causal attention."""
     longer = torch.cat([sample, sample[-1:].expand(len(sample))])
     padded = body(input_ids=longer[None], use_cache=False).last_hidden_state[:, : len(sample)]
-    change = (padded.float() - hidden.float()).norm() / hidden.float().norm()
-    return not float(change) <= _LARGEST_ROUNDING
+    return not same_rows(padded, hidden)
 
 
 @contextlib.contextmanager

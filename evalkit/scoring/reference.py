@@ -29,8 +29,8 @@ from evalkit.scoring.head import (
     linear_layer,
     open_forward,
     plain_head,
-    same_logits,
 )
+from evalkit.scoring.rounding import same_logits
 from evalkit.scoring.row_file import SCHEMA, Layout, RowFile, read_layout, windows_hash
 from evalkit.store.files import make_directory, replacing, write_json
 from evalkit.texts.windows import Windows

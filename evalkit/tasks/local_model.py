@@ -82,8 +82,8 @@ class LocalLanguageModel(LanguageModel):
     def notes(self) -> tuple[str, ...]:
         """Lines for the run's record about how the requests were answered."""
         notes = [self.runner.forward.note]
-        if not self.runner.shares:
-            notes.append(f"{type(self.model).__name__} keeps a state: prefixes are not shared")
+        if self.runner.unshared:
+            notes.append(f"{self.runner.unshared}: prefixes are not shared")
         notes += super().notes
         if self.halved:
             notes.append(f"{self.halved} batches did not fit in memory and were halved")
@@ -114,9 +114,8 @@ class LocalLanguageModel(LanguageModel):
         seeds: Sequence[int],
         on_generated: OnGenerated,
     ) -> list[str]:
-        forward, budget = self.runner.forward, self._generating(generates=True)
         return generate_texts(
-            PrefixRunner(forward, budget, on_halved=self._count_halved),
+            self.runner.with_budget(self._generating(generates=True)),
             self.tokenizer,
             prompts,
             decoding,

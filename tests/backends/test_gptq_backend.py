@@ -161,16 +161,30 @@ def test_no_calibration_no_quantization(phi: Path, tmp_path: Path) -> None:
         gptq.load(phi, parse_variant("int4"), "cpu")
 
 
-def test_an_architecture_gptqmodel_does_not_know(phi: Path) -> None:
-    strange = dataclasses.replace(resolve_model(str(phi)), config={"model_type": "strange"})
-    assert "does not know the architecture 'strange'; use int4@bits" in refusal(strange, "int4")
-
-
-def test_known_architectures_are_those_of_the_library() -> None:
+def test_known_types_are_those_of_the_library() -> None:
     _gptqmodel.import_quietly()
     from gptqmodel.models import auto
 
-    assert _gptqmodel.known_architectures() >= set(auto.SUPPORTED_MODELS)
+    known = _gptqmodel.known_types()
+    assert known <= set(auto.SUPPORTED_MODELS)
+    assert {"llama", "qwen3", "phi3small", "gemma3_text"} <= known
+
+
+def test_an_architecture_gptqmodel_does_not_know(tmp_path: Path) -> None:
+    config = {
+        "model_type": "roberta", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "is_decoder": True,
+    }  # fmt: skip
+    message = refusal(Checkpoint("tiny", tmp_path, config, "", ()), "int4")
+    assert "GPTQModel cannot quantize the architecture 'roberta'" in message
+    assert message.endswith("use int4@bitsandbytes")
+
+
+def test_small_layers_whose_widths_do_not_fit_stay_as_they_are(tmp_path: Path) -> None:
+    """One of 40 outputs among many refused the whole model."""
+    config = json.loads((make_llama(tmp_path) / "config.json").read_text())
+    config.update(num_attention_heads=4, num_key_value_heads=1, head_dim=40)
+    gptq.check(Checkpoint("tiny", tmp_path, config, "", ()), parse_variant("int4,group_size=32"))
 
 
 def test_errors_of_the_library_are_one_line(tmp_path: Path) -> None:
@@ -202,7 +216,7 @@ def test_widths_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
 
 def test_a_width_of_outputs_alone(tmp_path: Path, llama: Path) -> None:
     config = json.loads((llama / "config.json").read_text())
-    config.update(num_attention_heads=4, num_key_value_heads=1, head_dim=40)
+    config.update(num_attention_heads=4, num_key_value_heads=1, head_dim=40, intermediate_size=32)
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = Checkpoint("tiny", tmp_path, config, "", ())
     message = refusal(checkpoint, "int4,group_size=32")
@@ -214,7 +228,7 @@ def test_groups_that_do_not_divide_a_width_name_one_that_does(llama: Path) -> No
     message = refusal(checkpoint, "int4,group_size=256")
     assert "model.layers.0.mlp.gate_proj" in message
     assert "128 inputs are no multiple of 256" in message
-    assert "use group_size=128" in message
+    assert "use int4@gptq,group_size=128" in message
     gptq.check(checkpoint, parse_variant("int4,group_size=128"))
     gptq.check(checkpoint, parse_variant("int4,group_size=-1"))
 

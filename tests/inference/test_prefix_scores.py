@@ -89,6 +89,7 @@ def test_shared_tokens_are_run_once() -> None:
     context = list(range(4, 64))
     requests = [Request(context, [100 + choice, 101, 102]) for choice in range(4)]
     runner = runner_of(model)
+    runner.compare([*context, 100, 101], len(context))
     model.model.register_forward_pre_hook(count, with_kwargs=True)
     score_requests(runner, requests, max_length=100)
     assert seen == 60 + 4 * 2

@@ -163,10 +163,26 @@ def test_windows_and_experts_are_read_off_the_model() -> None:
     }  # fmt: skip
 
 
-def test_a_model_without_a_kv_cache_is_one_line() -> None:
-    config = {"model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
-    with pytest.raises(ModelError, match="MambaForCausalLM cannot be planned"):
-        shape_of(config)
+def test_a_recurrent_state_is_planned_as_what_it_is() -> None:
+    """Mamba has no keys and values; its state and convolutions take the same at every length."""
+    config = {
+        "model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+        "state_size": 8, "conv_kernel": 4,
+    }  # fmt: skip
+    shape = shape_of(config)
+    assert shape.state == 2 * 64 * (8 + 4)
+    assert kv_cache_bytes(shape, 2, 3, 10) == kv_cache_bytes(shape, 2, 3, 5000) > 0
+
+
+def test_fused_experts_are_told_from_other_parameters_of_three_dimensions() -> None:
+    """A state space's convolutions and decays were planned as experts."""
+    assert shape_of({"model_type": "mamba", "vocab_size": 64, "hidden_size": 32}).experts == 0
+    assert shape_of(MIXTRAL).experts == 3 * 4 * 3 * 64 * 192
+
+
+def test_a_padding_id_is_no_obstacle_and_fp32_is_planned_with_experts() -> None:
+    assert not shape_of({**GPT2, "pad_token_id": 0}).estimated
+    assert not shape_of(MIXTRAL, 4).estimated
 
 
 def test_a_configuration_that_cannot_be_built_is_one_line() -> None:

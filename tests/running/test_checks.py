@@ -22,6 +22,7 @@ from evalkit.running.doctor.checks import (
     THOROUGH,
     examine,
     neighbours_do_not_matter,
+    weights_are_finite,
 )
 from evalkit.running.doctor.loaded_variant import LoadedVariant, mean_loss
 from evalkit.texts.documents import load_text
@@ -133,6 +134,23 @@ def forgetful_cache(model: Any) -> None:
     rotary = model.model.rotary_emb
     forward = rotary.forward
     rotary.forward = lambda positions, *rest: forward(positions - positions[..., :1], *rest)
+
+
+def unbound_clip(model: Any) -> None:
+    layer(model).register_buffer("input_max", torch.tensor(torch.inf))
+
+
+def untrained_scale(model: Any) -> None:
+    model.model.register_buffer("correct_output_scale", torch.zeros(4))
+
+
+@pytest.mark.parametrize("unusual", [unbound_clip, untrained_scale])
+def test_what_damages_no_output_is_no_defect(
+    demo: LoadedVariant, unusual: Callable[[Any], None]
+) -> None:
+    variant = changed(demo)
+    unusual(variant.model)
+    assert examine(variant, [weights_are_finite]) == []
 
 
 FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {

@@ -105,11 +105,25 @@ def test_two_parts_fail_and_the_row_says_both(
 ) -> None:
     monkeypatch.setattr(Forward, "rows", full)
     monkeypatch.setattr(speed, "measure", full)
-    monkeypatch.setattr(memory, "measure", lambda _: 1 / 0)
+    monkeypatch.setattr(memory, "measure", full)
     row = compared(model, tmp_path, monkeypatch)
     assert row.status == "out_of_memory"
-    for words in ("speed: out of memory", "memory: ZeroDivisionError", "town: "):
+    for words in ("speed: out of memory", "memory: out of memory", "town: "):
         assert words in row.message
+
+
+def test_what_an_engine_does_not_run_is_not_measured_and_the_row_stands(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model without a usual cache lost its whole row, and was tried again every time."""
+    tried: list[object] = []
+    monkeypatch.setattr(speed, "measure", lambda probe: tried.append(probe) or 1 / 0)
+    for _ in range(2):
+        row = compared(model, tmp_path, monkeypatch)
+    assert row.status == "ok"
+    assert any(note.startswith("speed not measured: ZeroDivisionError") for note in row.notes)
+    assert SPEED not in row.metrics and {TEXT, SIZE, PEAK} <= row.metrics.keys()
+    assert len(tried) == 1
 
 
 def test_what_was_measured_stands_where_its_cost_cannot_be_counted(

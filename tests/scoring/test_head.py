@@ -17,8 +17,8 @@ from evalkit.scoring.head import (
     linear_layer,
     open_forward,
     plain_head,
-    same_logits,
 )
+from evalkit.scoring.rounding import same_logits
 
 SAMPLE = torch.tensor([5, 6, 7, 8, 9, 10, 11])
 
@@ -172,6 +172,7 @@ def test_long_windows_are_read_in_chunks_with_the_same_rows(
         whole = forward.rows(ids)
         monkeypatch.setattr(head, "WHOLE_TOKENS", 32)
         monkeypatch.setattr(head, "CHUNK_TOKENS", 16)
+        assert forward._can_be_cut
         lengths: list[int] = []
         hook = forward.body.register_forward_pre_hook(
             lambda _, __, words: lengths.append(words["input_ids"].shape[1]), with_kwargs=True

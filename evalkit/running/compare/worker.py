@@ -218,12 +218,25 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
             raise
         except Exception as error:  # whatever a model or a kernel may raise
             failure = shown_in_one_line(error)
-        failures.append(type(failure)(f"{name.replace('_', ' ')}: {failure}"))
         release_memory(job.device)
+        what = name.replace("_", " ")
+        if isinstance(failure, OutOfMemoryError):
+            failures.append(OutOfMemoryError(f"{what}: {failure}"))
+            continue
+        # A model that an engine does not run has its quality all the same.
+        run = dataclasses.replace(run, notes=(*run.notes, f"{what} not measured: {failure}"))
+        run = add(store, run, _without_values(module, job.environment.machine))
     if failures:
-        first = next((f for f in failures if isinstance(f, OutOfMemoryError)), failures[0])
-        raise type(first)("; ".join(map(str, failures)))
+        raise OutOfMemoryError("; ".join(map(str, failures)))
     return dataclasses.replace(run, notes=(*run.notes, *load.notes()))
+
+
+def _without_values(module: ModuleType, machine: str) -> list[Measurement]:
+    """The metrics of `module` as tried and not measured, so that they are not tried again."""
+    return [
+        dataclasses.replace(spec.measured((), ""), machine=machine if spec.per_machine else None)
+        for spec in module.SPECS
+    ]
 
 
 def _on_this_machine(module: ModuleType, probe: Probe, machine: str) -> list[Measurement]:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from evalkit.backends import label, run_settings, spec_of
+from evalkit.backends import LEAST_PACKED, label, run_settings, spec_of
 from evalkit.errors import is_out_of_memory
-from evalkit.models.layers import linear_modules, unquantized_layers
+from evalkit.models.layers import linear_modules, packed_share
 from evalkit.models.slices import finite_and_some, same_numbers
 from evalkit.models.storage import named_tensors
+from evalkit.models.text_stack import full_matrices, is_full
 from evalkit.records.findings import Finding, Level
 from evalkit.running.doctor.loaded_variant import LoadedVariant, mean_loss
 from evalkit.scoring.halving import release_memory
@@ -33,15 +34,22 @@ Check = Callable[[LoadedVariant], Iterator[Finding]]
 
 
 def weights_are_finite(loaded: LoadedVariant) -> Iterator[Finding]:
-    """No NaN, no infinity, no scale of zero in what is stored."""
+    """No NaN, no infinity, no linear layer whose scales are zero.
+
+    A single infinite number is a bound that does not bind, and what is no linear layer may hold a
+    scale that was never trained.
+    """
     bad, zero = [], []
+    linears = {name for name, _ in linear_modules(loaded.model)}
     for name, tensor in named_tensors(loaded.model, loaded.formats):
         if tensor.device.type == "meta" or not tensor.is_floating_point():
             continue
         finite, some = finite_and_some(tensor)
+        layer, _, own = name.rpartition(".")
         if not finite:
-            bad.append(name)
-        elif "scale" in name.lower() and tensor.numel() and not some:
+            if tensor.numel() > 1 or bool(tensor.isnan().any()):
+                bad.append(name)
+        elif layer in linears and "scale" in own.lower() and tensor.numel() and not some:
             zero.append(name)
     if bad:
         yield _problem(
@@ -58,21 +66,24 @@ def weights_are_finite(loaded: LoadedVariant) -> Iterator[Finding]:
 
 
 def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
-    """A quantized variant has no full layer in its decoder, a full one no quantized layer."""
-    full = unquantized_layers(loaded.model)
-    linears = [name for name, _ in linear_modules(loaded.model)]
+    """A quantized variant is packed in its text model, a full one holds no quantized layer."""
     promised = (
         loaded.variant.precision.startswith(("int", "nf", "fp4"))
         and not spec_of(loaded.variant).simulates
     )
-    if promised and full:
+    full = list(full_matrices(loaded.model))
+    if promised and packed_share(loaded.model) < LEAST_PACKED:
         yield _problem(
             "layers", f"left unquantized: {_listed(full)}",
             f"the variant is called {loaded.variant.label} and is larger and better than that",
             "choose a group_size or backend that takes these layers",
         )  # fmt: skip
-    if loaded.variant.backend == "transformers" and len(full) < len(linears):
-        packed = [name for name in linears if f"{name}.weight" not in full]
+    packed = [
+        name
+        for name, module in linear_modules(loaded.model)
+        if not isinstance(weight := getattr(module, "weight", None), Tensor) or not is_full(weight)
+    ]
+    if loaded.variant.backend == "transformers" and packed:
         yield _problem(
             "layers", f"quantized although {loaded.variant.precision} was asked for:"
             f" {_listed(packed)}", "the baseline would not be the unquantized model",
