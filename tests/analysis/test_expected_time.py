@@ -28,7 +28,9 @@ def test_the_recorded_time_is_that_of_the_functions_of_a_dry_run(
     import expected_time
 
     made = expected_time.expect(recorded["counts"], "rtx-4090")
-    assert {name: recorded[name] for name in made} == pytest.approx(made)
+    assert made["seconds"] == pytest.approx(recorded["seconds"])
+    for row, other in zip(made["rows"], recorded["rows"], strict=True):
+        assert row["steps"] == pytest.approx(other["steps"])
     sizes = recorded["counts"]["sizes"]
     # All parameters of the 8k model but its tied embedding.
     assert sizes["body"] == 7_392_272_384 - 100_352 * 4_096

@@ -48,7 +48,7 @@ def test_the_first_step_that_the_widths_allow(word: str, width: int, expected: s
 def test_an_architecture_that_gptqmodel_does_not_know() -> None:
     found, note = settled(llama(128, model_type="strange"), parse_variant("int4"))
     assert found.text == "int4@bitsandbytes,quant_type=nf4"
-    assert "does not know the architecture 'strange'" in note
+    assert "GPTQModel cannot quantize the architecture 'strange'" in note
 
 
 @pytest.mark.parametrize("word", ["int4@gptq", "int4,group_size=128", "int4@bitsandbytes", "fp16"])

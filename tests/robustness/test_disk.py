@@ -102,7 +102,8 @@ def on_a_mount(options: str, store: Path, words: list[str]) -> subprocess.Comple
 )
 def test_a_full_disk(words: list[str], tmp_path: Path, size: str) -> None:
     line = last_line(on_a_mount(f"size={size}", tmp_path / "store", words))
-    assert "choose another --out" in line, line
+    # Refused beforehand, or in the middle where more was written than was counted.
+    assert "choose another" in line and "--out" in line, line
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")

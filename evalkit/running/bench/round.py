@@ -327,7 +327,8 @@ def _per_token(joules: float | None, tokens: int) -> float | None:
 
 
 def _cache_bytes(engine: Any) -> float:
-    """Bytes of keys and values that the engine's cache holds."""
-    layers = getattr(engine.cache, "layers", ())
-    held = (t for layer in layers for t in (layer.keys, layer.values) if t is not None)
+    """Bytes of keys and values, or of a state, that the engine holds."""
+    from evalkit.models.caches import kept_tensors
+
+    held = kept_tensors(engine.cache)
     return float(sum(tensor.numel() * tensor.element_size() for tensor in held))

@@ -206,4 +206,4 @@ def _wheel(facts: CardFacts) -> str:
 
 
 def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
