@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import TextIO
 
-_PLAIN = "evalkit.plain"
+_PLAIN = "evalkit-plain"
 _SIGNS = {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "±": "+-",
     "\N{MULTIPLICATION SIGN}": "x", "÷": "/", "·": "|", "…": "...", "→": "->", "≥": ">=", "≤": "<=",

@@ -112,16 +112,18 @@ def test_a_variant_the_model_cannot_take_leaves_the_others(command: Command, tin
     fp16, int4 = json.loads(out)["rows"]
     assert fp16["fits"] is True
     assert int4["variant"] == "int4@gptq" and int4["weight_bytes"] is None
-    assert err.startswith("evalkit: int4@gptq: int4@gptq,group_size=128 cannot divide")
+    assert err.startswith("evalkit: int4@gptq: int4@gptq,group_size=128 cannot pack")
     assert len(err.splitlines()) == 1
 
 
-def test_fused_experts_are_refused_by_every_quantizer(command: Command, tmp_path: Path) -> None:
+def test_packed_experts_are_no_row_with_numbers(command: Command, tmp_path: Path) -> None:
     experts = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
     (tmp_path / "config.json").write_text(json.dumps({**TINY, **experts}))
-    code, out, _ = command("plan", "bf16", "int8", "--model", str(tmp_path), "--gpu", "t4")
+    words = ("bf16", "int8", "int4@gptq,group_size=32", "--model", str(tmp_path), "--gpu", "t4")
+    code, out, _ = command("plan", *words)
     assert code == 1
-    assert "no backend quantizes the fused experts" in out
+    assert "int8@bitsandbytes cannot pack model.layers.0.mlp.experts.gate_up_proj" in out
+    assert "a plan cannot count packed experts" in out
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ LENGTHS = 3
 SHORT = 8
 
 
+class LengthError(ModelError):
+    """A model runs other operations at other lengths, whichever of its layers are left out."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """Bytes alive after each operation, and the widths of the linear layer it belongs to."""
@@ -184,7 +188,7 @@ def _linear_marks(model: nn.Module, live: LiveBytes) -> Iterator[None]:
 def _fitted(points: list[tuple[int, int]], traces: tuple[Trace, ...]) -> tuple[Moment, ...]:
     """The moments that are largest somewhere, one polynomial for each operation."""
     if len({trace.widths for trace in traces}) > 1:
-        raise ModelError("the model runs other operations at other lengths: it cannot be planned")
+        raise LengthError("the model runs other operations at other lengths: it cannot be planned")
     powers = range(LENGTHS)
     rows = [[b**i * float(n) ** k for i in (0, 1) for k in powers] for b, n in points]
     solved = np.linalg.solve(np.asarray(rows), np.stack([trace.alive for trace in traces]))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from evalkit.models.layer_format import LayerFormat, format_of
 from evalkit.models.layers import linear_modules
-from evalkit.models.shapes import is_router
+from evalkit.models.routers import is_router
 
 
 def kernel_names(model: PreTrainedModel, formats: Sequence[LayerFormat] = ()) -> str:

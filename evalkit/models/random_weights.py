@@ -17,7 +17,8 @@ from transformers.quantizers import AutoHfQuantizer
 
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import quiet
-from evalkit.models.shapes import is_router, meta_model
+from evalkit.models.routers import is_router
+from evalkit.models.shapes import meta_model
 
 NOTE = "random weights: speed and memory are real, quality is not measured"
 # The usual standard deviation at initialisation, for packed weights as for others.

@@ -21,7 +21,13 @@ from evalkit.analysis.architecture import (
     SparseMask,
 )
 from evalkit.errors import ModelError
-from evalkit.models.activations import cast, keep_kinds_of_layers, moments, short_cache
+from evalkit.models.activations import (
+    LengthError,
+    cast,
+    keep_kinds_of_layers,
+    moments,
+    short_cache,
+)
 from evalkit.models.caches import kept_tensors
 from evalkit.models.phi3_small.configuration import Phi3SmallConfig
 from evalkit.models.phi3_small.layout import MASK_BUDGET
@@ -110,6 +116,9 @@ def _moments(config: dict[str, Any], sizes: list[int]) -> tuple[Moments, Moments
             keep_kinds_of_layers(model)
         try:
             traced = {size: _traced(model, size) for size in sizes}
+        except LengthError as error:
+            reason = str(error)
+            break
         except ModelError as error:
             reason = str(error)
             continue

@@ -7,13 +7,11 @@ from typing import Any
 
 from evalkit.errors import ModelError
 from evalkit.models.resolve import Checkpoint
+from evalkit.models.routers import is_router
 from evalkit.models.safetensors_header import read_header
 
 Shape = tuple[int, int]
 _IN_DECODER = re.compile(r"(^|\.)(layers|h|blocks)\.\d+\.")
-# Routers of mixtures of experts decide with a handful of weights; no method quantizes them.
-# The steps of a selective state space are few as well, and read by kernels of the model's own.
-ROUTERS = ("router", "gate", "shared_expert_gate", "dt_proj")
 # Files with such names hold what is no linear layer of the text stack, or hold it otherwise than
 # the model does (transposed, an expert apart): there the architecture itself is asked.
 _UNUSUAL = re.compile(
@@ -46,11 +44,6 @@ def unpackable(checkpoint: Checkpoint) -> dict[str, int]:
     model = meta_model(checkpoint.config)
     linears = {f"{n}.weight" for n, m in model.named_modules() if linear_shape(m) is not None}
     return {n: w.numel() for n, w in full_matrices(model).items() if n not in linears}
-
-
-def is_router(name: str) -> bool:
-    """Whether the module `name` is a router, or another that no method quantizes."""
-    return name.rpartition(".")[2] in ROUTERS
 
 
 def decoder_linears(model: Any) -> dict[str, Shape]:

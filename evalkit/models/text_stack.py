@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from evalkit.models.shapes import is_router
+from evalkit.models.routers import is_router
 
 
 def text_stack(model: PreTrainedModel) -> nn.Module:

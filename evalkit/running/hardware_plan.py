@@ -19,7 +19,7 @@ from evalkit.running.environment import gpu_names
 
 MODEL, GPU = "phi-3-small", "rtx-4090"
 LONGEST_DEFAULT = 8192
-_EXPERTS = "no backend quantizes the fused experts of this model: use fp16 or bf16"
+_EXPERTS = "a plan cannot count packed experts: plan fp16 or bf16, and measure this one"
 
 
 def plan_hardware(asked: Sequence[str], options: PlanOptions) -> Plan:

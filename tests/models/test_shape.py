@@ -51,6 +51,11 @@ GPT2 = {
 }  # fmt: skip
 MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": 128}
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+# It reads token after token, so few of them.
+MAMBA = {
+    "model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+    "state_size": 8, "conv_kernel": 4, "max_position_embeddings": 64,
+}  # fmt: skip
 ARCHITECTURES = {
     "llama": LLAMA, "phi3small": PHI, "gpt2": GPT2, "mistral": MISTRAL, "mixtral": MIXTRAL,
 }  # fmt: skip
@@ -165,18 +170,14 @@ def test_windows_and_experts_are_read_off_the_model() -> None:
 
 def test_a_recurrent_state_is_planned_as_what_it_is() -> None:
     """Mamba has no keys and values; its state and convolutions take the same at every length."""
-    config = {
-        "model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
-        "state_size": 8, "conv_kernel": 4,
-    }  # fmt: skip
-    shape = shape_of(config)
+    shape = shape_of(MAMBA)
     assert shape.state == 2 * 64 * (8 + 4)
     assert kv_cache_bytes(shape, 2, 3, 10) == kv_cache_bytes(shape, 2, 3, 5000) > 0
 
 
 def test_fused_experts_are_told_from_other_parameters_of_three_dimensions() -> None:
     """A state space's convolutions and decays were planned as experts."""
-    assert shape_of({"model_type": "mamba", "vocab_size": 64, "hidden_size": 32}).experts == 0
+    assert shape_of(MAMBA).experts == 0
     assert shape_of(MIXTRAL).experts == 3 * 4 * 3 * 64 * 192
 
 

@@ -98,6 +98,7 @@ def test_a_batch_size_is_said_to_have_no_effect(
     assert lm.model.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_lm_evals_command_line_knows_evalkit(checkpoint: Path, tmp_path: Path) -> None:
     items = [
         {"question": "the sky is", "choices": ["blue", "green red"], "label": 0},
