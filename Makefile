@@ -14,29 +14,36 @@ ARGS ?=
 # Without bytecode every process that a test starts would compile evalkit anew.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+DEV := [dev,torchao,ray]
+# pip compiles one file after another, and there are 26,000; some of them are no Python of today.
+define install
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '$(1)'
+$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+endef
+
 .PHONY: compare test test-all coverage test-browser fuzz zoo docs lint benchmarks clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("evalkit needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(call install,.)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torchao,ray]'
+	$(call install,.$(DEV))
 	touch $@
 
 $(VENV)/.browser: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(call install,.[browser])
 	command -v chromium chromium-browser >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	touch $@
 
 $(VENV)/.fuzz: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(call install,.[fuzz])
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(call install,.[docs])
 	touch $@
 
 compare: $(VENV)/.core
