@@ -69,6 +69,11 @@ class Checkpoint:
         return str((self.config.get("architectures") or [self.config.get("model_type", "")])[0])
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight files."""
+        return sum(file.stat().st_size for file in self.weight_files)
+
+    @property
     def text_config(self) -> dict[str, Any]:
         """The configuration of the text model: nested where the checkpoint has other parts too."""
         nested = (self.config.get(name) for name in _TEXT_CONFIGS)

@@ -22,6 +22,8 @@ DEFAULT_SOURCE = "hf:Salesforce/wikitext:wikitext-2-raw-v1:train"
 # In the place of a file: the model's own text. A change of how it is drawn is a new version.
 SELF = "self"
 _SELF_VERSION = 1
+# Tokens are written one step after another: so many as the Hessians need, in a few minutes.
+_OWN_LENGTH = 128
 
 
 def calibration_source(variant: Variant, checkpoint: Checkpoint) -> str:
@@ -36,6 +38,18 @@ def calibration_source(variant: Variant, checkpoint: Checkpoint) -> str:
     if checkpoint.name == DEMO:
         return str(demo_directory() / "calibration" / "town_calibration.txt")
     return DEFAULT_SOURCE
+
+
+def sample_shape(variant: Variant, checkpoint: Checkpoint) -> tuple[int, int]:
+    """Number of calibration samples, and tokens of each; (0, 0) for a method that needs none."""
+    source = calibration_source(variant, checkpoint)
+    if not source:
+        return 0, 0
+    options = resolved_options(spec_of(variant), variant)
+    length = int(options["sample_length"])
+    if source == SELF:
+        length = int(variant.option("sample_length", _OWN_LENGTH))
+    return int(options["samples"]), min(length, checkpoint.positions or length)
 
 
 def choose_calibration(

@@ -9,7 +9,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from evalkit import plugins
-from evalkit.backends import resolved_options, spec_of
 from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.models.resolve import Checkpoint
 from evalkit.progress import Event, Listener
@@ -19,14 +18,13 @@ from evalkit.running.calibration import (
     calibration_identity,
     calibration_source,
     load_calibration,
+    sample_shape,
 )
 
 if TYPE_CHECKING:
     from evalkit.backends._artifacts import Calibration
 
 _STAGE = "writing calibration text"
-# Tokens are written one step after another: so many as the Hessians need, in a few minutes.
-_OWN_LENGTH = 128
 
 
 def calibration_samples(
@@ -49,12 +47,7 @@ def calibration_samples(
     source = calibration_source(variant, checkpoint)
     if not source:
         return None
-    options = resolved_options(spec_of(variant), variant)
-    limit = checkpoint.positions or int(options["sample_length"])
-    wanted = int(options["sample_length"])
-    if source == SELF:
-        wanted = int(variant.option("sample_length", _OWN_LENGTH))
-    samples, length = int(options["samples"]), min(wanted, limit)
+    samples, length = sample_shape(variant, checkpoint)
     tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
     text = None
     if source == SELF:

@@ -24,7 +24,7 @@ def bytes_written(jobs: Sequence[Job], text_bytes: float = 0.0) -> float:
     if not jobs:
         return 0.0
     checkpoint = jobs[0].checkpoint
-    weights = sum(file.stat().st_size for file in checkpoint.weight_files)
+    weights = checkpoint.weight_bytes
     kept = sum(_share(job) * weights for job in jobs if spec_of(job.variant).keeps)
     states = checkpoint.hidden_size * state_bytes(jobs[0])
     return kept + text_bytes / _BYTES_A_TOKEN * (states + len(jobs) * _VALUES_A_TOKEN)

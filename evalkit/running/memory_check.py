@@ -72,7 +72,7 @@ def refusals(
     Those that are offloaded or served take what room there is. A model that cannot be planned is
     not refused.
     """
-    files = sum(file.stat().st_size for file in checkpoint.weight_files)
+    files = checkpoint.weight_bytes
     room = capacity(device)
     asked = list(filter(needs_memory, variants))
     if (files and SURELY * files < room) or not asked:

@@ -83,7 +83,7 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
         allow_pickle=options["allow_pickle"],
         trust_remote_code=options["trust_remote_code"],
     )
-    refuse_quantizing(card, sum(file.stat().st_size for file in checkpoint.weight_files), out)
+    refuse_quantizing(card, checkpoint.weight_bytes, out)
     chosen, notes = _chosen(parse_variant(variant), checkpoint, offline=options["offline"])
     for note in notes:
         listener(Event(chosen.label, "", message=note))

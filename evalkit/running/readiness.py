@@ -48,7 +48,7 @@ def refuse_measuring(jobs: Sequence[Job], text_bytes: float = 0.0) -> None:
     """
     if not jobs:
         return
-    weights = sum(file.stat().st_size for file in jobs[0].checkpoint.weight_files)
+    weights = jobs[0].checkpoint.weight_bytes
     on_card = weights if any(needs_memory(job.variant) for job in jobs) else 0.0
     written = bytes_written(jobs, text_bytes)
     refuse_unready(jobs[0].gpu or "cpu", on_card, jobs[0].store, written)

@@ -13,10 +13,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from evalkit.analysis.duration import Sizes, probes_cost, quantizing_cost, task_cost, text_cost
-from evalkit.backends import resolved_options, spec_of
+from evalkit.backends import spec_of
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
 from evalkit.records import Cost, Run
+from evalkit.running.calibration import sample_shape
 from evalkit.running.compare.tasks import noise_sample, part_requests
 from evalkit.running.compare.texts import NOISE_TOKENS, load_windows
 from evalkit.running.job import Job, Part
@@ -50,17 +51,15 @@ class Costs:
             return self._task(self._requests(part, measured))
         protocol = self.job.settings.protocol
         steps = (protocol.prompt, protocol.generate, protocol.repetitions)
-        return probes_cost(self.sizes, *steps, self.weights)
+        return probes_cost(self.sizes, *steps, self.job.checkpoint.weight_bytes)
 
     @property
     def making(self) -> Cost | None:
         """The cost of making the job's quantized checkpoint; None where none is made."""
-        spec = spec_of(self.job.variant)
-        if not spec.keeps:
+        if not spec_of(self.job.variant).keeps:
             return None
-        options = resolved_options(spec, self.job.variant)
-        tokens = int(options.get("samples", 0)) * int(options.get("sample_length", 0))
-        return quantizing_cost(self.sizes, tokens)
+        samples, length = sample_shape(self.job.variant, self.job.checkpoint)
+        return quantizing_cost(self.sizes, samples * length)
 
     def _texts(self, part: Part) -> Cost:
         windows = load_windows(self.store, self.job, part)
@@ -80,18 +79,13 @@ class Costs:
         again = [noise_sample(requests) for requests in asked] if self.job.is_baseline else []
         counted = [prompt_counts(requests, self.tokenizer) for requests in (*asked, *again)]
         read, scored, generated = (sum(numbers) for numbers in zip(*counted, strict=True))
-        return task_cost(self.sizes, read, scored, generated, self.weights)
+        return task_cost(self.sizes, read, scored, generated, self.job.checkpoint.weight_bytes)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The baseline's tokenizer."""
         remote = self.job.settings.trust_remote_code
         return load_tokenizer(self.job.checkpoint.path, trust_remote_code=remote)
-
-    @cached_property
-    def weights(self) -> float:
-        """Bytes of the model's files."""
-        return float(sum(file.stat().st_size for file in self.job.checkpoint.weight_files))
 
     @cached_property
     def sizes(self) -> Sizes:

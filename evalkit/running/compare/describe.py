@@ -28,7 +28,7 @@ def describe(plan: ComparePlan, listener: Listener) -> DryRun:
     return DryRun(
         model=plan.model,
         checkpoint=str(plan.checkpoint.path),
-        weight_bytes=sum(file.stat().st_size for file in plan.checkpoint.weight_files),
+        weight_bytes=plan.checkpoint.weight_bytes,
         device=job.device,
         machine=job.environment.machine,
         memory_free=free_memory(device),

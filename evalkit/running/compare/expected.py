@@ -158,8 +158,7 @@ def _loading(job: Job, runs: Sequence[Run]) -> Duration:
     if found := same or own:
         seconds = statistics.median(m.values[-1] for m in found)
         return Duration(seconds, 1.4, "this model's earlier runs here")
-    size = sum(file.stat().st_size for file in job.checkpoint.weight_files)
-    return loading_unseen(size)
+    return loading_unseen(job.checkpoint.weight_bytes)
 
 
 def _is_of(run: Run, machine: str) -> bool:
