@@ -56,7 +56,7 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     except ModelError as error:
         raise VariantError(str(error)) from error
     _check_method(variant, own.config.get("quantization_config"))
-    sizes = own.text_config.get("vocab_size"), checkpoint.text_config.get("vocab_size")
+    sizes = own.embedding_rows, checkpoint.embedding_rows
     if None not in sizes and sizes[0] != sizes[1]:
         raise VariantError(
             f"{variant.text} has a vocabulary of {sizes[0]} and {checkpoint.name} one of "

@@ -85,6 +85,12 @@ class Checkpoint:
         return _number(self.text_config, _POSITIONS)
 
     @property
+    def embedding_rows(self) -> int | None:
+        """Rows of the embedding; None where they are not named."""
+        named = (config.get("vocab_size") for config in (self.text_config, self.config))
+        return next((rows for rows in named if isinstance(rows, int)), None)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the hidden states; 0 where it is not named."""
         return _number(self.text_config, _WIDTHS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,6 @@ def vocabulary_fault(path: Path, own: Collection[str] = ()) -> str:
     if len(vocabulary) == 1 and (half := vocabulary & set(_PAIR)):
         return f"{half.pop()} is there without {(set(_PAIR) - vocabulary).pop()}"
     return ""
-
-
-def embedding_rows(config: Mapping[str, Any]) -> int | None:
-    """Rows of the text model's embedding by config.json; None where it does not say."""
-    text = config.get("text_config")
-    rows = config.get("vocab_size") or (
-        text.get("vocab_size") if isinstance(text, Mapping) else None
-    )
-    return rows if isinstance(rows, int) else None
 
 
 def require_embedded(ids: npt.ArrayLike, tokenizer: Any, rows: int | None, where: str) -> None:

@@ -125,7 +125,7 @@ def quantization(data: bytes) -> None:
     content = b'{"model_type": "llama", "vocab_size": 320, "quantization_config": ' + data + b"}"
     (folder / "config.json").write_bytes(content)
     made = parse_variant(str(folder))
-    model = SimpleNamespace(config={}, text_config={"vocab_size": 320}, name="model")
+    model = SimpleNamespace(config={}, embedding_rows=320, name="model")
     with suppress(EvalkitError):
         checkpoint.check(model, made)  # type: ignore[arg-type]
     checkpoint.scheme(made)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from evalkit.errors import ModelError
+from evalkit.models.identity import Identity
 from evalkit.models.loading import load_tokenizer
-from evalkit.models.vocabulary import embedding_rows, require_embedded, vocabulary_fault
+from evalkit.models.resolve import Checkpoint
+from evalkit.models.vocabulary import require_embedded, vocabulary_fault
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,9 @@ def test_the_token_its_id_and_the_rows_are_named() -> None:
 
 
 def test_rows_are_those_of_the_text_model() -> None:
-    assert embedding_rows({"vocab_size": 7}) == 7
-    assert embedding_rows({"text_config": {"vocab_size": 8}}) == 8
-    assert embedding_rows({"model_type": "x"}) is None
+    def rows(config: dict[str, Any]) -> int | None:
+        return Checkpoint("x", Path(), config, Identity("x"), ()).embedding_rows
+
+    assert rows({"vocab_size": 7}) == 7
+    assert rows({"text_config": {"vocab_size": 8}}) == 8
+    assert rows({"model_type": "x"}) is None

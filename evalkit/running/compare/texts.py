@@ -14,7 +14,7 @@ from evalkit.errors import DataError
 from evalkit.metrics import TokenMetric, token_metrics
 from evalkit.models.compute import weights_only
 from evalkit.models.loading import load_tokenizer
-from evalkit.models.vocabulary import embedding_rows, require_embedded
+from evalkit.models.vocabulary import require_embedded
 from evalkit.progress import Listener
 from evalkit.records import Measurement, Run
 from evalkit.running.compare.text_pass import Scoring
@@ -39,7 +39,7 @@ def load_windows(store: Store, job: Job, part: Part) -> Windows:
     """
     file = store.windows_file(job.windows)
     windows = Windows.load(file) if file.exists() else _made_windows(job, part)
-    rows = embedding_rows(job.checkpoint.config)
+    rows = job.checkpoint.embedding_rows
     if rows is not None and int(windows.tokens.max()) >= rows:
         beyond = int(np.argmax(windows.tokens >= rows))
         text = int(windows.slice[np.searchsorted(windows.offsets, beyond, side="right") - 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from evalkit.models.loading import load_tokenizer
-from evalkit.models.vocabulary import embedding_rows
 from evalkit.progress import Event, Listener
 from evalkit.running.compare.texts import load_windows
 from evalkit.running.job import Job
@@ -31,5 +30,4 @@ def _check_prompts(job: Job, *, chat: bool) -> None:
         job.checkpoint.path, trust_remote_code=job.settings.trust_remote_code
     )
     prompt = ChatFormatter(tokenizer)([{"role": "user", "content": "a"}]) if chat else "a"
-    rows = embedding_rows(job.checkpoint.config)
-    TextEncoder(tokenizer, None, None, None, rows).encode(prompt)
+    TextEncoder(tokenizer, None, None, None, job.checkpoint.embedding_rows).encode(prompt)
