@@ -39,11 +39,14 @@ def choose_column(
         return texts[0], (
             f"text {source}: column {texts[0]!r} is taken, the only one that holds text",
         )
-    why = f"{len(texts)} columns hold text" if texts else "no column holds text"
-    example = f", for example {source}{SEPARATOR}{texts[0]}" if texts else ""
+    if not texts:
+        raise DataError(
+            f"text {source}: no column holds text (columns are {listed(columns)}): give a table"
+            " that has one"
+        )
     raise DataError(
-        f"text {source}: {why} (columns are {listed(columns)}): name one as"
-        f" FILE{SEPARATOR}COLUMN{example}"
+        f"text {source}: {len(texts)} columns hold text (columns are {listed(columns)}): name one"
+        f" as FILE{SEPARATOR}COLUMN, for example {source}{SEPARATOR}{texts[0]}"
     )
 
 

@@ -136,7 +136,7 @@ def test_a_directory_is_one_text_of_all_its_files(tmp_path: Path) -> None:
     ("name", "content", "parts"),
     [
         ("x.csv", "title,body\nA,a\n", ["2 columns hold text", "title, body", "FILE::COLUMN"]),
-        ("x.csv", "n\n1\n2\n", ["no column holds text", "(columns are n)"]),
+        ("x.csv", "n\n1\n2\n", ["no column holds text (columns are n): give a table"]),
         ("x.csv", "text,n\na,1\nb,c,2\n", ["line 3 has 3 cells, its header 2"]),
         ("x.csv", 'text\n"a"b\n', ["line 2 cannot be read"]),
         ("x.csv::txt", "text\na\n", ["no column 'txt'", "did you mean 'text'"]),
