@@ -40,8 +40,6 @@ USED = {
     ("processors.py", "sched_getaffinity"),
     ("running/page_cache.py", "preadv"),
     ("scoring/row_file.py", "posix_fallocate"),
-    ("serving/process.py", "SIGKILL"),
-    ("serving/process.py", "killpg"),
 }
 
 

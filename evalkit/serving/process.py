@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,21 +22,26 @@ STOP_SECONDS = 15.0
 MOST_LOG = 8 * 2**20
 # What a server, or the proxy before it, answers while the model is loaded.
 _LOADING = (502, 503, 504)
-# Runs beside the server and ends its process group when the pipe to evalkit closes, which the
-# kernel does even where evalkit is killed.
+# Starts the server and ends its process group when the pipe to evalkit closes, which the kernel
+# does even where evalkit is killed: there is no moment in which the server runs unguarded.
 _GUARD = """
-import os, signal, sys, time
-sys.stdin.buffer.read()
-group = int(sys.argv[1])
-for number, wait in ((signal.SIGTERM, float(sys.argv[2])), (signal.SIGKILL, 0)):
+import os, signal, subprocess, sys, threading, time
+server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+def end_with_evalkit():
+    os.read(0, 1)
+    signal_group(signal.SIGTERM)
+    time.sleep(float(sys.argv[1]))
+    signal_group(signal.SIGKILL)
+def signal_group(number):
     try:
-        os.killpg(group, number)
-        end = time.monotonic() + wait
-        while time.monotonic() < end:
-            os.killpg(group, 0)
-            time.sleep(0.1)
+        os.killpg(server.pid, number)
     except OSError:
-        break
+        pass
+threading.Thread(target=end_with_evalkit, daemon=True).start()
+code = server.wait()
+# What the server started may outlive it.
+signal_group(signal.SIGKILL)
+os._exit(code if code >= 0 else 128 - code)
 """
 
 
@@ -63,40 +68,32 @@ def served(
         raise UsageError(f"something answers at {address.url} already: stop it, or omit --serve")
     log.parent.mkdir(parents=True, exist_ok=True)
     process = _start(command)
-    guard = _guard(process.pid)
     try:
         assert process.stdout is not None
         tail = _Log(process.stdout, log)
         _wait(process, address, tail, stop_if_asked)
         yield
     finally:
-        _stop(process)
-        assert guard.stdin is not None
-        guard.stdin.close()
-        guard.wait()
+        # The guard asks the server to end, and kills it after some seconds.
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
 
 
 def _start(command: str) -> subprocess.Popen[bytes]:
+    """The guard that runs `command`: it ends with the command's exit code."""
     try:
         words = shlex.split(command)
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except (OSError, ValueError, IndexError) as error:
+    except ValueError as error:
         raise ServerError(f"--serve {command!r} cannot be started: {error}") from error
-
-
-def _guard(group: int) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", _GUARD, str(group), str(STOP_SECONDS)]
+    if not words or shutil.which(words[0]) is None:
+        name = words[0] if words else ""
+        raise ServerError(f"--serve {command!r} cannot be started: no program {name!r} is found")
     return subprocess.Popen(
-        words,
+        [sys.executable, "-c", _GUARD, str(STOP_SECONDS), *words],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
 
@@ -157,21 +154,3 @@ def _answers(address: Address) -> bool:
     except ServerError as error:
         return error.status not in (0, *_LOADING)
     return True
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group: asked first, killed after some seconds."""
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=seconds)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-    # What the server started may outlive it.
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
