@@ -19,6 +19,8 @@ from evalkit.records.dry_run import Duration
 _LOGIT_PASSES = 8
 # Sequences that are decoded together.
 _DECODE_BATCH = 8
+# Calibration samples that a model writes together: the weights are read once for all of them.
+WRITTEN_TOGETHER = 32
 # Bytes/s of reading a checkpoint, and seconds around it, where nothing was loaded here before.
 _READING, _OPENING = 1e9, 1.0
 # Seconds over those of the roofline where nothing was measured here: about what the demo takes.
@@ -117,6 +119,16 @@ def probes_cost(sizes: Sizes, prompt: int, generate: int, repetitions: int, weig
 def quantizing_cost(sizes: Sizes, tokens: int) -> Cost:
     """GPTQ on `tokens` calibration tokens: two passes, their Hessians, and the solve per row."""
     return Cost("quantizing", sizes.body * (6.0 * tokens + 2.0 * sizes.hidden), 0.0)
+
+
+def writing_cost(sizes: Sizes, rows: int, length: int, weights: float) -> Cost:
+    """Writing `rows` samples of `length` tokens, as many at a time as `own_text` writes."""
+    tokens = rows * length
+    return Cost(
+        "writing",
+        sizes.forward(tokens) + sizes.logits(tokens),
+        -(-rows // WRITTEN_TOGETHER) * length * weights,
+    )
 
 
 def measured_now(seconds: float) -> Duration:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-# Rows that are generated together: the weights are read once for all of them.
-_ROWS = 32
+from evalkit.analysis.duration import WRITTEN_TOGETHER
+
 # Steps after which the time of all others can be told.
 _TIMED_STEPS = 4
 
@@ -40,13 +40,15 @@ def own_text(
     """
     # Whatever a call leaves open is taken from the model's own settings.
     model.generation_config = GenerationConfig()
-    meter = _Meter(len(first) * (length - 1), -(-len(first) // _ROWS) * (length - 1), expected)
+    meter = _Meter(
+        len(first) * (length - 1), -(-len(first) // WRITTEN_TOGETHER) * (length - 1), expected
+    )
     found: list[list[int]] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode():
-        for start in range(0, len(first), _ROWS):
+        for start in range(0, len(first), WRITTEN_TOGETHER):
             torch.manual_seed(seed + start)
-            rows = list(first[start : start + _ROWS])
+            rows = list(first[start : start + WRITTEN_TOGETHER])
             found += _drawn(model, rows, length, meter.counting(len(rows), advance))
     return found
 

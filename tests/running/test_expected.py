@@ -105,5 +105,23 @@ def test_a_task_is_counted_from_its_prompts(words: dict[str, Any]) -> None:
     assert measured.cost.operations > 0
 
 
+def test_the_models_own_calibration_text_is_a_step(words: dict[str, Any]) -> None:
+    """It is written token by token: its time is that of reading the weights so often."""
+    small = "samples=64,sample_length=32,group_size=32"
+    own = f"int4@gptq,calibration=self,{small}"
+    found = planned(
+        words, 1, "fp32", own, f"int4@gptq,calibration={words['model']}/../2.txt,{small}"
+    )
+    assert steps(found, 1)[:3] == ["importing", "calibration text", "quantizing"]
+    assert steps(found, 2)[:2] == ["importing", "quantizing"]
+    asked: Any = {**words, "text": Path(words["model"]).with_name("1.txt")}
+    del asked["progress"]
+    plan = make_plan([own], resolved(CompareOptions, asked))
+    costs = Costs(Store(plan.store), plan.jobs[0])
+    writing, _ = costs.making
+    assert writing.bytes == 2 * 32 * plan.jobs[0].checkpoint.weight_bytes
+    assert writing.operations == costs.sizes.forward(2048) + costs.sizes.logits(2048)
+
+
 def test_a_shared_prefix_is_read_once() -> None:
     assert _distinct_characters(["", "the old house", "the old tree", "trees"]) == 13 + 4 + 4

@@ -12,12 +12,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from evalkit.analysis.duration import Sizes, probes_cost, quantizing_cost, task_cost, text_cost
+from evalkit.analysis.duration import (
+    Sizes,
+    probes_cost,
+    quantizing_cost,
+    task_cost,
+    text_cost,
+    writing_cost,
+)
 from evalkit.backends import spec_of
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
 from evalkit.records import Cost, Run
-from evalkit.running.calibration import sample_shape
+from evalkit.running.calibration import SELF, calibration_source, sample_shape
 from evalkit.running.compare.tasks import noise_sample, part_requests
 from evalkit.running.compare.texts import NOISE_TOKENS, load_windows
 from evalkit.running.job import Job, Part
@@ -54,12 +61,17 @@ class Costs:
         return probes_cost(self.sizes, *steps, self.job.checkpoint.weight_bytes)
 
     @property
-    def making(self) -> Cost | None:
-        """The cost of making the job's quantized checkpoint; None where none is made."""
-        if not spec_of(self.job.variant).keeps:
-            return None
-        samples, length = sample_shape(self.job.variant, self.job.checkpoint)
-        return quantizing_cost(self.sizes, samples * length)
+    def making(self) -> tuple[Cost, ...]:
+        """The costs of making the job's quantized checkpoint, the model's own calibration text
+        included; empty where none is made."""
+        variant, checkpoint = self.job.variant, self.job.checkpoint
+        if not spec_of(variant).keeps:
+            return ()
+        samples, length = sample_shape(variant, checkpoint)
+        quantizing = quantizing_cost(self.sizes, samples * length)
+        if calibration_source(variant, checkpoint) != SELF:
+            return (quantizing,)
+        return writing_cost(self.sizes, samples, length, checkpoint.weight_bytes), quantizing
 
     def _texts(self, part: Part) -> Cost:
         windows = load_windows(self.store, self.job, part)

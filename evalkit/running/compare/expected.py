@@ -74,9 +74,9 @@ def part_name(part: Part) -> str:
 
 @dataclass(frozen=True)
 class _JobCounts:
-    """The cost of making a job's checkpoint (None where that is done), and of its parts."""
+    """The costs of making a job's checkpoint (none where that is done), and of its parts."""
 
-    making: Cost | None
+    making: tuple[Cost, ...]
     parts: tuple[tuple[str, Cost], ...]
 
 
@@ -100,7 +100,7 @@ def _count(jobs: Sequence[Job], send: Listener) -> _Counts:
         if making and find_artifact(
             store.artifacts(), job.checkpoint, job.variant, job.calibration, job.device
         ):
-            making = None
+            making = ()
         parts = tuple((part_name(part), costs.of(part)) for part in remaining(store, job))
         counted.append(_JobCounts(making, parts))
     return _Counts(tuple(counted), _imports([job.variant.backend for job in jobs]))
@@ -126,12 +126,16 @@ def _steps(
     model, variant = job.model.identity, job.variant.text
     past = [Past(run.cost, run.model.identity, run.variant.text) for run in runs if run.cost]
     # The checkpoint is made in a process, and measured in another.
-    processes = 1 if counts.making is None else 2
+    processes = 2 if counts.making else 1
     yield Step("importing", measured_now(processes * imports[job.variant.backend]))
-    if counts.making is not None:
-        same = [run for run in runs if run.model.identity == model]
-        made = [p for run in same if (p := _quantized(run, counts.making)) is not None]
-        yield Step("quantizing", expected(counts.making, rates, made, model, variant))
+    for cost in counts.making:
+        if cost.kind == "quantizing":
+            same = [run for run in runs if run.model.identity == model]
+            made = [p for run in same if (p := _quantized(run, cost)) is not None]
+            yield Step("quantizing", expected(cost, rates, made, model, variant))
+        else:
+            # No run records how long its calibration text took.
+            yield Step("calibration text", expected(cost, rates, (), model, variant))
     yield Step("loading", _loading(job, runs))
     for name, cost in counts.parts:
         yield Step(name, expected(cost, rates, past, model, variant))
