@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evalkit.models.layer_format import LayerFormat
 
 Columns = Mapping[str, NDArray[np.float32]]
+Topic = Literal["memory", "speed"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ProbeMetric:
     """A metric measured on the loaded model by the `measure` function of the same file.
 
     `per_machine` marks speed and memory, which are valid on the machine they were measured on.
+    `topic` is the word of `--only` that asks for it; the metrics of one file have one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ProbeMetric:
     version: int
     definition: str
     per_machine: bool = True
+    topic: Topic = "speed"
 
     def measured(self, values: tuple[float, ...], convention: str, **details: Any) -> Measurement:
         """A Measurement of this metric with raw `values`."""

@@ -63,7 +63,7 @@ def test_an_overflow_is_found_before_anything_is_timed(
     monkeypatch.setattr(worker, "first_not_finite", lambda model, ids: "model.layers.1.mlp")
     monkeypatch.setattr(worker, "_measure", lambda store, part, *_: begun.append(part.kind))
     row = compared(model, tmp_path, monkeypatch)
-    assert begun == ["probes"]
+    assert begun == ["memory", "speed"]
     assert "float16 overflows in this model, first in model.layers.1.mlp" in row.message
     assert "use bf16" in row.message
 

@@ -66,10 +66,8 @@ def remaining(store: Store, job: Job) -> list[Part]:
 
 
 def part_name(part: Part) -> str:
-    """A part in words: its task, "texts", or "speed and memory"."""
-    if part.kind == "task":
-        return part.run.suite.tasks[0].name
-    return "speed and memory" if part.kind == "probes" else "texts"
+    """A part in words: its task, "texts", "memory" or "speed"."""
+    return part.run.suite.tasks[0].name if part.kind == "task" else part.kind
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from functools import partial
 from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import label, next_method
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
-from evalkit.metrics import table_columns
+from evalkit.metrics import asked_columns
+from evalkit.options import MEASURED
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
-from evalkit.running.job import Job, Kind, Part
+from evalkit.running.job import PROBES, Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
 from evalkit.running.readiness import refuse_measuring
@@ -92,7 +93,7 @@ def _check_tokens(store: Store, plan: ComparePlan, listener: Listener) -> None:
         part.run.suite.id: (job, part)
         for job in reversed(plan.jobs)
         for part in job.parts
-        if part.kind != "probes" and not job.refusal and unfinished(store, job, part)
+        if not part.is_probe and not job.refusal and unfinished(store, job, part)
     }
     if left:
         job, _ = next(iter(left.values()))
@@ -136,9 +137,9 @@ def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
                 f"a worker runs on {here}, the command on {there}: speed is compared on one kind"
                 " of machine; give the command on a machine like the workers'"
             )
-            if any(part.kind == "probes" for part in job.parts):
+            if any(part.is_probe for part in job.parts):
                 listener(Event(job.variant.label, "", message=why))
-            job = _without(store, job, "probes", why)
+            job = _without(store, job, PROBES, why)
         try:
             refuse_measuring(_left(store, [job]))
         except EvalkitError as error:
@@ -162,7 +163,7 @@ def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -
     Texts are left out where `failed_baseline` says why there is nothing to compare them with.
     """
     if failed_baseline and not job.refusal:
-        job = _without(store, job, "texts", failed_baseline)
+        job = _without(store, job, ("texts",), failed_baseline)
     if not any(unfinished(store, job, part) for part in job.parts):
         return None
     try:
@@ -201,12 +202,12 @@ def _failure(store: Store, job: Job) -> str:
     return ""
 
 
-def _without(store: Store, job: Job, kind: Kind, why: str) -> Job:
-    """The job without its parts of this kind, which are stored as failed."""
+def _without(store: Store, job: Job, kinds: Sequence[Kind], why: str) -> Job:
+    """The job without its parts of these kinds, which are stored as failed."""
     for part in job.parts:
-        if part.kind == kind:
+        if part.kind in kinds:
             store.save(failed_run(store, job, part, VariantError(why)))
-    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind != kind))
+    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind not in kinds))
 
 
 def _forget(store: Store, plan: ComparePlan) -> None:
@@ -229,7 +230,7 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         for job in plan.jobs
     ]
     model = dataclasses.replace(plan.model, parameters=_parameters(measured))
-    return compare(
+    found = compare(
         model,
         plan.suite,
         measured,
@@ -237,8 +238,16 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         notes=plan.notes,
         store=str(store.root),
         environment=plan.environment,
-        columns=table_columns(),
+        columns=asked_columns(plan.wanted),
     )
+    found = dataclasses.replace(found, only=plan.only)
+    return found if plan.wanted & MEASURED["quality"] else _without_quality(found)
+
+
+def _without_quality(comparison: Comparison) -> Comparison:
+    """The comparison of speed and memory alone, in which no quality was asked for."""
+    rows = tuple(dataclasses.replace(row, verdict="not asked for") for row in comparison.rows)
+    return dataclasses.replace(comparison, rows=rows, sentence="Quality was not asked for.")
 
 
 def _parameters(measured: Sequence[Measured]) -> int:

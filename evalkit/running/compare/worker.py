@@ -86,7 +86,7 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
     run, start = begin(store, part, session), time.perf_counter()
     whole = not run.measurements
     try:
-        if part.kind == "probes":
+        if part.is_probe:
             run = _probe(store, part, run, loaded(session), send)
         elif part.kind == "texts":
             run = measure_texts(store, part, run, session, send)
@@ -105,7 +105,7 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
     # Only here, outside the handler, are the tensors of the failed part gone.
     release_memory(job.device)
     halved = job.settings.batch_tokens // 2
-    out_of_memory = isinstance(failure, OutOfMemoryError) and part.kind != "probes"
+    out_of_memory = isinstance(failure, OutOfMemoryError) and not part.is_probe
     if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
         raise _BatchDoesNotFitError
     _fail(store, job, part, failure, send)
@@ -162,7 +162,7 @@ def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listene
     """Record that `part` failed, with its name where `error` does not say it."""
     suite = part.run.suite
     named = ", ".join([*(text.name for text in suite.texts), *(task.name for task in suite.tasks)])
-    if part.kind != "probes" and named not in str(error):
+    if not part.is_probe and named not in str(error):
         error = type(error)(f"{named}: {error}")
     store.save(failed_run(store, job, part, error))
     send(Event(job.variant.label, "", message=str(error)))
