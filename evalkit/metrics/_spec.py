@@ -77,6 +77,10 @@ class Protocol:
     repetitions: int = 5
 
 
+def _silent(done: float, total: float, unit: str) -> None:
+    """Progress that nobody asked for."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A loaded variant and what is known about its making, handed to `measure`.
@@ -85,7 +89,8 @@ class Probe:
     the time of "load" and, where a checkpoint was made, "quantize". `formats` are the kinds of
     quantized layers that `model` may hold. `load_peaks` are the peaks of memory while it loaded, by
     the name of their counter; `files` says whether its files were in the page cache before ("warm",
-    "partly cold", "cold", "unknown").
+    "partly cold", "cold", "unknown"). `advance` is called with what is done, of how much, and
+    the unit, by a measurement that takes longer than a second.
     """
 
     model: Any
@@ -97,3 +102,4 @@ class Probe:
     formats: tuple[LayerFormat, ...] = ()
     load_peaks: Mapping[str, float] = field(default_factory=dict)
     files: str = "unknown"
+    advance: Callable[[float, float, str], None] = _silent

@@ -35,6 +35,11 @@ class Part:
     share: tuple[int, int] | None = None
 
     @property
+    def name(self) -> str:
+        """The part in words: its task, "texts", "memory" or "speed"."""
+        return self.run.suite.tasks[0].name if self.kind == "task" else self.kind
+
+    @property
     def is_probe(self) -> bool:
         """Whether the variant itself is looked at and timed, and not what it makes of a text."""
         return self.kind in PROBES

@@ -48,6 +48,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return call
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     for where, name in ((worker, "open_variant"), (worker, "_probe"), (texts, "_noise")):
         monkeypatch.setattr(where, name, told(name, getattr(where, name)))
     return found

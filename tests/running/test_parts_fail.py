@@ -48,6 +48,7 @@ def compared(
         return task(job, listener)
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     result = evalkit.compare(
         "fp32", model=str(model), text=[str(model.parent / "town.txt")], out=store, device="cpu",
         convention="document", context=64, progress=ignore,

@@ -35,9 +35,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text.write_text(tiny.documents(1, 20), encoding="utf-8")
     model = tiny.make_llama(folder / "model")
     only = "memory,quality"
-    return {
-        "model": str(model), "text": (str(text),), "batch_tokens": 256, "device": "cpu", "only": only,
-    }  # fmt: skip
+    text_words = {"text": (str(text),), "batch_tokens": 256, "only": only}
+    return {"model": str(model), "device": "cpu", **text_words}
 
 
 def plan_of(words: dict[str, Any], out: Path) -> ComparePlan:

@@ -15,6 +15,8 @@ from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
+from evalkit.running.compare.announce import tell_plan
+from evalkit.running.compare.expected import expected_time
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
 from evalkit.running.job import PROBES, Job, Kind, Part
 from evalkit.running.process import run_child
@@ -36,7 +38,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
         refuse_measuring(_left(store, plan.jobs), plan.text_bytes)
-    _check_tokens(store, plan, listener)
+    tell_plan(expected_time(store, plan.jobs, listener, imports=False), plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
     store.save_comparison(comparison, comparison_id(comparison))
@@ -82,29 +84,6 @@ def _left(store: Store, jobs: Sequence[Job]) -> list[Job]:
         for job in jobs
         if not job.refusal and any(unfinished(store, job, part) for part in job.parts)
     ]
-
-
-def _check_tokens(store: Store, plan: ComparePlan, listener: Listener) -> None:
-    """Raise in one line where the tokenizer cannot encode what is left of texts and tasks.
-
-    All variants share tokenizer, windows and prompts: one of them stands for all.
-    """
-    left = {
-        part.run.suite.id: (job, part)
-        for job in reversed(plan.jobs)
-        for part in job.parts
-        if not part.is_probe and not job.refusal and unfinished(store, job, part)
-    }
-    if left:
-        job, _ = next(iter(left.values()))
-        parts = tuple(part for _, part in left.values())
-        run_child(_check, dataclasses.replace(job, parts=parts), listener, gpu="")
-
-
-def _check(job: Job, send: Listener) -> None:
-    from evalkit.running.compare.tokens import check_tokens
-
-    check_tokens(job, send)
 
 
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
@@ -170,13 +149,15 @@ def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -
         if job.refusal:
             raise VariantError(job.refusal)
         make_checkpoint(job, listener)
+        listener(Event(job.variant.label, "starting", step="loading"))
         smaller: int | None = run_child(_measure, job, listener, gpu=job.visible)
         return smaller
     except EvalkitError as error:
         _fail(store, job, error)
         if isinstance(error, InterruptedWorkError):
             raise
-        listener(Event(job.variant.label, "", message=str(error)))
+        if not job.refusal:  # told before the first variant
+            listener(Event(job.variant.label, "", message=str(error)))
     return None
 
 
