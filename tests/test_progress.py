@@ -85,14 +85,30 @@ def test_a_pipe_gets_a_line_at_each_end_and_every_thirty_seconds(clock: Clock) -
     assert said[6:] == ["variant 1 of 3, fp16: texts: done in 1 min 5 s"]
 
 
+def test_what_came_before_the_first_step_ends_with_the_plan(clock: Clock) -> None:
+    said: list[str] = []
+    lines = Lines(said.append, clock)
+    lines(Event("evalkit", "measuring the machine"))
+    clock.now += 40
+    lines.tick()
+    lines(Event("evalkit", "", message="3 variants", plan=PLAN))
+    assert said == [
+        "evalkit: measuring the machine …",
+        "evalkit: measuring the machine: done in 40 s; 1 s gone, about 2 min 30 s left",
+        "evalkit: 3 variants",
+    ]
+
+
 def test_what_was_not_planned_is_told_when_it_takes_longer_than_a_moment(clock: Clock) -> None:
     said: list[str] = []
     lines = Lines(said.append, clock)
     lines(Event("evalkit", "looking up tasks"))
     lines.tick()
     lines(Event("int4", "round 1"))
+    clock.now += 0.5
+    lines.tick()
     assert said == []
-    clock.now += 2
+    clock.now += 1.5
     lines.tick()
     clock.now += 31
     lines.tick()

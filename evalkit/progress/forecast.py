@@ -36,6 +36,9 @@ class Forecast:
         if event.plan:
             self._plan, self._index, self._finished = event.plan, None, []
             self._all_begun = self._clock()
+            # What came before the first step is over.
+            self.current = Event("", "")
+            return True
         if not event.stage:
             return False
         index = self._place(event)

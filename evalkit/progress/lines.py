@@ -33,16 +33,16 @@ class Lines:
             self._hear(event)
 
     def _hear(self, event: Event) -> None:
+        before, taken = self._forecast.name, self._forecast.elapsed()
+        changed = self._forecast.hear(event)
+        if changed and self._told:
+            self._say(_with(f"{before}: done in {duration(taken)}", self._forecast.outlook()))
         if event.message:
             self._say(clean(f"{event.variant}: {event.message}".removeprefix(": ")))
-        before, taken, told = self._forecast.name, self._forecast.elapsed(), self._told
-        if not self._forecast.hear(event):
-            return
-        if told:
-            self._say(_with(f"{before}: done in {duration(taken)}", self._forecast.outlook()))
-        self._told = self._forecast.planned
-        if self._told:
-            self._say(f"{self._forecast.name} …")
+        if changed:
+            self._told = self._forecast.planned
+            if self._told:
+                self._say(f"{self._forecast.name} …")
 
     def tick(self) -> None:
         """Say that a stage which was not planned goes on, and how far it is where it takes long."""
@@ -51,9 +51,10 @@ class Lines:
                 self._go_on()
 
     def _go_on(self) -> None:
-        if not self._told and self._forecast.elapsed() >= _SOON:
-            self._told = True
-            self._say(f"{self._forecast.name} …")
+        if not self._told:
+            if self._forecast.elapsed() >= _SOON:
+                self._told = True
+                self._say(f"{self._forecast.name} …")
         elif self._clock() - self._last >= EVERY_SECONDS:
             far = self._forecast.detail() or f"for {duration(self._forecast.elapsed())}"
             self._say(_with(f"{self._forecast.name}: {far}", self._forecast.outlook()))
