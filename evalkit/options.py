@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict
 
 from evalkit.declaration import Numbers, Option, Words, words
-from evalkit.errors import UsageError
+from evalkit.errors import UsageError, unknown
 
+# What compare can measure, by the words of `--only`.
+MEASURED = {
+    "quality": frozenset({"text", "tasks"}),
+    "text": frozenset({"text"}),
+    "tasks": frozenset({"tasks"}),
+    "speed": frozenset({"speed"}),
+    "memory": frozenset({"memory"}),
+}
 _PLACE = "it says where files are, and they are known by their content"
 _TRUST = "it decides whether something runs, not what it gives"
 
@@ -40,6 +48,15 @@ def batch_sizes(value: Numbers) -> tuple[int, ...] | str:
     if not sizes or min(sizes) < 1:
         raise UsageError(f"--batch-sizes {value!r}: write auto, or numbers from 1 such as 1,2,4,8")
     return tuple(dict.fromkeys(sizes))
+
+
+def only(value: Words) -> tuple[str, ...]:
+    """Words that name what is measured, each once; nothing stands for everything."""
+    found = tuple(dict.fromkeys(words(value, "comma")))
+    for one in found:
+        if one not in MEASURED:
+            raise unknown("word of --only", one, MEASURED)
+    return found
 
 
 def contexts(value: Numbers) -> tuple[int, ...]:
@@ -202,6 +219,17 @@ class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
 
     margin: Annotated[
         str, Option("Tolerated loss: 1pp, 0.5pp, 2%.", "1pp", neutral="it judges numbers")
+    ]
+    only: Annotated[
+        Words,
+        Option(
+            "Measure only these of quality (text and tasks), text, tasks, speed, memory.",
+            (),
+            metavar="PART,…",
+            several="comma",
+            parse=only,
+            neutral="what is measured has the key that it has beside all the rest",
+        ),
     ]
     baseline: Annotated[str | None, Option("Baseline; default the first variant.", metavar="V")]
     batch_tokens: Annotated[

@@ -9,6 +9,7 @@ import unicodedata
 from typing import TextIO
 
 _PLAIN = "evalkit-plain"
+_HOUR, _MINUTE = 3600, 60
 _SIGNS = {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "±": "+-",
     "\N{MULTIPLICATION SIGN}": "x", "÷": "/", "·": "|", "…": "...", "→": "->", "≥": ">=", "≤": "<=",
@@ -26,6 +27,14 @@ def clean(text: str) -> str:
     text = _BIDI.sub("", _ESCAPE.sub("", text))
     kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
     return " ".join("".join(kept).split())
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = max(1, round(seconds))
+    if whole >= _HOUR:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _MINUTE} min {whole % _MINUTE} s" if whole >= _MINUTE else f"{whole} s"
 
 
 def use_plain_signs(*streams: TextIO) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tiny import documents, make_llama
 
 from evalkit import cli
-from evalkit.running.compare import run
+from evalkit.running.compare import expected
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_text_shorter_than_a_window(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "run_child", lambda task, job, listener, gpu: task(job, listener))
+    monkeypatch.setattr(expected, "run_child", lambda task, job, listener, gpu: task(job, listener))
     (tmp_path / "short.txt").write_text("the old house")
     words = ["compare", "fp32", "--model", str(place / "model"), "--convention", "gptq"]
     with pytest.raises(SystemExit) as ended:

@@ -106,11 +106,12 @@ def task_cost(sizes: Sizes, read: float, scored: float, generated: float, weight
     )
 
 
-def probes_cost(sizes: Sizes, prompt: int, generate: int, repetitions: int, weights: float) -> Cost:
-    """Reading a prompt and generating behind it, `repetitions` times and once to warm up."""
-    times = repetitions + 1
+def probe_cost(
+    kind: str, sizes: Sizes, prompt: int, generate: int, times: int, weights: float
+) -> Cost:
+    """Reading a prompt and generating behind it, so many times: "memory" or "speed"."""
     return Cost(
-        "probes",
+        kind,
         times * (sizes.forward(prompt + generate) + sizes.logits(1 + generate)),
         times * generate * weights,
     )

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from evalkit.cli.options import Variants, takes
+from evalkit.cli.options import Quiet, Variants, takes
 from evalkit.options import CompareOptions
+from evalkit.progress import ignore
 
 
 class Format(enum.StrEnum):
@@ -26,6 +27,7 @@ def compare(
     variants: Variants,
     format_: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.table,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Compare variants of a model: quality, size, memory and speed, each with a verdict."""
@@ -35,13 +37,16 @@ def compare(
     from evalkit.view import show
 
     if dry_run:
-        show(api.dry_run(*variants, **options), format_)
-        return
-    result = api.compare(*variants, **options)
+        planned = api.dry_run(*variants, **options)
+        show(planned, format_)
+        refused = any(row.status == "cannot run" for row in planned.rows)
+        raise typer.Exit(1 if refused else 0)
+    result = api.compare(*variants, progress=ignore if quiet else None, **options)
     with mirrored(options["out"]) as folder:
         if folder is not None:
             with replacing(folder / "report.html") as page:
                 page.write_text(api.report(result), encoding="utf-8")
-            print(f"evalkit: report: {folder / 'report.html'}", file=sys.stderr)
+            if not quiet:
+                print(f"evalkit: report: {folder / 'report.html'}", file=sys.stderr)
     show(result, format_)
     raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)

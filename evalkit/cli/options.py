@@ -32,6 +32,7 @@ OneVariant = Annotated[str, typer.Argument(metavar="VARIANT", help="int8, int4@g
 StoredComparison = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A stored comparison; default the newest.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but the result and errors.")]
 Store = Annotated[
     str | None,
     typer.Option("--out", metavar="DIR", help="Store; default $EVALKIT_HOME or ~/.cache/evalkit."),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Set
 from types import ModuleType
 
 from evalkit import plugins
 from evalkit.analysis.gate import Limit
 from evalkit.errors import EvalkitError
-from evalkit.metrics._spec import Probe, ProbeMetric, Protocol, TokenMetric
+from evalkit.metrics._spec import Probe, ProbeMetric, Protocol, TokenMetric, Topic
 from evalkit.records import Column
 from evalkit.scoring.statistics import find_statistic
 
@@ -18,6 +20,8 @@ __all__ = [
     "ProbeMetric",
     "Protocol",
     "TokenMetric",
+    "Topic",
+    "asked_columns",
     "definitions",
     "gate_limits",
     "probe_metrics",
@@ -49,9 +53,9 @@ def token_metrics(
     ]
 
 
-def probe_metrics() -> list[ProbeMetric]:
-    """The metrics measured on a loaded model: size, memory, speed."""
-    return [spec for spec in _specs() if isinstance(spec, ProbeMetric)]
+def probe_metrics(topic: Topic) -> list[ProbeMetric]:
+    """The metrics of "memory" (size with it) or of "speed", measured on a loaded model."""
+    return [s for s in _specs() if isinstance(s, ProbeMetric) and s.topic == topic]
 
 
 def definitions() -> list[tuple[str, str, str]]:
@@ -63,6 +67,19 @@ def table_columns() -> tuple[Column, ...]:
     """The columns that metrics declare, in the order of the table."""
     found = [column for module in _modules() for column in getattr(module, "COLUMNS", ())]
     return tuple(sorted(found, key=lambda column: column.place))
+
+
+def asked_columns(wanted: Set[str]) -> tuple[Column, ...]:
+    """The columns of the table, marked where they show none of the `wanted` parts."""
+    topics = {spec.name: spec.topic for spec in _specs() if isinstance(spec, ProbeMetric)}
+    parts = {"texts": "text", "tasks": "tasks"}
+    return tuple(
+        dataclasses.replace(
+            column,
+            asked=(topics.get(column.metric) or parts.get(column.measured_on)) in wanted,
+        )
+        for column in table_columns()
+    )
 
 
 def gate_limits() -> dict[str, Limit]:

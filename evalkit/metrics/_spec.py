@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evalkit.models.layer_format import LayerFormat
 
 Columns = Mapping[str, NDArray[np.float32]]
+Topic = Literal["memory", "speed"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ProbeMetric:
     """A metric measured on the loaded model by the `measure` function of the same file.
 
     `per_machine` marks speed and memory, which are valid on the machine they were measured on.
+    `topic` is the word of `--only` that asks for it; the metrics of one file have one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ProbeMetric:
     version: int
     definition: str
     per_machine: bool = True
+    topic: Topic = "speed"
 
     def measured(self, values: tuple[float, ...], convention: str, **details: Any) -> Measurement:
         """A Measurement of this metric with raw `values`."""
@@ -74,6 +77,10 @@ class Protocol:
     repetitions: int = 5
 
 
+def _silent(done: float, total: float, unit: str) -> None:
+    """Progress that nobody asked for."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A loaded variant and what is known about its making, handed to `measure`.
@@ -82,7 +89,8 @@ class Probe:
     the time of "load" and, where a checkpoint was made, "quantize". `formats` are the kinds of
     quantized layers that `model` may hold. `load_peaks` are the peaks of memory while it loaded, by
     the name of their counter; `files` says whether its files were in the page cache before ("warm",
-    "partly cold", "cold", "unknown").
+    "partly cold", "cold", "unknown"). `advance` is called with what is done, of how much, and
+    the unit, by a measurement that takes longer than a second.
     """
 
     model: Any
@@ -94,3 +102,4 @@ class Probe:
     formats: tuple[LayerFormat, ...] = ()
     load_peaks: Mapping[str, float] = field(default_factory=dict)
     files: str = "unknown"
+    advance: Callable[[float, float, str], None] = _silent

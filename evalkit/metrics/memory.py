@@ -23,6 +23,7 @@ PEAK_MEMORY = ProbeMetric(
     " CPU: resident high-water mark of the variant's own process above its level before loading,"
     " with all libraries resident before and, for prefill and decode, blocks above 128 KiB going"
     " back to the system when they are free.",
+    topic="memory",
 )
 SPECS = (PEAK_MEMORY,)
 COLUMNS = (Column(PEAK_MEMORY.name, "peak", "size", measured_on="model", place=20),)

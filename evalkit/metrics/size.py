@@ -14,6 +14,7 @@ WEIGHT_BYTES = ProbeMetric(
     definition="Bytes of storage of all parameters and quantization data (packed weights, scales,"
     " zeros, 16-bit rest); tied weights counted once.",
     per_machine=False,
+    topic="memory",
 )
 BITS_PER_WEIGHT = ProbeMetric(
     name="bits_per_weight",
@@ -22,6 +23,7 @@ BITS_PER_WEIGHT = ProbeMetric(
     version=1,
     definition="8 × weight bytes over the number of parameters of the unquantized model.",
     per_machine=False,
+    topic="memory",
 )
 SPECS = (WEIGHT_BYTES, BITS_PER_WEIGHT)
 COLUMNS = (Column(WEIGHT_BYTES.name, "size", "size", measured_on="model", place=10),)

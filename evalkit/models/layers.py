@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from evalkit.models.text_stack import full_matrices, is_full, packed_elements
+from evalkit.models.text_stack import full_matrices, is_full, packed_elements, text_stack
 
 _LAYER_NUMBER = re.compile(r"\.\d+\.")
 
@@ -19,6 +20,23 @@ def linear_modules(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if module is not head and hasattr(module, "in_features"):
             yield name, module
+
+
+@contextmanager
+def every_layer(model: PreTrainedModel, passed: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `passed` with a decoder layer's number, and how many there are, when it has run."""
+    stacks = (one for one in text_stack(model).children() if isinstance(one, nn.ModuleList))
+    layers = next(stacks, nn.ModuleList())
+
+    def hook(index: int) -> Callable[..., None]:
+        return lambda *_: passed(index, len(layers))
+
+    handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unquantized_layers(model: PreTrainedModel) -> list[str]:

@@ -22,7 +22,8 @@ class Column:
     agreement   a share of what is as in the baseline, which has none: "98.7 %"
     points      a share of items, then percentage points: "87.3 % ± 1.5", "- 0.4 [-1.0, 0.2]"
 
-    `measured_on` names what a suite must have for it. Columns stand in the order of `place`.
+    `measured_on` names what a suite must have for it. Columns stand in the order of `place`. A
+    comparison that was `asked` for something else has nothing to show in it.
     """
 
     metric: str
@@ -30,3 +31,4 @@ class Column:
     cell: Cell
     measured_on: Literal["model", "texts", "tasks"] = "texts"
     place: int = 100
+    asked: bool = True

@@ -83,7 +83,8 @@ class Flip:
 class Comparison(Displayable):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor.
 
-    `columns` are those of the table, as the metrics declare them.
+    `columns` are those of the table, as the metrics declare them. `only` names what alone was asked
+    for, in the words of `--only`; it is empty where everything was.
     """
 
     model: Model
@@ -98,6 +99,7 @@ class Comparison(Displayable):
     store: str = ""
     command: str = ""
     columns: tuple[Column, ...] = ()
+    only: tuple[str, ...] = ()
 
     def flips(self, task: str | None = None) -> Any:
         """The items that changed between right and wrong, to browse in a notebook."""

@@ -66,7 +66,7 @@ class Cost:
     """What a part asked of the machine, and the `seconds` it took once the variant was loaded.
 
     `operations` are those of its matrix products, `bytes` those of weights and logits that it
-    reads; `kind` is "probes", "texts" or "task". Both are counted, not measured, so that the time
+    reads; `kind` is that of the part. Both are counted, not measured, so that the time
     of another part can be told from them.
     """
 

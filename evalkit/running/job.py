@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evalkit.metrics import Protocol
+from evalkit.metrics import Protocol, Topic
 from evalkit.models.resolve import Checkpoint
 from evalkit.records import Environment, Model, Run, Variant
 
 NOISE_VERSION = 1
 TASK_VERSION = 1
-Kind = Literal["probes", "texts", "task"]
+Kind = Literal["memory", "speed", "texts", "task"]
+PROBES: tuple[Topic, ...] = ("memory", "speed")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One run to be made: speed and memory probes, all texts, or one task.
+    """One run to be made: memory or speed of the loaded variant, all texts, or one task.
 
     `needed` lists the (metric, version) pairs that make it whole. `share` (number, of how many)
     is a share of the texts' windows that another process scores; the whole part puts all shares
@@ -32,6 +33,16 @@ class Part:
     needed: tuple[tuple[str, int], ...]
     baseline: str = ""
     share: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The part in words: its task, "texts", "memory" or "speed"."""
+        return self.run.suite.tasks[0].name if self.kind == "task" else self.kind
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the variant itself is looked at and timed, and not what it makes of a text."""
+        return self.kind in PROBES
 
     def missing(self, stored: Run | None, machine: str | None) -> tuple[str, ...]:
         """Metrics of `needed` that `stored` lacks at their present version."""

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from evalkit.backends import libraries, missing_tools, run_settings, spec_of
+from evalkit.metrics import Topic
 from evalkit.records import Suite, content_hash
 from evalkit.running.job import Job
 
@@ -41,10 +42,11 @@ def machine_key(job: Job) -> list[Any]:
     return [[name, job.environment.packages.get(name)] for name in dict.fromkeys(names)]
 
 
-def probes_key(job: Job) -> str:
-    """The key of speed, memory and size."""
-    protocol = dataclasses.asdict(job.settings.protocol)
-    return content_hash([*variant_key(job), _device(job), "probes", protocol, machine_key(job)])
+def probes_key(job: Job, topic: Topic) -> str:
+    """The key of memory (and size), which takes a prompt and no repetitions, or of speed."""
+    protocol = job.settings.protocol
+    asked = [protocol.prompt] if topic == "memory" else dataclasses.asdict(protocol)
+    return content_hash([*variant_key(job), _device(job), topic, asked, machine_key(job)])
 
 
 def texts_key(job: Job, texts: Suite) -> str:

@@ -2,8 +2,9 @@
 
 The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `model`, `suite`,
 `baseline` (as asked for), `rows`, `environment`, `runs` (ids), and `margin`, `noise_floor`,
-`sentence`, `notes`. A row has `variant` (as asked for), `resolved`, `status`, `message`, `kernel`,
-`metrics`, and `verdict`, `slices` (the metrics text by text), `notes`, `runs`. A metric has
+`sentence`, `notes`, `only` (what alone was asked for; empty for everything). A row has `variant`
+(as asked for), `resolved`, `status`, `message`, `kernel`, `metrics`, and `verdict`, `slices` (the
+metrics text by text), `notes`, `runs`. A metric has
 `value`, `unit`, `n`, `low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict`, `details`.
 `details.notes` of a task's score lists what changed its measurement (prompts cut to the context,
 another few-shot split, items left out); it is absent where nothing did. `notes` of the row holds
@@ -67,6 +68,7 @@ def to_json(comparison: Comparison) -> str:
         "noise_floor": comparison.noise_floor,
         "sentence": comparison.sentence,
         "notes": comparison.notes,
+        "only": comparison.only,
     }, ascii_only=True)  # fmt: skip
 
 
@@ -133,18 +135,24 @@ def not_measured(comparison: Comparison) -> list[str]:
     """Lines naming the metrics that variants without a failure do not have, with the reason."""
     rows = [row for row in comparison.rows if row.status == "ok"]
     gaps: dict[tuple[str, str], list[str]] = {}
-    for column in comparison.columns:
+    for column in (column for column in comparison.columns if column.asked):
         missing = [row for row in rows if _lacks(comparison, row, column)]
         if missing:
             whose = "" if len(missing) == len(rows) else _names(missing)
             gaps.setdefault((whose, _reason(comparison, missing[0], column)), []).append(
-                numbers.clean(column.title).partition(",")[0]
+                _short(column)
             )
-    return [
+    unasked = [_short(column) for column in comparison.columns if not column.asked]
+    only = f"not asked for: {', '.join(unasked)} (--only {','.join(comparison.only)})"
+    return [only] * bool(unasked) + [
         f"not measured{f' for {whose}' if whose else ''}: {', '.join(titles)}"
         f"{f' ({reason})' if reason else ''}"
         for (whose, reason), titles in gaps.items()
     ]
+
+
+def _short(column: Column) -> str:
+    return numbers.clean(column.title).partition(",")[0]
 
 
 def _lacks(comparison: Comparison, row: Row, column: Column) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from evalkit.plain_text import duration
 from evalkit.records import to_json as plain
 from evalkit.records.dry_run import DryRun, DryRunRow, Step
 from evalkit.view import numbers
@@ -28,7 +29,6 @@ from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet
 
 SCHEMA = "evalkit.dry_run/1"
-_HOUR, _MINUTE = 3600, 60
 
 
 def sheet(found: DryRun) -> Sheet:
@@ -72,14 +72,6 @@ def to_json(found: DryRun) -> str:
     })  # fmt: skip
 
 
-def clock(seconds: float) -> str:
-    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = max(1, round(seconds))
-    if whole >= _HOUR:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _MINUTE} min {whole % _MINUTE} s" if whole >= _MINUTE else f"{whole} s"
-
-
 def _grid(rows: Sequence[DryRunRow]) -> Grid:
     """Memory, all time, and the time of every step that any variant has."""
     # In the order of the variant that has the most: quantizing comes before loading.
@@ -93,8 +85,8 @@ def _grid(rows: Sequence[DryRunRow]) -> Grid:
             lines.append(Line(label, message=numbers.clean(why)))
             continue
         memory = numbers.MISSING if row.memory is None else numbers.byte_size(row.memory)
-        times = {step.name: clock(step.time.seconds) for step in row.steps}
-        whole = clock(_seconds(row.steps)) if row.steps else numbers.MISSING
+        times = {step.name: duration(step.time.seconds) for step in row.steps}
+        whole = duration(_seconds(row.steps)) if row.steps else numbers.MISSING
         lines.append(Line(label, (memory, whole, *(times.get(n, numbers.MISSING) for n in names))))
     return Grid(("memory", "time", *map(numbers.clean, names)), tuple(lines))
 
@@ -148,10 +140,10 @@ def _time(found: DryRun) -> str:
         return f"time: not known, as {found.time_unknown}"
     if found.time is None:
         return "time: nothing is left to measure"
-    before = ", ".join(f"{step.name} {clock(step.time.seconds)}" for step in found.preparing)
+    before = ", ".join(f"{step.name} {duration(step.time.seconds)}" for step in found.preparing)
     end = datetime.fromisoformat(found.finish).strftime("%H:%M")
     return (
-        f"time: about {clock(found.time.seconds)} ({before} before the first variant), done at"
+        f"time: about {duration(found.time.seconds)} ({before} before the first variant), done at"
         f" {end}; within a factor of {found.time.factor:.1f}, told from {found.time.source}"
     )
 

@@ -54,7 +54,7 @@ def test_a_plan_is_told_from_the_roofline_and_then_from_earlier_runs(
     words: dict[str, Any],
 ) -> None:
     cold = planned(words, 1, "fp32", "bf16")
-    assert steps(cold, 0) == ["importing", "loading", "speed and memory", "texts"]
+    assert steps(cold, 0) == ["importing", "loading", "memory", "speed", "texts"]
     assert cold.time is not None
     assert cold.time.source == "the roofline alone and measured just now"
     every = [*cold.preparing, *(step for row in cold.rows for step in row.steps)]
@@ -69,7 +69,7 @@ def test_a_plan_is_told_from_the_roofline_and_then_from_earlier_runs(
     result = evalkit.compare("fp32", "bf16", **words, text=text)
     assert [row.status for row in result.rows] == ["ok", "ok"]
     costs = [run.cost for run in Store(words["out"]).runs()]
-    assert {cost.kind for cost in costs if cost} == {"probes", "texts"}
+    assert {cost.kind for cost in costs if cost} == {"memory", "speed", "texts"}
     assert all(cost and cost.seconds > 0 and cost.operations > 0 for cost in costs)
 
     done = planned(words, 1, "fp32", "bf16")

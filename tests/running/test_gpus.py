@@ -27,6 +27,7 @@ from evalkit.progress import ignore
 from evalkit.running import environment, gpus, process, quantize
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
 from evalkit.running.compare import run as compare_run
+from evalkit.running.compare.expected import Expectation
 from evalkit.running.gpus import Gpu, gpu_of, resolve_device, unused_gpu
 from evalkit.running.job import Job
 
@@ -296,6 +297,7 @@ def test_what_quantizes_and_what_measures_are_shown_the_same_card(
 
     monkeypatch.setattr(quantize, "run_child", child)
     monkeypatch.setattr(compare_run, "run_child", child)
+    monkeypatch.setattr(compare_run, "expected_time", lambda *_, **__: Expectation())
     # There is no card behind the stand-in for a child to reach.
     monkeypatch.setattr(compare_run, "refuse_measuring", lambda *_: None)
     (tmp_path / "text.txt").write_text("Once upon a time. " * 50)

@@ -27,6 +27,7 @@ def test_a_bare_word_whose_method_fails_becomes_the_next(
             raise VariantError("GPTQModel cannot make it: no module tree; use int4@bitsandbytes")
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     monkeypatch.setattr(compare_run, "make_checkpoint", fail)
     (tmp_path / "text.txt").write_text(tiny.documents(1, 3))
     found = evalkit.compare(

@@ -48,6 +48,7 @@ def compared(
         return task(job, listener)
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     result = evalkit.compare(
         "fp32", model=str(model), text=[str(model.parent / "town.txt")], out=store, device="cpu",
         convention="document", context=64, progress=ignore,
@@ -63,7 +64,7 @@ def test_an_overflow_is_found_before_anything_is_timed(
     monkeypatch.setattr(worker, "first_not_finite", lambda model, ids: "model.layers.1.mlp")
     monkeypatch.setattr(worker, "_measure", lambda store, part, *_: begun.append(part.kind))
     row = compared(model, tmp_path, monkeypatch)
-    assert begun == ["probes"]
+    assert begun == ["memory", "speed"]
     assert "float16 overflows in this model, first in model.layers.1.mlp" in row.message
     assert "use bf16" in row.message
 

@@ -34,7 +34,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = folder / "text.txt"
     text.write_text(tiny.documents(1, 20), encoding="utf-8")
     model = tiny.make_llama(folder / "model")
-    return {"model": str(model), "text": (str(text),), "batch_tokens": 256, "device": "cpu"}
+    only = "memory,quality"
+    text_words = {"text": (str(text),), "batch_tokens": 256, "only": only}
+    return {"model": str(model), "device": "cpu", **text_words}
 
 
 def plan_of(words: dict[str, Any], out: Path) -> ComparePlan:
@@ -93,7 +95,7 @@ def test_a_last_task_waits_for_its_shares_and_variants_for_the_baseline(
     both = [(0, 2), (1, 2)]
     assert after[("fp32", "texts", None)] >= {("fp32", "texts", share) for share in both}
     for share in both:
-        assert after[("fp32", "texts", share)] == {("fp32", "probes", None)}
+        assert after[("fp32", "texts", share)] == {("fp32", "memory", None)}
         assert ("fp32", "texts", None) in after[("fp16", "texts", share)]
 
 
@@ -104,7 +106,7 @@ def test_small_texts_are_one_share() -> None:
 
 
 def with_tasks(jobs: Sequence[Job], tasks: int) -> list[Shard]:
-    """The shards of `jobs`, each with as many tasks beside its probes and texts."""
+    """The shards of `jobs`, each with as many tasks beside its memory and texts."""
     more = [
         dataclasses.replace(job, parts=(*job.parts, *(Part("task", job.parts[0].run, ()),) * tasks))
         for job in jobs
@@ -126,7 +128,7 @@ def test_what_others_wait_for_ends_a_group_of_several_workers(
 ) -> None:
     found = with_tasks(plan_of(words, tmp_path).jobs, 4)
     waiting = set(range(12))
-    # Both variants' probes make a checkpoint, and the second's texts wait for the first's.
+    # Both variants' first parts make a checkpoint, and the second's texts wait for the first's.
     assert group(found, waiting, set(), 2) == [0]
     assert group(found, waiting - {0}, {0}, 2) == [6]
     assert group(found, waiting - {0, 6}, {0, 6}, 2) == []

@@ -249,6 +249,7 @@ def test_a_halved_batch_is_another_result(house: House, monkeypatch: pytest.Monk
         return rows_of(self, ids, *rest)
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     monkeypatch.setattr(Forward, "rows", small_card)
     whole, _ = house.compare("fp32", "int8", batch_tokens=512)
     assert whole.rows[1].runs[1] == half.rows[1].runs[1]
@@ -265,6 +266,7 @@ def test_a_metric_that_is_new_or_has_another_version_is_measured(
         return task(job, listener)
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     own = next(spec for spec in divergence.SPECS if spec.name == "total_variation")
     others = tuple(spec for spec in divergence.SPECS if spec is not own)
     twice = dataclasses.replace(own, version=own.version + 1, values=lambda found: 2 * found["tv"])

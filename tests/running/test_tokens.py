@@ -38,6 +38,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return task(job, listener)
 
     monkeypatch.setattr(compare_run, "run_child", here)
+    monkeypatch.setattr("evalkit.running.compare.expected.run_child", here)
     monkeypatch.setattr(generating, "run_child", lambda *_: {"piqa": False})
     return names
 
@@ -72,7 +73,7 @@ def test_a_token_of_the_text_beyond_the_embedding(model: Path, begun: list[str])
     said = refusal(model)
     assert "token 'house' of text town has id 320" in said
     assert "only 320 rows (0 to 319)" in said
-    assert begun == ["_check"]
+    assert begun == ["_count"]
 
 
 def test_a_mark_of_the_chat_beyond_the_embedding(model: Path, begun: list[str]) -> None:
@@ -81,7 +82,7 @@ def test_a_mark_of_the_chat_beyond_the_embedding(model: Path, begun: list[str]) 
     (model / "chat_template.jinja").write_text(template)
     said = refusal(model, text=[], tasks=["piqa"], chat=True)
     assert "token '<|user|>' of '<|user|>a'… has id 320" in said
-    assert begun == ["_check"]
+    assert begun == ["_count"]
 
 
 def test_a_tokenizer_with_neither_bos_nor_eos(model: Path, begun: list[str]) -> None:
@@ -90,10 +91,10 @@ def test_a_tokenizer_with_neither_bos_nor_eos(model: Path, begun: list[str]) -> 
     assert "neither BOS nor EOS" in said
     assert "tokenizer_config.json, or give --convention llama.cpp, gptq or document" in said
     assert "set bos_token or eos_token" in refusal(model, text=[], tasks=["piqa"])
-    assert begun == ["_check", "_check"]
+    assert begun == ["_count", "_count"]
 
 
 def test_no_vocabulary(model: Path, begun: list[str]) -> None:
     (model / "tokenizer.json").unlink()
     assert "none of tokenizer.json" in refusal(model)
-    assert begun == ["_check"]
+    assert begun == ["_count"]

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
+from evalkit.plain_text import duration
 from evalkit.records import Model, Suite, TaskSlice, TextSlice
 from evalkit.records.dry_run import DryRun, DryRunRow, Duration, Step, TextCounts
 from evalkit.view import dry_run, render
-from evalkit.view.dry_run import clock
 
 
 def step(name: str, seconds: float) -> Step:
@@ -98,4 +98,4 @@ def test_a_notebook_shows_it_as_an_element() -> None:
     [(0.1, "1 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
 )
 def test_seconds_in_words(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
+    assert duration(seconds) == words

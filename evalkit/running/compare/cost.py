@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from evalkit.analysis.duration import (
     Sizes,
-    probes_cost,
+    probe_cost,
     quantizing_cost,
     task_cost,
     text_cost,
     writing_cost,
 )
 from evalkit.backends import spec_of
+from evalkit.metrics.memory import DECODE_TOKENS
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
 from evalkit.records import Cost, Run
@@ -56,9 +57,12 @@ class Costs:
             return self._texts(part)
         if part.kind == "task":
             return self._task(self._requests(part, measured))
-        protocol = self.job.settings.protocol
-        steps = (protocol.prompt, protocol.generate, protocol.repetitions)
-        return probes_cost(self.sizes, *steps, self.job.checkpoint.weight_bytes)
+        protocol, weights = self.job.settings.protocol, self.job.checkpoint.weight_bytes
+        if part.kind == "memory":
+            return probe_cost("memory", self.sizes, protocol.prompt, DECODE_TOKENS, 1, weights)
+        # Once to warm up.
+        steps = (protocol.prompt, protocol.generate, protocol.repetitions + 1)
+        return probe_cost("speed", self.sizes, *steps, weights)
 
     @property
     def making(self) -> tuple[Cost, ...]:

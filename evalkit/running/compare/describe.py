@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from evalkit.progress import Listener
 from evalkit.records.dry_run import DryRun, DryRunRow, DryRunStatus, TextCounts
 from evalkit.running.cluster import share_count
-from evalkit.running.compare.expected import Expectation, expected_time, part_name, remaining
+from evalkit.running.compare.expected import Expectation, expected_time, remaining
 from evalkit.running.compare.plan import ComparePlan
 from evalkit.running.disk import bytes_written, state_bytes
 from evalkit.running.job import Job
@@ -24,7 +24,7 @@ def describe(plan: ComparePlan, listener: Listener) -> DryRun:
     device = job.gpu or job.device
     texts = _text_counts(plan, job, listener)
     needed: dict[str, float] = run_child(_needed, plan, listener, gpu="")
-    time_ = expected_time(store, plan.jobs, listener)
+    time_ = expected_time(store, plan.jobs, listener, imports=True)
     return DryRun(
         model=plan.model,
         checkpoint=str(plan.checkpoint.path),
@@ -56,7 +56,7 @@ def _row(store: Store, job: Job, needed: Mapping[str, float], time_: Expectation
         resolved=job.variant.text,
         status="cannot run" if job.refusal else status,
         message=job.refusal,
-        remaining=tuple(map(part_name, left)),
+        remaining=tuple(part.name for part in left),
         memory=needed.get(job.variant.text),
         steps=time_.steps.get(job.variant.text, ()),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from evalkit import plugins
 from evalkit.analysis.duration import Past, Rates, expected, loading_unseen, measured_now, total
-from evalkit.errors import DataError, EvalkitError
+from evalkit.errors import in_one_line
 from evalkit.progress import Listener
 from evalkit.records import Cost, Run
 from evalkit.records.dry_run import Duration, Step
@@ -19,6 +19,9 @@ from evalkit.running.job import Job, Part
 from evalkit.running.process import run_child
 from evalkit.running.remaining import unfinished
 from evalkit.store.store import Store
+
+# Operations that take a moment on any machine, and the rates that are assumed of one.
+_LITTLE, _ANY_MACHINE = 1e11, Rates(1e11, 1e10)
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,24 @@ class Expectation:
     unknown: str = ""
 
 
-def expected_time(store: Store, jobs: Sequence[Job], listener: Listener) -> Expectation:
-    """How long what is left of `jobs` will take, step by step."""
+def expected_time(
+    store: Store, jobs: Sequence[Job], listener: Listener, *, imports: bool
+) -> Expectation:
+    """How long what is left of `jobs` will take, step by step; nothing that is wrong is left.
+
+    With `imports` the backends' libraries are imported to see how long that takes. Raises
+    DataError, ModelError or UsageError in one line where texts, tokenizer or tasks of what is left
+    cannot be had.
+    """
     left = [job for job in jobs if not job.refusal and remaining(store, job)]
     if not left:
         return Expectation()
     begun = time.perf_counter()
-    try:
-        counted: _Counts = run_child(_count, left, listener, gpu="")
-    except DataError:
-        raise
-    except EvalkitError as error:
-        return Expectation(unknown=str(error))
+    counted: _Counts = run_child(_count, (left, imports), listener, gpu="")
+    if counted.unknown:
+        return Expectation(unknown=counted.unknown)
     taken = time.perf_counter() - begun - sum(counted.imports.values())
-    found = machine_rates(store, left[0], listener)
-    width = "float32" if left[0].device == "cpu" else "float16"
-    rates = Rates(found.flops[width], found.bandwidth)
+    rates = _rates(store, left[0], counted, listener)
     runs = [run for run in store.runs() if _is_of(run, left[0].environment.machine)]
     steps = {
         job.variant.text: tuple(_steps(job, counts, counted.imports, rates, runs))
@@ -60,16 +65,19 @@ def expected_time(store: Store, jobs: Sequence[Job], listener: Listener) -> Expe
     return Expectation(steps, preparing, total(every))
 
 
+def _rates(store: Store, job: Job, counted: _Counts, listener: Listener) -> Rates:
+    """The machine's rates, which are not worth measuring for what takes a moment anywhere."""
+    costs = [cost for counts in counted.jobs for _, cost in counts.parts]
+    if any(counts.making for counts in counted.jobs) or sum(c.operations for c in costs) > _LITTLE:
+        found = machine_rates(store, job, listener)
+        width = "float32" if job.device == "cpu" else "float16"
+        return Rates(found.flops[width], found.bandwidth)
+    return _ANY_MACHINE
+
+
 def remaining(store: Store, job: Job) -> list[Part]:
     """The parts of `job` that the store lacks."""
     return [part for part in job.parts if unfinished(store, job, part)]
-
-
-def part_name(part: Part) -> str:
-    """A part in words: its task, "texts", or "speed and memory"."""
-    if part.kind == "task":
-        return part.run.suite.tasks[0].name
-    return "speed and memory" if part.kind == "probes" else "texts"
 
 
 @dataclass(frozen=True)
@@ -84,26 +92,36 @@ class _JobCounts:
 class _Counts:
     """What was counted of each job, and the seconds that importing each backend takes."""
 
-    jobs: tuple[_JobCounts, ...]
-    imports: Mapping[str, float]
+    jobs: tuple[_JobCounts, ...] = ()
+    imports: Mapping[str, float] = field(default_factory=dict)
+    unknown: str = ""
 
 
-def _count(jobs: Sequence[Job], send: Listener) -> _Counts:
+def _count(asked: tuple[Sequence[Job], bool], send: Listener) -> _Counts:
+    """Check what the jobs will read, and count what they will do with it."""
+    from evalkit.running.compare.tokens import check_tokens
+
+    jobs, imports = asked
+    check_tokens(jobs, send)
+    try:
+        counted = tuple(_job_counts(job) for job in jobs)
+    except Exception as error:  # foreign architectures fail on the meta device in every way
+        return _Counts(unknown=str(in_one_line(error)))
+    return _Counts(counted, _imports([job.variant.backend for job in jobs] if imports else []))
+
+
+def _job_counts(job: Job) -> _JobCounts:
     from evalkit.backends._artifacts import find_artifact
     from evalkit.running.compare.cost import Costs
 
-    counted = []
-    for job in jobs:
-        store = Store(job.store)
-        costs = Costs(store, job)
-        making = costs.making
-        if making and find_artifact(
-            store.artifacts(), job.checkpoint, job.variant, job.calibration, job.device
-        ):
-            making = ()
-        parts = tuple((part_name(part), costs.of(part)) for part in remaining(store, job))
-        counted.append(_JobCounts(making, parts))
-    return _Counts(tuple(counted), _imports([job.variant.backend for job in jobs]))
+    store = Store(job.store)
+    costs = Costs(store, job)
+    making = costs.making
+    if making and find_artifact(
+        store.artifacts(), job.checkpoint, job.variant, job.calibration, job.device
+    ):
+        making = ()
+    return _JobCounts(making, tuple((p.name, costs.of(p)) for p in remaining(store, job)))
 
 
 def _imports(backends: Sequence[str]) -> dict[str, float]:
@@ -127,7 +145,8 @@ def _steps(
     past = [Past(run.cost, run.model.identity, run.variant.text) for run in runs if run.cost]
     # The checkpoint is made in a process, and measured in another.
     processes = 2 if counts.making else 1
-    yield Step("importing", measured_now(processes * imports[job.variant.backend]))
+    if job.variant.backend in imports:
+        yield Step("importing", measured_now(processes * imports[job.variant.backend]))
     for cost in counts.making:
         if cost.kind == "quantizing":
             same = [run for run in runs if run.model.identity == model]

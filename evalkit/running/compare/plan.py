@@ -7,7 +7,6 @@ answered without it.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,29 +16,33 @@ from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.declaration import command_line, words
 from evalkit.errors import UsageError, did_you_mean
-from evalkit.metrics import probe_metrics, token_metrics
+from evalkit.metrics import Topic, probe_metrics, token_metrics
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import CompareOptions
 from evalkit.progress import Event, Listener, ignore
-from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
+from evalkit.records import Environment, Model, Run, Suite, Variant
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
+from evalkit.running.compare.suite import (
+    EVERYTHING,
+    check_random,
+    choose_suite,
+    data_paths,
+    wanted_parts,
+)
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
-from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Settings, Subject
+from evalkit.running.job import NOISE_VERSION, PROBES, TASK_VERSION, Job, Part, Settings, Subject
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
 from evalkit.store.mirror import is_url
-from evalkit.tasks.files import task_files_hash
-from evalkit.texts.documents import Text, load_texts
-from evalkit.texts.presets import load_preset
-from evalkit.texts.windows import default_context
 
 
 @dataclass(frozen=True)
 class ComparePlan:
     """Jobs in the order of the rows, the baseline first; a job that cannot run says why.
 
-    `generates` says of each task whether text is generated for it.
+    `generates` says of each task whether text is generated for it, `wanted` what is measured, and
+    `only` what alone was asked for in the user's words.
     """
 
     store: Path
@@ -52,6 +55,8 @@ class ComparePlan:
     notes: tuple[str, ...]
     command: str
     generates: Mapping[str, bool]
+    wanted: frozenset[str] = EVERYTHING
+    only: tuple[str, ...] = ()
     ray: str = ""
     text_bytes: int = 0
 
@@ -79,7 +84,7 @@ def make_plan(
     chosen = _baseline_first(variants, options)
     margin = parse_margin(options["margin"])
     serve = dict(zip(chosen, assign_servers(chosen, words(options["serve"])), strict=True))
-    _check_random(options)
+    check_random(options)
     # `out` may be a URL, whose local copy is the store.
     local: CompareOptions = options if folder is None else {**options, "out": folder}
     subject = resolve_subject(
@@ -89,7 +94,8 @@ def make_plan(
         card_holds_model=not options["ray"] and any(map(needs_memory, chosen)),
     )
     subject = _with_settings(subject, options)
-    suite, sources, texts = choose_suite(options, subject.checkpoint)
+    wanted = wanted_parts(options)
+    suite, sources, texts = choose_suite(options, subject.checkpoint, wanted)
     notes = tuple(note for text in texts for note in text.notes)
     for note in notes:
         send(Event("evalkit", "", message=note))
@@ -106,7 +112,8 @@ def make_plan(
         for variant in chosen
     ]
     context = _context_of(suite, subject.settings)
-    jobs = with_memory_check(_with_parts(jobs, suite, generates), context)
+    jobs = with_memory_check(_with_parts(jobs, suite, generates, wanted), context)
+    _check_something(jobs, options)
     mirror = str(options["out"]) if is_url(options["out"]) else ""
     return ComparePlan(
         store=subject.store,
@@ -119,35 +126,11 @@ def make_plan(
         notes=(*subject.notes, *notes, *(note for job in jobs for note in job.notes)),
         command=command_line("compare", variants, CompareOptions, {**options, "fresh": False}),
         generates=generates,
+        wanted=wanted,
+        only=words(options["only"], "comma"),
         ray=options["ray"],
         text_bytes=sum(len(d.encode()) for t in texts for d in t.documents),
     )
-
-
-def choose_suite(
-    options: CompareOptions, checkpoint: Checkpoint
-) -> tuple[Suite, tuple[str, ...], Sequence[Text]]:
-    """The suite of texts and tasks asked for, else a preset; its texts and their sources."""
-    if options["weights"] == "random":
-        return Suite("random weights", convention="", context=0, bos=""), (), ()
-    name = options["suite"]
-    if name is None and not options["text"] and not options["tasks"]:
-        name = "demo" if checkpoint.name == "demo" else "quick"
-    preset = load_preset(name) if name else None
-    sources = words(options["text"]) or (preset.texts if preset else ())
-    convention = options["convention"] or (preset.convention if preset else "lm-eval")
-    context = preset.context if preset and preset.context else default_context(convention)
-    texts = load_texts(sources, limit=options["limit"], offline=options["offline"])
-    suite = Suite(
-        name=name or "custom",
-        texts=tuple(TextSlice(t.name, t.sha256, len(t.documents)) for t in texts),
-        convention=convention,
-        context=_context(options["context"], context, checkpoint),
-        tasks=_tasks(options, preset.tasks if preset else ()),
-        limit=options["limit"],
-        seed=options["seed"],
-    )
-    return suite, tuple(sources), texts
 
 
 def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> ComparePlan:
@@ -155,7 +138,8 @@ def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> Compa
     jobs = list(plan.jobs)
     settings = dataclasses.replace(jobs[index].settings, batch_tokens=batch_tokens)
     jobs[index] = dataclasses.replace(jobs[index], settings=settings)
-    return dataclasses.replace(plan, jobs=tuple(_with_parts(jobs, plan.suite, plan.generates)))
+    jobs = _with_parts(jobs, plan.suite, plan.generates, plan.wanted)
+    return dataclasses.replace(plan, jobs=tuple(jobs))
 
 
 def with_other_method(plan: ComparePlan, index: int, variant: Variant, why: str) -> ComparePlan:
@@ -166,51 +150,18 @@ def with_other_method(plan: ComparePlan, index: int, variant: Variant, why: str)
     changed = dataclasses.replace(jobs[index], variant=variant, calibration="", notes=(note,))
     jobs[index] = on_this_machine(changed)
     notes = (*(one for one in plan.notes if one not in gone), note)
-    jobs = _with_parts(jobs, plan.suite, plan.generates)
+    jobs = _with_parts(jobs, plan.suite, plan.generates, plan.wanted)
     return dataclasses.replace(plan, jobs=tuple(jobs), notes=notes)
 
 
-def _context(asked: int | None, default: int, checkpoint: Checkpoint) -> int:
-    limit = checkpoint.positions or None
-    if asked and limit and asked > limit:
+def _check_something(jobs: Sequence[Job], options: CompareOptions) -> None:
+    """Raise UsageError where `--only` leaves nothing to measure of a variant."""
+    empty = next((job.variant.label for job in jobs if not job.parts), None)
+    only = words(options["only"], "comma")
+    if only and empty is not None:
         raise UsageError(
-            f"--context {asked} is beyond the model's {limit} positions: give at most {limit}"
-        )
-    return min(asked or default, limit or 10**9)
-
-
-def _tasks(options: CompareOptions, preset: Sequence[TaskSlice]) -> tuple[TaskSlice, ...]:
-    """The tasks asked for, else those of the preset, with what was asked of all of them."""
-    asked = [TaskSlice(name) for name in words(options["tasks"], "comma")]
-    data, include_path = data_paths(options)
-    return tuple(
-        dataclasses.replace(
-            task,
-            shots=task.shots if options["shots"] is None else options["shots"],
-            limit=task.limit if options["limit"] is None else options["limit"],
-            chat=options["chat"],
-            system=options["system"],
-            chat_arguments=words(options["chat_template_args"], "comma"),
-            data=task_files_hash(task.name, data, include_path),
-        )
-        for task in asked or preset
-    )
-
-
-def data_paths(options: CompareOptions) -> tuple[Path | None, Path | None]:
-    """The folders of task data ($EVALKIT_DATA by default) and of task YAMLs."""
-    data = options["data"] or os.environ.get("EVALKIT_DATA")
-    include_path = options["include_path"]
-    return (
-        None if data is None or data == "" else Path(data),
-        None if include_path is None else Path(include_path),
-    )
-
-
-def _check_random(options: CompareOptions) -> None:
-    if options["weights"] == "random" and (options["text"] or options["tasks"] or options["suite"]):
-        raise UsageError(
-            "--weights random has no quality to measure: leave out --text, --tasks and --suite"
+            f"--only {','.join(only)} leaves nothing to measure of {empty}: text needs --text or a"
+            " suite with texts, tasks need --tasks, speed and memory a variant that is loaded here"
         )
 
 
@@ -244,7 +195,9 @@ def _baseline_first(asked: Sequence[str], options: CompareOptions) -> list[Varia
     return [found, *variants]
 
 
-def _with_parts(jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool]) -> list[Job]:
+def _with_parts(
+    jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool], wanted: frozenset[str]
+) -> list[Job]:
     """The jobs with their parts, all with the first one's reference."""
     baseline = jobs[0]
     texts = next((part for part in suite.parts() if part.texts), None)
@@ -260,12 +213,16 @@ def _with_parts(jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool]
             is_baseline=index == 0,
             divergence=not served,
         )
-        found.append(dataclasses.replace(shared, parts=_parts(shared, suite, generates)))
+        found.append(dataclasses.replace(shared, parts=_parts(shared, suite, generates, wanted)))
     return found
 
 
-def _parts(job: Job, suite: Suite, generates: Mapping[str, bool]) -> tuple[Part, ...]:
-    parts = [] if spec_of(job.variant).served else [_probes(job)]
+def _parts(
+    job: Job, suite: Suite, generates: Mapping[str, bool], wanted: frozenset[str]
+) -> tuple[Part, ...]:
+    # Of a server they are not known here.
+    topics = () if spec_of(job.variant).served else PROBES
+    parts = [_probe(job, topic) for topic in topics if topic in wanted]
     for piece in suite.parts():
         if piece.tasks:
             key = task_key(job, piece, generates=generates[piece.tasks[0].name])
@@ -275,11 +232,11 @@ def _parts(job: Job, suite: Suite, generates: Mapping[str, bool]) -> tuple[Part,
     return tuple(parts)
 
 
-def _probes(job: Job) -> Part:
-    """Size, memory and speed; of a server they are not known here."""
-    probes = Suite(name="probes", convention="", context=0, bos="")
-    needed = tuple((spec.name, spec.version) for spec in probe_metrics())
-    return Part("probes", _run(job, probes_key(job), probes), needed)
+def _probe(job: Job, topic: Topic) -> Part:
+    """Memory (and size), or speed."""
+    suite = Suite(name=topic, convention="", context=0, bos="")
+    needed = tuple((spec.name, spec.version) for spec in probe_metrics(topic))
+    return Part(topic, _run(job, probes_key(job, topic), suite), needed)
 
 
 def _texts(job: Job, piece: Suite) -> Part:

@@ -9,13 +9,16 @@ from functools import partial
 from evalkit.analysis.compare import Measured, compare
 from evalkit.backends import label, next_method
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
-from evalkit.metrics import table_columns
+from evalkit.metrics import asked_columns
+from evalkit.options import MEASURED
 from evalkit.progress import Event, Listener
 from evalkit.records import Comparison, Run, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
+from evalkit.running.compare.announce import tell_plan
+from evalkit.running.compare.expected import expected_time
 from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
-from evalkit.running.job import Job, Kind, Part
+from evalkit.running.job import PROBES, Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
 from evalkit.running.readiness import refuse_measuring
@@ -35,7 +38,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
         refuse_measuring(_left(store, plan.jobs), plan.text_bytes)
-    _check_tokens(store, plan, listener)
+    tell_plan(expected_time(store, plan.jobs, listener, imports=False), plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
     store.save_comparison(comparison, comparison_id(comparison))
@@ -83,29 +86,6 @@ def _left(store: Store, jobs: Sequence[Job]) -> list[Job]:
     ]
 
 
-def _check_tokens(store: Store, plan: ComparePlan, listener: Listener) -> None:
-    """Raise in one line where the tokenizer cannot encode what is left of texts and tasks.
-
-    All variants share tokenizer, windows and prompts: one of them stands for all.
-    """
-    left = {
-        part.run.suite.id: (job, part)
-        for job in reversed(plan.jobs)
-        for part in job.parts
-        if part.kind != "probes" and not job.refusal and unfinished(store, job, part)
-    }
-    if left:
-        job, _ = next(iter(left.values()))
-        parts = tuple(part for _, part in left.values())
-        run_child(_check, dataclasses.replace(job, parts=parts), listener, gpu="")
-
-
-def _check(job: Job, send: Listener) -> None:
-    from evalkit.running.compare.tokens import check_tokens
-
-    check_tokens(job, send)
-
-
 def _run_on_ray(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
     from evalkit.running.cluster import run_shards, shards, share_count
 
@@ -136,9 +116,9 @@ def _run_parts(baseline: Job, job: Job, listener: Listener) -> None:
                 f"a worker runs on {here}, the command on {there}: speed is compared on one kind"
                 " of machine; give the command on a machine like the workers'"
             )
-            if any(part.kind == "probes" for part in job.parts):
+            if any(part.is_probe for part in job.parts):
                 listener(Event(job.variant.label, "", message=why))
-            job = _without(store, job, "probes", why)
+            job = _without(store, job, PROBES, why)
         try:
             refuse_measuring(_left(store, [job]))
         except EvalkitError as error:
@@ -162,20 +142,22 @@ def _run_job(store: Store, job: Job, failed_baseline: str, listener: Listener) -
     Texts are left out where `failed_baseline` says why there is nothing to compare them with.
     """
     if failed_baseline and not job.refusal:
-        job = _without(store, job, "texts", failed_baseline)
+        job = _without(store, job, ("texts",), failed_baseline)
     if not any(unfinished(store, job, part) for part in job.parts):
         return None
     try:
         if job.refusal:
             raise VariantError(job.refusal)
         make_checkpoint(job, listener)
+        listener(Event(job.variant.label, "starting", step="loading"))
         smaller: int | None = run_child(_measure, job, listener, gpu=job.visible)
         return smaller
     except EvalkitError as error:
         _fail(store, job, error)
         if isinstance(error, InterruptedWorkError):
             raise
-        listener(Event(job.variant.label, "", message=str(error)))
+        if not job.refusal:  # told before the first variant
+            listener(Event(job.variant.label, "", message=str(error)))
     return None
 
 
@@ -201,12 +183,12 @@ def _failure(store: Store, job: Job) -> str:
     return ""
 
 
-def _without(store: Store, job: Job, kind: Kind, why: str) -> Job:
-    """The job without its parts of this kind, which are stored as failed."""
+def _without(store: Store, job: Job, kinds: Sequence[Kind], why: str) -> Job:
+    """The job without its parts of these kinds, which are stored as failed."""
     for part in job.parts:
-        if part.kind == kind:
+        if part.kind in kinds:
             store.save(failed_run(store, job, part, VariantError(why)))
-    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind != kind))
+    return dataclasses.replace(job, parts=tuple(p for p in job.parts if p.kind not in kinds))
 
 
 def _forget(store: Store, plan: ComparePlan) -> None:
@@ -229,7 +211,7 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         for job in plan.jobs
     ]
     model = dataclasses.replace(plan.model, parameters=_parameters(measured))
-    return compare(
+    found = compare(
         model,
         plan.suite,
         measured,
@@ -237,8 +219,16 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         notes=plan.notes,
         store=str(store.root),
         environment=plan.environment,
-        columns=table_columns(),
+        columns=asked_columns(plan.wanted),
     )
+    found = dataclasses.replace(found, only=plan.only)
+    return found if plan.wanted & MEASURED["quality"] else _without_quality(found)
+
+
+def _without_quality(comparison: Comparison) -> Comparison:
+    """The comparison of speed and memory alone, in which no quality was asked for."""
+    rows = tuple(dataclasses.replace(row, verdict="not asked for") for row in comparison.rows)
+    return dataclasses.replace(comparison, rows=rows, sentence="Quality was not asked for.")
 
 
 def _parameters(measured: Sequence[Measured]) -> int:

@@ -131,7 +131,9 @@ class _Asking:
         folder = self.store.raw(self.run.id)
         lm = self.session.language_model(self.job.seed)
         try:
-            answers = answer_requests(requests, lm, folder, advance=self._advance(task.name))
+            again = sum(1 for _ in noise_sample(requests).flat()) * self.job.is_baseline
+            advance = self._advance(task.name, later=again)
+            answers = answer_requests(requests, lm, folder, advance=advance)
         except DataError as error:
             raise DataError(f"{task.name}: {error}") from error
         records = score_answers(task, requests, answers)
@@ -163,9 +165,12 @@ class _Asking:
         """The job of the session."""
         return self.session.job
 
-    def _advance(self, name: str) -> Callable[[int, int], None]:
+    def _advance(self, name: str, *, before: int = 0, later: int = 0) -> Callable[[int, int], None]:
+        """Count requests, with those that were asked `before` and will be asked `later`."""
+
         def advance(done: int, total: int) -> None:
-            self.send(Event(self.job.variant.label, name, done, total, "requests"))
+            whole = before + total + later
+            self.send(Event(self.job.variant.label, name, before + done, whole, "requests"))
             stop_if_asked()
 
         return advance
@@ -180,7 +185,9 @@ class _Asking:
         folder = self.store.raw(self.run.id) / "noise"
         half = max(1, (batch_tokens or self.job.settings.batch_tokens) // 2)
         lm = self.session.language_model(self.job.seed, half)
-        again = answer_requests(sample, lm, folder, advance=self._advance(f"{task.name} again"))
+        asked = sum(1 for _ in requests.flat())
+        advance = self._advance(f"{task.name} again", before=asked)
+        again = answer_requests(sample, lm, folder, advance=advance)
         first = answers.loglikelihood[: len(again.loglikelihood)]
         # What could not be scored is NaN both times.
         return float(np.max(np.nan_to_num(np.abs(again.loglikelihood - first)), initial=0.0))

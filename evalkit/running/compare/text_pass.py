@@ -15,6 +15,7 @@ from evalkit.metrics._spec import Columns
 from evalkit.progress import Event, Listener
 from evalkit.records import Run
 from evalkit.results.load_measured import windows_table
+from evalkit.running.compare.token_bar import TokenBar
 from evalkit.running.job import Job
 from evalkit.running.process import stop_if_asked
 from evalkit.running.session import Session, loaded
@@ -28,13 +29,17 @@ from evalkit.texts.windows import Windows
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """One loaded variant and the windows it scores; a pass fills one per-token table."""
+    """One loaded variant and the windows it scores; a pass fills one per-token table.
+
+    `later` is how many tokens further passes will score, so that progress counts all of them.
+    """
 
     store: Store
     run: Run
     windows: Windows
     session: Session
     send: Listener
+    later: float = 0.0
 
     @property
     def job(self) -> Job:
@@ -84,10 +89,12 @@ class Scoring:
         batch_tokens: int | None = None,
         writer: str = "",
         stage: str = "scoring",
+        before: float = 0.0,
     ) -> tuple[str, ...]:
         """Score the windows (of `only`) that `table` or its parts lack, batch by batch.
 
-        Processes that share the windows each have a name as `writer`; `stage` is what is shown.
+        Processes that share the windows each have a name as `writer`; `stage` is what is shown, and
+        `before` the tokens that passes before this one have scored.
         Returns what is worth noting: halved batches, a reference of whole logits.
         """
         self._renew(table, metrics)
@@ -106,15 +113,24 @@ class Scoring:
             batch_tokens=batch_tokens,
         )
         scored = self.windows.scored.astype(np.float64)
-        total = scored.sum() - scored[list(skipped)].sum()
-        event = Event(self.job.variant.label, stage, scored[list(done)].sum(), total, "tokens")
-        self.send(event)
-        for batch in batches:
-            parts.append(_columns(batch.columns, metrics))
-            event = dataclasses.replace(event, done=event.done + scored[batch.windows].sum())
-            self.send(event)
-            notes |= dict.fromkeys(batch.notes)
-            stop_if_asked()
+        total = before + scored.sum() - scored[list(skipped)].sum()
+        bar = TokenBar(
+            Event(
+                self.job.variant.label,
+                stage,
+                before + scored[list(done)].sum(),
+                total if before else total + self.later,
+                "tokens",
+            ),
+            self.send,
+            batch_tokens or self.job.settings.batch_tokens,
+        )
+        with bar.inside(self.session):
+            for batch in batches:
+                parts.append(_columns(batch.columns, metrics))
+                bar.advance(scored[batch.windows].sum())
+                notes |= dict.fromkeys(batch.notes)
+                stop_if_asked()
         return tuple(notes)
 
     def put_together(self, table: Path) -> None:

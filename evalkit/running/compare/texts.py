@@ -72,7 +72,8 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     job = session.job
     windows = load_windows(store, job, part)
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *session.quality_notes))))
-    scoring = Scoring(store, run, windows, session, send)
+    again = float(windows.scored[list(_noise_sample(windows))].sum()) * job.is_baseline
+    scoring = Scoring(store, run, windows, session, send, again)
     convention = part.run.suite.convention
     metrics = token_metrics(convention, is_baseline=job.is_baseline, divergence=job.divergence)
     table = scoring.table(part.baseline or "self")
@@ -163,6 +164,7 @@ def _noise(scoring: Scoring, metrics: list[TokenMetric]) -> Measurement:
         only=_noise_sample(scoring.windows),
         batch_tokens=max(1, scoring.job.settings.batch_tokens // 2),
         stage="scoring again",
+        before=float(scoring.windows.scored.sum()),
     )
     scoring.put_together(table)
     return Measurement(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -25,7 +25,7 @@ from evalkit.running.compare.texts import load_windows, measure_share, measure_t
 from evalkit.running.environment import Load
 from evalkit.running.job import Job, Part
 from evalkit.running.keys import depends_on_batches
-from evalkit.running.process import shown_in_one_line
+from evalkit.running.process import shown_in_one_line, stop_if_asked
 from evalkit.running.remaining import add, failed_run, unfinished
 from evalkit.running.session import LoadedSession, Session, loaded, open_variant
 from evalkit.scoring.halving import release_memory
@@ -80,13 +80,14 @@ def _wait(job: Job, send: Listener, who: str) -> None:
 def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Listener) -> None:
     """Measure one part; a failure of its own is recorded and leaves the others unharmed."""
     job = session.job
+    send = _within(part, job, send)
     if part.share is not None:
         measure_share(store, part, session, send)
         return
     run, start = begin(store, part, session), time.perf_counter()
     whole = not run.measurements
     try:
-        if part.kind == "probes":
+        if part.is_probe:
             run = _probe(store, part, run, loaded(session), send)
         elif part.kind == "texts":
             run = measure_texts(store, part, run, session, send)
@@ -105,10 +106,16 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
     # Only here, outside the handler, are the tensors of the failed part gone.
     release_memory(job.device)
     halved = job.settings.batch_tokens // 2
-    out_of_memory = isinstance(failure, OutOfMemoryError) and part.kind != "probes"
+    out_of_memory = isinstance(failure, OutOfMemoryError) and not part.is_probe
     if out_of_memory and depends_on_batches(job) and halved >= SMALLEST_BATCH:
         raise _BatchDoesNotFitError
     _fail(store, job, part, failure, send)
+
+
+def _within(part: Part, job: Job, send: Listener) -> Listener:
+    """A listener for what belongs to `part`, which begins now."""
+    send(Event(job.variant.label, part.name))
+    return lambda event: send(dataclasses.replace(event, step=part.name))
 
 
 def without_overflow(
@@ -162,7 +169,7 @@ def _fail(store: Store, job: Job, part: Part, error: EvalkitError, send: Listene
     """Record that `part` failed, with its name where `error` does not say it."""
     suite = part.run.suite
     named = ", ".join([*(text.name for text in suite.texts), *(task.name for task in suite.tasks)])
-    if part.kind != "probes" and named not in str(error):
+    if not part.is_probe and named not in str(error):
         error = type(error)(f"{named}: {error}")
     store.save(failed_run(store, job, part, error))
     send(Event(job.variant.label, "", message=str(error)))
@@ -203,14 +210,16 @@ def begin(store: Store, part: Part, session: Session) -> Run:
 
 def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Listener) -> Run:
     """Measure what is missing of size, memory and speed; raises in the end what failed of it."""
-    job, probe = session.job, session.probe()
+    job = session.job
     missing = set(part.missing(run, job.environment.machine))
     load, failures = Load(), []
-    for done, name in enumerate(plugins.names("metrics")):
+    for name in plugins.names("metrics"):
         module = plugins.load("metrics", name)
         if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
             continue
-        send(Event(job.variant.label, f"measuring {name}", done))
+        event = Event(job.variant.label, f"measuring {name.replace('_', ' ')}")
+        send(event)
+        probe = dataclasses.replace(session.probe(), advance=_advance(event, send))
         try:
             run = add(store, run, _on_this_machine(module, probe, job.environment.machine))
             continue
@@ -229,6 +238,14 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
     if failures:
         raise OutOfMemoryError("; ".join(map(str, failures)))
     return dataclasses.replace(run, notes=(*run.notes, *load.notes()))
+
+
+def _advance(event: Event, send: Listener) -> Callable[[float, float, str], None]:
+    def advance(done: float, total: float, unit: str) -> None:
+        send(dataclasses.replace(event, done=done, total=total, unit=unit))
+        stop_if_asked()
+
+    return advance
 
 
 def _without_values(module: ModuleType, machine: str) -> list[Measurement]:
