@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
-from evalkit.analysis.perplexity_interval import interval_notes
+from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
@@ -24,11 +24,12 @@ from evalkit.analysis.summaries import (
 from evalkit.analysis.task_groups import ScoreGroup, group_values
 from evalkit.analysis.task_values import ItemScores, task_values
 from evalkit.analysis.values import finite, value_of
-from evalkit.analysis.verdicts import Margin, Verdict, judge
+from evalkit.analysis.verdicts import Margin, judge
 from evalkit.analysis.versions import quality_notes, speed_difference
 from evalkit.analysis.weights_only import weights_only_notes, weights_only_values
 from evalkit.errors import NotComparableError
 from evalkit.records import (
+    Claim,
     Column,
     Comparison,
     Environment,
@@ -40,6 +41,8 @@ from evalkit.records import (
     Suite,
     Value,
     Variant,
+    Verdict,
+    Word,
 )
 
 _NAMED = 3
@@ -106,7 +109,7 @@ def compare(
         rows=rows,
         noise_floor=floor,
         environment=environments[0] if environments else None,
-        notes=(*notes, *interval_notes(rows[0])),
+        notes=notes,
         store=store,
         columns=columns,
     )
@@ -185,7 +188,9 @@ def _row(
         status=one.status,
         message=message,
         kernel=next((run.kernel for run in one.runs if run.kernel), ""),
-        verdict=_verdict(one, baseline, metrics),
+        verdict=(
+            Verdict(Word.BASELINE) if one is baseline else row_verdict(metrics, one.tasks, margin)
+        ),
         metrics=metrics,
         slices=slices,
         notes=(
@@ -208,7 +213,11 @@ def _with_versions(row: Row, baseline: Measured, one: Measured, now: Environment
         tied = {m.metric for run in one.runs for m in run.measurements if m.machine}
         for name in tied & metrics.keys():
             metrics[name] = dataclasses.replace(
-                metrics[name], delta=None, delta_low=None, delta_high=None, verdict="not comparable"
+                metrics[name],
+                delta=None,
+                delta_low=None,
+                delta_high=None,
+                verdict=Word.NOT_COMPARABLE,
             )
     return dataclasses.replace(row, metrics=metrics, notes=(*row.notes, *notes))
 
@@ -217,7 +226,7 @@ def _refusals(metrics: Mapping[str, Value]) -> list[str]:
     """Lines naming the task scores that are not comparable, and why, a line for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, value in metrics.items():
-        if "." in name and value.verdict == Verdict.NOT_COMPARABLE:
+        if "." in name and value.verdict == Word.NOT_COMPARABLE:
             reasons.setdefault(str(value.details.get("reason")), []).append(name)
     return [
         f"not comparable with the baseline: {', '.join(names[:_NAMED])}"
@@ -244,7 +253,7 @@ def _same_runs(one: Measured, other: Measured) -> bool:
 
 def _unchanged(value: Value) -> Value:
     """A baseline compared with itself: what is one measurement has no loss."""
-    return dataclasses.replace(value, verdict=Verdict.NO_LOSS)
+    return dataclasses.replace(value, verdict=Word.NO_LOSS)
 
 
 def _incomparable(baseline: Measured, one: Measured) -> str:
@@ -256,18 +265,6 @@ def _incomparable(baseline: Measured, one: Measured) -> str:
             except NotComparableError as error:
                 return str(error)
     return ""
-
-
-def _verdict(one: Measured, baseline: Measured, metrics: Mapping[str, Value]) -> str:
-    if one is baseline:
-        return "baseline"
-    for metric in ("tasks_mean", "perplexity", "word_perplexity"):
-        if metric in metrics:
-            value = metrics[metric]
-            more = value.details.get("items_needed")
-            wanted = f": {more:,} more items" if value.verdict == "inconclusive" and more else ""
-            return value.verdict + wanted
-    return "not measured"
 
 
 def _token_values(
@@ -283,27 +280,35 @@ def _token_values(
     n = int(one.tokens.windows["scored"][mask].sum())
     if n == 0:
         return {}
+    claim = one.tokens.units(slice_index).claim
     found: dict[str, Value] = {}
     for spec in specs:
         column, summary = spec.details["column"], spec.details["summary"]
-        interval = summarise(one.tokens, column, summary, slice_index)
+        noise = floor.get(spec.metric, 0.0)
+        interval = _about(claim, summarise(one.tokens, column, summary, slice_index), noise)
         if summary not in PAIRED_SUMMARIES:
-            found[spec.metric] = _divergence(spec, interval, n, floor)
+            found[spec.metric] = _divergence(spec, interval, n, noise, claim)
             continue
         delta = paired_delta(baseline.tokens, one.tokens, column, summary, slice_index)
         reference = interval.estimate - delta.estimate
-        verdict = "baseline"
-        details: dict[str, object] = {"windows": int(mask.sum())}
+        word = Word.BASELINE
+        details: dict[str, object] = {"windows": int(mask.sum()), "noise_floor": noise}
         if one is not baseline:
-            verdict = judge(
-                delta,
-                margin=margin.of(reference),
-                direction="lower",
-                noise_floor=floor.get(spec.metric, 0.0),
-            )
+            delta = _about(claim, delta, noise)
+            allowed = margin.of(reference)
+            word = judge(delta, margin=allowed, direction="lower", noise_floor=noise)
             details |= _token_details(baseline.tokens, one.tokens, slice_index)
-        found[spec.metric] = value_of(interval, n, delta, verdict, details, spec.unit)
+        found[spec.metric] = value_of(
+            interval, n, delta, word, details, spec.unit, claim, spec.direction
+        )
     return found
+
+
+def _about(claim: Claim, interval: Interval, noise: float) -> Interval:
+    """The interval, of these tokens the estimate and the noise floor around it."""
+    if claim is not Claim.TOKENS:
+        return interval
+    return Interval(interval.estimate, interval.estimate - noise, interval.estimate + noise)
 
 
 def _token_details(
@@ -315,10 +320,11 @@ def _token_details(
     return {"correlation": finite(correlation(own, theirs))}
 
 
-def _divergence(spec: Measurement, interval: Interval, n: int, floor: Mapping[str, float]) -> Value:
+def _divergence(spec: Measurement, interval: Interval, n: int, noise: float, claim: Claim) -> Value:
     """A divergence is itself the difference: it says how much changed, not in which direction."""
     distance = 1.0 - interval.estimate if spec.direction == "higher" else abs(interval.estimate)
-    unchanged = distance <= floor.get(spec.metric, 0.0)
+    word = Word.NO_LOSS if distance <= noise else Word.CHANGED
     neutral = 1.0 if spec.direction == "higher" else 0.0
     delta = Interval(interval.estimate - neutral, interval.low - neutral, interval.high - neutral)
-    return value_of(interval, n, delta, "no loss" if unchanged else "changed", {}, spec.unit)
+    details = {"noise_floor": noise}
+    return value_of(interval, n, delta, word, details, spec.unit, claim, spec.direction)
