@@ -195,12 +195,14 @@ def resample_totals(
     widening = (stdtrit(degrees, tail) / ndtri(tail)) ** 2
     resampled = np.zeros((resamples, table.shape[1]))
     achieved = 0.0
+    # Many documents are as many sums: few draws of each make their total smooth.
+    most = max(MIN_DRAWS, 4 * MAX_BLOCKS // len(plan))
     for part in plan:
         blocks = np.add.reduceat(table[part.units], part.starts, axis=0)
         moved = np.add.reduceat(influence[part.units], part.starts).var() * len(blocks) ** 2
         target = part.variance * widening
         wanted = moved / target if target > 0 else len(blocks)
-        draws = int(np.clip(round(wanted), MIN_DRAWS, 4 * MAX_BLOCKS))
+        draws = int(np.clip(round(wanted), MIN_DRAWS, most))
         resampled += _draw(rng, blocks, draws, resamples)
         achieved += moved / draws
     return resampled, float(np.sqrt(variance * widening / achieved))

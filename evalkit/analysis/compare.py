@@ -11,25 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
-from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
     TokenTable,
-    correlation,
-    paired_delta,
+    rounding_bound,
     summarise,
 )
 from evalkit.analysis.task_groups import ScoreGroup, group_values
 from evalkit.analysis.task_values import ItemScores, task_values
-from evalkit.analysis.values import finite, value_of
-from evalkit.analysis.verdicts import Margin, judge
+from evalkit.analysis.token_values import token_values
+from evalkit.analysis.verdicts import Margin
 from evalkit.analysis.versions import quality_notes, speed_difference
 from evalkit.analysis.weights_only import weights_only_notes, weights_only_values
 from evalkit.errors import NotComparableError
 from evalkit.records import (
-    Claim,
     Column,
     Comparison,
     Environment,
@@ -117,10 +114,11 @@ def compare(
 
 
 def noise_floor(baseline: Measured) -> dict[str, float]:
-    """How much each metric moves when the baseline is scored again with another batch size.
+    """How much rounding moves each metric, seen by scoring the baseline with another batch size.
 
-    For perplexity the absolute difference, for a divergence its value, for top-1 agreement the
-    shortfall from 1. Empty where it was not measured.
+    For perplexity the 95 % bound of its rounding errors, for a divergence its value, for top-1
+    agreement the shortfall from 1, for a task the share of items that rounding can turn. Empty
+    where it was not measured.
     """
     floor = {key: scores.noise for key, scores in baseline.tasks.items() if scores.primary}
     if baseline.noise is None or baseline.tokens is None:
@@ -130,10 +128,11 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
     specs = noise.details.get("metrics", {}) if noise else {}
     again = baseline.noise
     first = baseline.tokens.restricted(again)
+    tokens = int(baseline.tokens.windows["scored"].sum())
     for metric, spec in specs.items():
         column, summary = spec["column"], spec["summary"]
         if summary in PAIRED_SUMMARIES:
-            floor[metric] = abs(paired_delta(first, again, column, summary).estimate)
+            floor[metric] = rounding_bound(first, again, column, summary, tokens)
         else:
             value = summarise(again, column, summary).estimate
             floor[metric] = 1.0 - value if spec["direction"] == "higher" else abs(value)
@@ -174,10 +173,12 @@ def _row(
             metrics[name] = sampled_value(measurement, base.get(name), one is baseline)
     if one.tokens is not None and baseline.tokens is not None:
         specs = [m for m in known.values() if "summary" in m.details]
-        metrics |= _token_values(specs, baseline, one, margin, floor, None)
+        metrics |= token_values(specs, baseline.tokens, one.tokens, margin, floor, None)
         if len(suite.texts) > 1:
             for index, text in enumerate(suite.texts):
-                slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
+                slices[text.name] = token_values(
+                    specs, baseline.tokens, one.tokens, margin, floor, index
+                )
     metrics |= weights_only_values(one)
     metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
     metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
@@ -265,66 +266,3 @@ def _incomparable(baseline: Measured, one: Measured) -> str:
             except NotComparableError as error:
                 return str(error)
     return ""
-
-
-def _token_values(
-    specs: Sequence[Measurement],
-    baseline: Measured,
-    one: Measured,
-    margin: Margin,
-    floor: Mapping[str, float],
-    slice_index: int | None,
-) -> dict[str, Value]:
-    assert one.tokens is not None and baseline.tokens is not None
-    mask = one.tokens.select(slice_index)
-    n = int(one.tokens.windows["scored"][mask].sum())
-    if n == 0:
-        return {}
-    claim = one.tokens.units(slice_index).claim
-    found: dict[str, Value] = {}
-    for spec in specs:
-        column, summary = spec.details["column"], spec.details["summary"]
-        noise = floor.get(spec.metric, 0.0)
-        interval = _about(claim, summarise(one.tokens, column, summary, slice_index), noise)
-        if summary not in PAIRED_SUMMARIES:
-            found[spec.metric] = _divergence(spec, interval, n, noise, claim)
-            continue
-        delta = paired_delta(baseline.tokens, one.tokens, column, summary, slice_index)
-        reference = interval.estimate - delta.estimate
-        word = Word.BASELINE
-        details: dict[str, object] = {"windows": int(mask.sum()), "noise_floor": noise}
-        if one is not baseline:
-            delta = _about(claim, delta, noise)
-            allowed = margin.of(reference)
-            word = judge(delta, margin=allowed, direction="lower", noise_floor=noise)
-            details |= _token_details(baseline.tokens, one.tokens, slice_index)
-        found[spec.metric] = value_of(
-            interval, n, delta, word, details, spec.unit, claim, spec.direction
-        )
-    return found
-
-
-def _about(claim: Claim, interval: Interval, noise: float) -> Interval:
-    """The interval, of these tokens the estimate and the noise floor around it."""
-    if claim is not Claim.TOKENS:
-        return interval
-    return Interval(interval.estimate, interval.estimate - noise, interval.estimate + noise)
-
-
-def _token_details(
-    baseline: TokenTable, variant: TokenTable, slice_index: int | None
-) -> dict[str, float | None]:
-    inside = variant.select(slice_index)[variant.tokens("window")]
-    theirs = variant.tokens("nll")[inside]
-    own = baseline.tokens("nll")[inside]
-    return {"correlation": finite(correlation(own, theirs))}
-
-
-def _divergence(spec: Measurement, interval: Interval, n: int, noise: float, claim: Claim) -> Value:
-    """A divergence is itself the difference: it says how much changed, not in which direction."""
-    distance = 1.0 - interval.estimate if spec.direction == "higher" else abs(interval.estimate)
-    word = Word.NO_LOSS if distance <= noise else Word.CHANGED
-    neutral = 1.0 if spec.direction == "higher" else 0.0
-    delta = Interval(interval.estimate - neutral, interval.low - neutral, interval.high - neutral)
-    details = {"noise_floor": noise}
-    return value_of(interval, n, delta, word, details, spec.unit, claim, spec.direction)

@@ -12,6 +12,7 @@ from evalkit.records import Measurement, Value, Word
 
 # Repetitions in one process understate how much speed differs between processes.
 SPEED_NOISE = 0.05
+FEWEST_SAMPLES = 3
 
 
 def sampled_value(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
@@ -50,7 +51,12 @@ def sampled_value(measurement: Measurement, base: Measurement | None, is_baselin
 
 
 def _sampled_word(measurement: Measurement, ratio: Interval) -> Word:
-    """Better or worse where every ratio of samples is beyond the noise between processes."""
+    """Better or worse where every ratio of samples is beyond the noise between processes.
+
+    A single sample is exact, as a count of bytes is.
+    """
+    if not ratio.is_possible and len(measurement.values) > 1:
+        return Word.INCONCLUSIVE
     noise = SPEED_NOISE if measurement.machine else 0.0
     low = ratio.low if ratio.is_possible else ratio.estimate
     high = ratio.high if ratio.is_possible else ratio.estimate
@@ -62,13 +68,13 @@ def _sampled_word(measurement: Measurement, ratio: Interval) -> Word:
 
 
 def median_interval(samples: tuple[float, ...]) -> Interval:
-    """Median of repetitions with the range of the samples as its bounds.
+    """Median of repetitions with the range of the samples as its bounds; none below three.
 
     The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five.
     """
     values = np.asarray(samples, dtype=np.float64)
-    if len(values) == 1:
-        return Interval(float(values[0]), math.nan, math.nan)
+    if len(values) < FEWEST_SAMPLES:
+        return Interval(float(np.median(values)), math.nan, math.nan)
     return Interval(float(np.median(values)), float(values.min()), float(values.max()))
 
 

@@ -24,6 +24,7 @@ Columns = Mapping[str, NDArray[Any]]
 # Folds of sums have a paired difference; percentiles and extremes of a divergence are themselves
 # differences from the baseline.
 PAIRED_SUMMARIES = ("exp_mean", "exp_per_word", "exp_per_byte")
+CONFIDENT = 1.959964  # two-sided 95 % of the normal distribution
 _LARGEST = 700.0
 
 
@@ -103,6 +104,25 @@ def paired_delta(
     reference, estimate = float(exp_of(own / total)), float(exp_of(theirs / total))
     low, high = (float(reference * np.expm1(min(x, _LARGEST))) for x in (ratio.low, ratio.high))
     return Interval(estimate - reference, low, high)
+
+
+def rounding_bound(
+    first: TokenTable, again: TokenTable, column: str, summary: str, tokens: int
+) -> float:
+    """How far rounding alone moves an exponential fold over `tokens` tokens: its 95 % bound.
+
+    `again` is a second pass over windows of `first`. The difference of two passes is their rounding
+    errors, which are independent from token to token; or what their mean is, where that is more.
+    """
+    mask = again.select(None)
+    units = again.units(None)
+    noise = (again.tokens(column) - first.tokens(column)[first.units(None).inside])[units.inside]
+    scored = float(mask @ again.windows["scored"])
+    stretch = scored / float(_weights(again, summary)[mask].sum())
+    rms = math.sqrt(float(np.mean(noise.astype(np.float64) ** 2)))
+    bound = max(CONFIDENT * rms / math.sqrt(tokens), abs(float(noise.mean(dtype=np.float64))))
+    sums = first.windows[f"sum_{column}"][mask].sum()
+    return float(exp_of(stretch * sums / scored) * np.expm1(stretch * bound))
 
 
 def exp_of(nats: float | Floats) -> Floats:

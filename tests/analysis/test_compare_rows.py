@@ -166,7 +166,10 @@ def test_speed_needs_the_same_machine_and_a_difference_beyond_the_noise() -> Non
     assert verdict(speed(0.8)) == "worse"
     assert verdict(speed(1.06)) == "inconclusive"
     assert verdict(speed(1.2, "other")) == "not comparable"
-    assert ratio_interval((1.0, 2.0), (4.0, 6.0)).low == 2.0
+    assert ratio_interval((1.0, 2.0, 2.0), (4.0, 5.0, 6.0)).low == 2.0
+    assert not ratio_interval((1.0, 2.0), (4.0, 6.0)).is_possible
+    two = dataclasses.replace(speed(1), values=(130.0, 131.0))
+    assert verdict(two) == "inconclusive"
 
 
 def test_incomparable_runs_name_the_field() -> None:
