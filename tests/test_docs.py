@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.analysis.perplexity_interval import FEWEST_WINDOWS
+from evalkit.analysis.units import FEWEST_UNITS, UNIT_TOKENS
+from evalkit.records import Claim, Word
 from evalkit.texts.files import COMPRESSIONS
 from evalkit.texts.formats import FORMATS
 
@@ -36,7 +37,21 @@ def test_the_formats_of_texts_are_those_of_the_loader() -> None:
     listed = [(name, re.findall(r"`(\.\w+)`", endings), what) for name, endings, what in rows]
     assert listed == [(one.name, list(one.endings), one.document) for one in FORMATS]
     assert all(f"`{ending}`" in text for ending in COMPRESSIONS)
-    assert f"fewer than {FEWEST_WINDOWS} windows" in text
+    assert f"fewer than {FEWEST_UNITS} units of about {UNIT_TOKENS} tokens" in text
+
+
+def test_the_page_of_verdicts_names_every_word_and_claim_and_shows_the_rule_s_own_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
+    assert all(f"| {claim} |" in text for claim in Claim)
+    words = ("better", "no loss", "worse", "inconclusive", "not comparable", "changed")
+    assert all(word in text.casefold() and word in list(Word) for word in words)
+    assert f"{FEWEST_UNITS} units" in text
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import draw_verdicts
+
+    assert draw_verdicts.FILE.read_text(encoding="utf-8") == draw_verdicts.picture()
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-from evalkit.records import Comparison, Row
+from evalkit import numbers
+from evalkit.analysis.evidence import KL
+from evalkit.records import Comparison, Row, Verdict, Word
 
-RANDOM = "not measured: random weights"
-HARMLESS = ("no loss", "better")
+RANDOM = "random weights"
+# A smaller ratio of divergences is not worth a word.
+_CLEAR_RATIO = 2.0
 
 
 def advise(comparison: Comparison) -> Comparison:
     """The comparison with its sentence filled in; of random weights none of quality."""
     if comparison.model.weights == "random":
-        rows = tuple(dataclasses.replace(row, verdict=RANDOM) for row in comparison.rows)
-        return dataclasses.replace(comparison, rows=rows, sentence=f"Quality: {RANDOM}.")
+        verdict = Verdict(Word.NOT_MEASURED, evidence=(RANDOM,))
+        rows = tuple(dataclasses.replace(row, verdict=verdict) for row in comparison.rows)
+        return dataclasses.replace(comparison, rows=rows, sentence=f"Quality: {verdict.text}.")
     return dataclasses.replace(comparison, sentence=sentence(comparison))
 
 
 def sentence(comparison: Comparison) -> str:
-    """What to do: the smallest variant without loss, and what is known against smaller ones.
+    """What to do: the smallest variant without loss, and what is known against the others.
 
     Says so where nothing was measured, nothing can be concluded, or every variant is worse.
     """
@@ -28,21 +33,20 @@ def sentence(comparison: Comparison) -> str:
         if len(comparison.rows) == 1:
             return f"Only the baseline {comparison.baseline} was measured: add a variant."
         return f"No variant could be measured beside {comparison.baseline}: see the messages."
-    harmless = [row for row in rows if _finding(row) in HARMLESS]
-    other = [row for row in rows if _finding(row) not in HARMLESS]
+    harmless = [row for row in rows if Word(row.verdict.word).is_harmless]
+    other = [row for row in rows if row not in harmless]
     words = []
     if harmless:
         best = min(harmless, key=_size)
-        kept = "loses nothing beyond" if _finding(best) == "no loss" else "is better, margin"
-        words.append(f"Use {best.variant.label}: it {kept} {comparison.margin}{_gain(best)}")
+        kept = "loses nothing beyond" if best.verdict.word == Word.NO_LOSS else "is better, margin"
+        words.append(
+            f"Use {best.variant.label}: it {kept} {comparison.margin}"
+            f"{_told([*_gains(best), *best.verdict.evidence[:1]])}"
+        )
     else:
         words.append(f"Stay with {comparison.baseline}")
-    words += [_objection(row, comparison.margin) for row in sorted(other, key=_size)]
+    words += [_objection(row, rows, comparison.margin) for row in sorted(other, key=_size)]
     return "; ".join(words) + "."
-
-
-def _finding(row: Row) -> str:
-    return row.verdict.partition(":")[0]
 
 
 def _size(row: Row) -> float:
@@ -50,7 +54,8 @@ def _size(row: Row) -> float:
     return value.value if value is not None and value.value is not None else float("inf")
 
 
-def _gain(row: Row) -> str:
+def _gains(row: Row) -> list[str]:
+    """What the row buys, as one line; empty where it was not measured."""
     gains = []
     size = row.metrics.get("weight_bytes")
     if size is not None and size.details.get("ratio"):
@@ -58,27 +63,37 @@ def _gain(row: Row) -> str:
     speed = row.metrics.get("decode_tokens_per_second")
     if speed is not None and speed.details.get("ratio"):
         gains.append(f"decode × {speed.details['ratio']:.2g}")
-    return f" ({', '.join(gains)})" if gains else ""
+    return [", ".join(gains)] if gains else []
 
 
-def _objection(row: Row, margin: str) -> str:
-    name, finding = row.variant.label, _finding(row)
-    if finding == "worse":
-        return f"{name} is worse by more than {margin} allows{_loss(row)}"
-    if finding == "inconclusive":
-        more = row.verdict.partition(":")[2].strip()
-        return f"{name} is undecided at {margin}{_loss(row)}" + (
-            f", {more} would decide" if more else ""
-        )
+def _objection(row: Row, rows: Sequence[Row], margin: str) -> str:
+    """What speaks against a row, or for more data on it."""
+    name, verdict = row.variant.label, row.verdict
+    told = _told([*verdict.evidence, *_beside(row, rows)])
+    if verdict.word == Word.WORSE and verdict.is_beyond_margin:
+        return f"{name} is worse by more than {margin} allows{told}"
+    if verdict.word == Word.WORSE:
+        return f"{name} is worse, whether by more than {margin} is undecided{told}"
+    if verdict.word == Word.INCONCLUSIVE:
+        more = verdict.items_needed
+        decide = f", {more:,} more items would decide" if more else ""
+        return f"{name} is undecided at {margin}{told}{decide}"
+    if verdict.word == Word.NOT_COMPARABLE:
+        return f"{name} is not comparable"
     return f"the quality of {name} was not measured"
 
 
-def _loss(row: Row) -> str:
-    tasks = row.metrics.get("tasks_mean")
-    if tasks is not None and tasks.delta is not None:
-        return f" (tasks {100 * tasks.delta:+.1f} pp)"
-    perplexity = row.metrics.get("perplexity")
-    if perplexity is None or perplexity.delta is None or perplexity.value is None:
-        return ""
-    relative = perplexity.delta / (perplexity.value - perplexity.delta)
-    return f" (perplexity {100 * relative:+.1f} %)"
+def _beside(row: Row, rows: Sequence[Row]) -> list[str]:
+    """How many times further than the closest other row its predictions are, where it is clear."""
+    known = {one.variant.label: one.metrics[KL].value or 0.0 for one in rows if KL in one.metrics}
+    own = known.pop(row.variant.label, 0.0)
+    if not known:
+        return []
+    closest = min(known, key=lambda label: known[label])
+    if known[closest] <= 0 or own < _CLEAR_RATIO * known[closest]:
+        return []
+    return [f"KL {numbers.times(own / known[closest])} that of {closest}"]
+
+
+def _told(words: Sequence[str]) -> str:
+    return f" ({'; '.join(words)})" if words else ""

@@ -1,15 +1,15 @@
-"""Blocks of neighbouring windows: how far a statistic of them varies, and resampling to match.
+"""Blocks of neighbouring units: how far a statistic of them varies, and resampling to match.
 
-1. The statistic is linearised: its jackknife influence values say how much each window moves it.
-2. The variance of their sum is estimated with the neighbours' correlation in it: by whole
-   documents where there are enough of them, else by the equal-weighted cosine estimator, whose
-   ratio follows Student's t with as many degrees of freedom as there are cosines (Lazarus, Lewis,
-   Stock and Watson 2018, "HAR inference: recommendations for practice", Journal of Business &
-   Economic Statistics 36:541).
-3. Blocks of consecutive windows are resampled. The number of blocks drawn is not the number there
+1. The statistic is linearised: its jackknife influence values say how much each unit moves it.
+2. The variance of their sum is estimated with the neighbours' correlation in it: where the claim is
+   about other documents from the totals of whole documents, where it is about the same documents
+   by the equal-weighted cosine estimator within each, whose ratio follows Student's t with as many
+   degrees of freedom as there are cosines (Lazarus, Lewis, Stock and Watson 2018, "HAR inference:
+   recommendations for practice", Journal of Business & Economic Statistics 36:541).
+3. Blocks of consecutive units are resampled. The number of blocks drawn is not the number there
    are but the one that gives the resampled statistic that variance, widened by t over normal (the
    m-out-of-n bootstrap). A plain block bootstrap covers 85 to 90 % where 95 % is meant below a
-   hundred windows, because a block cannot see the correlation beyond its end.
+   hundred units, because a block cannot see the correlation beyond its end.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Statistic = Callable[[FloatArray], FloatArray]
 
 # More blocks than this do not change the interval: its width comes from the variance estimate and
 # its shape from the central limit theorem. The bound keeps the cost flat in the length of the text.
-MAX_BLOCKS = 1000
+MAX_BLOCKS = 256
 # Fewer draws than this make the resampled distribution so coarse that its tails are too short.
 MIN_DRAWS = 8
 # The fewest cosines used. From as many degrees of freedom on, the totals of documents are the
 # better source of the variance: they hold for any dependence within a document.
 MIN_COSINES = 4
 ENOUGH_DOCUMENTS = MIN_COSINES + 1
-# A stronger correlation of neighbouring windows cannot be told from a trend in the text.
+# A stronger correlation of neighbouring units cannot be told from a trend in the text.
 MAX_CORRELATION = 0.7
 
 
@@ -53,7 +53,7 @@ class Blocks:
 def influence_values(
     statistic: Statistic, table: FloatArray, strata: list[IndexArray]
 ) -> FloatArray:
-    """Jackknife influence of each window, shape (windows,), centred within each stratum.
+    """Jackknife influence of each unit, shape (units,), centred within each stratum.
 
     All are zero where there is no more than rounding, nan where leaving out a window leaves the
     statistic undefined.
@@ -68,14 +68,14 @@ def influence_values(
     return np.zeros_like(influence) if np.abs(influence).max() <= rounding else influence
 
 
-def split_strata(texts: IndexArray | None, windows: int) -> list[IndexArray]:
-    """Indices of the windows of each text; a text of one window joins the one before it.
+def split_strata(texts: IndexArray | None, count: int) -> list[IndexArray]:
+    """Indices of the units of each text or document; a single unit joins those before it.
 
-    One window says nothing of its text's variance. Joining it to another is the usual remedy
+    One unit says nothing of its variance. Joining it to another is the usual remedy
     (collapsed strata: Cochran 1977, "Sampling techniques", 5A.12) and can only widen the interval.
     """
     if texts is None:
-        return [np.arange(windows)]
+        return [np.arange(count)]
     parts: list[IndexArray] = []
     for text in range(int(texts.max()) + 1):
         units = np.flatnonzero(texts == text)
@@ -86,24 +86,34 @@ def split_strata(texts: IndexArray | None, windows: int) -> list[IndexArray]:
     return parts
 
 
-def cut_blocks(influence: FloatArray, units: IndexArray, documents: IndexArray | None) -> Blocks:
-    """Cut one text into blocks and estimate the variance of the sum of its influence values."""
+def cut_documents(influence: FloatArray, units: IndexArray, documents: IndexArray | None) -> Blocks:
+    """Each document of one text as a block; the totals of documents give the variance.
+
+    They are independent of each other, whatever the dependence within.
+    """
     values = influence[units]
-    length = len(values)
     borders = _borders(documents, units)
-    sizes = np.diff(np.append(borders, length))
-    effective = length**2 / float((sizes**2).sum())
-    cosines = _cosine_count(length)
-    if effective >= ENOUGH_DOCUMENTS:
-        # Enough documents: they are independent, so their totals give the variance directly.
-        scale = len(borders) / (len(borders) - 1)
-        variance = scale * float((np.add.reduceat(values, borders) ** 2).sum())
-        starts = borders[:: -(-len(borders) // MAX_BLOCKS)]
-        return Blocks(units, starts, variance, effective - 1)
-    variance, correlation = _long_run_variance(values, cosines)
-    block = _block_length(correlation, length)
-    pieces = [_cut(int(at), int(size), block) for at, size in zip(borders, sizes, strict=True)]
-    return Blocks(units, np.concatenate(pieces), variance, cosines)
+    sizes = np.diff(np.append(borders, len(values)))
+    effective = len(values) ** 2 / float((sizes**2).sum())
+    scale = len(borders) / (len(borders) - 1)
+    variance = scale * float((np.add.reduceat(values, borders) ** 2).sum())
+    return Blocks(units, borders[:: -(-len(borders) // MAX_BLOCKS)], variance, effective - 1)
+
+
+def cut_passages(influence: FloatArray, strata: list[IndexArray]) -> list[Blocks]:
+    """Consecutive units of each document as blocks; the cosines give the variance.
+
+    The correlation of neighbours is one for all documents, as a short one tells little of its own.
+    """
+    correlation = _correlation([influence[units] for units in strata])
+    longest = -(-sum(map(len, strata)) // MAX_BLOCKS)
+    found = []
+    for units in strata:
+        cosines = _cosine_count(len(units))
+        variance = _long_run_variance(influence[units], cosines, correlation)
+        block = max(longest, _block_length(correlation, len(units)))
+        found.append(Blocks(units, _cut(len(units), block), variance, cosines))
+    return found
 
 
 def _borders(documents: IndexArray | None, units: IndexArray) -> IndexArray:
@@ -122,37 +132,46 @@ def _cosine_count(length: int) -> int:
     return min(length - 1, max(MIN_COSINES, round(0.3 * math.cbrt(length) ** 2)))
 
 
-def _long_run_variance(values: FloatArray, cosines: int) -> tuple[float, float]:
-    """Variance of the sum of centred values, and the correlation of neighbouring ones.
+def _correlation(series: list[FloatArray]) -> float:
+    """Correlation of neighbouring values of centred series, between 0 and MAX_CORRELATION.
+
+    Corrected for its bias in short series, (1 + 4 correlation) / n (Kendall 1954, Biometrika
+    41:403).
+    """
+    length = sum(map(len, series))
+    lagged = sum(float(values[1:] @ values[:-1]) for values in series)
+    lagged /= sum(float(values @ values) for values in series) or 1.0
+    count = len(series)
+    corrected = (length * lagged + count) / max(length / 4, length - 4 * count)
+    return min(MAX_CORRELATION, max(0.0, corrected))
+
+
+def _long_run_variance(values: FloatArray, cosines: int, correlation: float) -> float:
+    """Variance of the sum of centred values.
 
     The cosines see the spectrum a little away from frequency zero, where that of a first-order
-    autoregression is lower; the variance is raised by what such a one would lose there. The
-    correlation is corrected for its bias in short series, (1 + 4 correlation) / n (Kendall 1954,
-    Biometrika 41:403).
+    autoregression is lower; the variance is raised by what such a one would lose there.
     """
-    length = len(values)
     variance = float((dct(values, type=2)[1 : cosines + 1] ** 2).mean()) / 2
-    lagged = float(values[1:] @ values[:-1]) / float(values @ values or 1.0)
-    correlation = min(MAX_CORRELATION, max(0.0, (length * lagged + 1) / max(1, length - 4)))
-    frequencies = np.pi * np.arange(1, cosines + 1) / length
+    frequencies = np.pi * np.arange(1, cosines + 1) / len(values)
     fall = 1 + 2 * correlation * (1 - np.cos(frequencies)) / (1 - correlation) ** 2
-    return variance / float((1 / fall).mean()), correlation
+    return variance / float((1 / fall).mean())
 
 
 def _block_length(correlation: float, length: int) -> int:
-    """Windows per block: the rule of Politis and White (2004, Econometric Reviews 23:53).
+    """Units per block: the rule of Politis and White (2004, Econometric Reviews 23:53).
 
     For a first-order autoregression it depends on the correlation of neighbours alone. Eight
     blocks are kept where possible.
     """
     optimal = math.cbrt(1.5 * (2 * correlation / (1 - correlation**2)) ** 2 * length)
-    return max(1, -(-length // MAX_BLOCKS), min(round(optimal), length // 8))
+    return max(1, min(round(optimal), length // 8))
 
 
-def _cut(start: int, size: int, block: int) -> IndexArray:
-    """Starts of nearly equal blocks of about `block` windows within one document."""
-    count = max(1, round(size / block))
-    return start + (np.arange(count) * size) // count
+def _cut(length: int, block: int) -> IndexArray:
+    """Starts of nearly equal blocks of about `block` units."""
+    count = max(1, round(length / block))
+    return (np.arange(count) * length) // count
 
 
 def resample_totals(
@@ -176,12 +195,14 @@ def resample_totals(
     widening = (stdtrit(degrees, tail) / ndtri(tail)) ** 2
     resampled = np.zeros((resamples, table.shape[1]))
     achieved = 0.0
+    # Many documents are as many sums: few draws of each make their total smooth.
+    most = max(MIN_DRAWS, 4 * MAX_BLOCKS // len(plan))
     for part in plan:
         blocks = np.add.reduceat(table[part.units], part.starts, axis=0)
         moved = np.add.reduceat(influence[part.units], part.starts).var() * len(blocks) ** 2
         target = part.variance * widening
         wanted = moved / target if target > 0 else len(blocks)
-        draws = int(np.clip(round(wanted), MIN_DRAWS, 4 * MAX_BLOCKS))
+        draws = int(np.clip(round(wanted), MIN_DRAWS, most))
         resampled += _draw(rng, blocks, draws, resamples)
         achieved += moved / draws
     return resampled, float(np.sqrt(variance * widening / achieved))

@@ -1,8 +1,8 @@
-"""Confidence intervals for statistics of text: a paired block bootstrap over windows.
+"""Confidence intervals for statistics of text: a paired block bootstrap over units.
 
-Neighbouring windows of one text resemble each other, so they carry less information than as many
-independent windows would, and an interval that ignores this is too narrow. `blocks` holds what
-answers it. All columns of one window are resampled together, which is what makes a comparison of
+Neighbouring units of one text resemble each other, so they carry less information than as many
+independent units would, and an interval that ignores this is too narrow. `blocks` holds what
+answers it. All columns of one unit are resampled together, which is what makes a comparison of
 two variants paired.
 """
 
@@ -17,19 +17,22 @@ from evalkit.analysis.blocks import (
     FloatArray,
     IndexArray,
     Statistic,
-    cut_blocks,
+    cut_documents,
+    cut_passages,
     influence_values,
     resample_totals,
     split_strata,
 )
+from evalkit.analysis.units import widest_claim
 from evalkit.errors import EvalkitError
+from evalkit.records import Claim
 
 
 @dataclass(frozen=True)
 class Interval:
     """A value and its confidence bounds, all in the unit of the statistic.
 
-    The bounds are nan where no interval is possible, for example with a single window.
+    The bounds are nan where no interval is possible, for example with a single unit.
     """
 
     estimate: float
@@ -51,26 +54,29 @@ def bootstrap_interval(
     seed: int = 0,
     groups: npt.ArrayLike | None = None,
     strata: npt.ArrayLike | None = None,
+    claim: Claim | None = None,
 ) -> Interval:
-    """Confidence interval of a function of sums over windows, by paired block bootstrap.
+    """Confidence interval of a function of sums over units, by paired block bootstrap.
 
     Args:
         statistic: maps totals of shape (m, k) to values of shape (m,). It must be a function of
             the totals that does not change when they are all scaled by one factor, as a mean,
             a perplexity or a difference of two perplexities is.
-        sums: per-window sums of shape (windows, k), in text order, for example the negative
+        sums: sums over units of shape (units, k), in text order, for example the negative
             log-likelihood under the baseline, under the variant, and the number of tokens.
         confidence: probability that the interval covers the true value.
         resamples: number of bootstrap resamples.
         seed: seed of the resampling; equal input and seed give equal bounds.
-        groups: document of each window, shape (windows,). Documents are taken as drawn from a
-            population and independent of each other; no block crosses a document's border.
-        strata: text (slice) of each window, shape (windows,). Texts are taken as fixed: windows
-            are resampled within each, so that differences between texts widen nothing.
+        groups: document of each unit, shape (units,).
+        strata: text (slice) of each unit, shape (units,). Texts are taken as fixed: units are
+            resampled within each, so that differences between texts widen nothing.
+        claim: of what the interval speaks; default the widest that the units allow. For TEXTS
+            documents are taken as drawn from a population and independent of each other; else
+            they are fixed as well, and units are resampled within each.
 
     Returns:
-        The statistic of all windows with its bounds. The width is zero where no window moves the
-        statistic; the bounds are nan for one window, or where a resample leaves the statistic
+        The statistic of all units with its bounds. The width is zero where no unit moves the
+        statistic; the bounds are nan for one unit, or where a resample leaves the statistic
         undefined.
 
     Raises:
@@ -83,13 +89,18 @@ def bootstrap_interval(
     estimate = float(statistic(table.sum(axis=0, keepdims=True))[0])
     if len(table) == 1:
         return Interval(estimate, np.nan, np.nan)
-    units_of_texts = split_strata(texts, len(table))
-    influence = influence_values(statistic, table, units_of_texts)
+    about_texts = (claim or widest_claim(len(table), documents, texts)) is Claim.TEXTS
+    fixed = split_strata(texts if about_texts or documents is None else documents, len(table))
+    influence = influence_values(statistic, table, fixed)
     if not np.isfinite(influence).all():
         return Interval(estimate, np.nan, np.nan)
     if not influence.any():
         return Interval(estimate, estimate, estimate)
-    plan = [cut_blocks(influence, units, documents) for units in units_of_texts]
+    plan = (
+        [cut_documents(influence, units, documents) for units in fixed]
+        if about_texts
+        else cut_passages(influence, fixed)
+    )
     resampled, stretch = resample_totals(table, influence, plan, confidence, resamples, seed)
     values = statistic(resampled)
     if not np.isfinite(values).all():
@@ -110,20 +121,21 @@ def bootstrap_percentile(
     seed: int = 0,
     groups: npt.ArrayLike | None = None,
     strata: npt.ArrayLike | None = None,
+    claim: Claim | None = None,
 ) -> Interval:
-    """Confidence interval of a percentile of per-token values, by block bootstrap over windows.
+    """Confidence interval of a percentile of per-token values, by block bootstrap over units.
 
-    The share of tokens at or below the percentile is a ratio of sums over windows; its bootstrap
+    The share of tokens at or below the percentile is a ratio of sums over units; its bootstrap
     interval is read back through the distribution of the values (Woodruff 1952, "Confidence
     intervals for medians and other position measures", JASA 47:635). One sort of the values is
     all it costs, so a million tokens take a fraction of a second.
 
     Args:
         values: one value per token, shape (tokens,), in any unit.
-        unit_ids: window of each token, shape (tokens,); windows are in text order of their ids.
+        unit_ids: unit of each token, shape (tokens,); units are in text order of their ids.
         q: percentile between 0 and 100, both excluded.
         confidence, resamples, seed: as in `bootstrap_interval`.
-        groups, strata: document and text of each window, in the order of the window ids.
+        groups, strata, claim: as there, in the order of the unit ids.
 
     Returns:
         The percentile with its bounds, in the unit of the values. The bounds are nan where the
@@ -154,6 +166,7 @@ def bootstrap_percentile(
         seed=seed,
         groups=groups,
         strata=strata,
+        claim=claim,
     )
     levels = q / 100 + np.array([share.low, share.high]) - share.estimate
     if ordered[0] == ordered[-1] and len(counts) > 1:
@@ -169,13 +182,13 @@ def _checked_sums(sums: npt.ArrayLike) -> FloatArray:
     table = np.asarray(sums, dtype=np.float64)
     if table.ndim != 2 or table.size == 0:
         raise EvalkitError(
-            f"sums of shape {table.shape}: a table (windows, columns) with at least one window "
+            f"sums of shape {table.shape}: a table (units, columns) with at least one unit "
             "is needed"
         )
     if not np.isfinite(table).all():
-        window = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
+        unit = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
         raise EvalkitError(
-            f"sums of window {window} are not finite: score it again or leave it out of both sides"
+            f"sums of unit {unit} are not finite: score it again or leave it out of both sides"
         )
     return table
 

@@ -11,20 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
-from evalkit.analysis.bootstrap import Interval
-from evalkit.analysis.perplexity_interval import interval_notes
+from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
     TokenTable,
-    correlation,
-    paired_delta,
+    rounding_bound,
     summarise,
 )
 from evalkit.analysis.task_groups import ScoreGroup, group_values
 from evalkit.analysis.task_values import ItemScores, task_values
-from evalkit.analysis.values import finite, value_of
-from evalkit.analysis.verdicts import Margin, Verdict, judge
+from evalkit.analysis.token_values import token_values
+from evalkit.analysis.verdicts import Margin
 from evalkit.analysis.versions import quality_notes, speed_difference
 from evalkit.analysis.weights_only import weights_only_notes, weights_only_values
 from evalkit.errors import NotComparableError
@@ -40,6 +38,8 @@ from evalkit.records import (
     Suite,
     Value,
     Variant,
+    Verdict,
+    Word,
 )
 
 _NAMED = 3
@@ -106,7 +106,7 @@ def compare(
         rows=rows,
         noise_floor=floor,
         environment=environments[0] if environments else None,
-        notes=(*notes, *interval_notes(rows[0])),
+        notes=notes,
         store=store,
         columns=columns,
     )
@@ -114,10 +114,11 @@ def compare(
 
 
 def noise_floor(baseline: Measured) -> dict[str, float]:
-    """How much each metric moves when the baseline is scored again with another batch size.
+    """How much rounding moves each metric, seen by scoring the baseline with another batch size.
 
-    For perplexity the absolute difference, for a divergence its value, for top-1 agreement the
-    shortfall from 1. Empty where it was not measured.
+    For perplexity the 95 % bound of its rounding errors, for a divergence its value, for top-1
+    agreement the shortfall from 1, for a task the share of items that rounding can turn. Empty
+    where it was not measured.
     """
     floor = {key: scores.noise for key, scores in baseline.tasks.items() if scores.primary}
     if baseline.noise is None or baseline.tokens is None:
@@ -127,10 +128,11 @@ def noise_floor(baseline: Measured) -> dict[str, float]:
     specs = noise.details.get("metrics", {}) if noise else {}
     again = baseline.noise
     first = baseline.tokens.restricted(again)
+    tokens = int(baseline.tokens.windows["scored"].sum())
     for metric, spec in specs.items():
         column, summary = spec["column"], spec["summary"]
         if summary in PAIRED_SUMMARIES:
-            floor[metric] = abs(paired_delta(first, again, column, summary).estimate)
+            floor[metric] = rounding_bound(first, again, column, summary, tokens)
         else:
             value = summarise(again, column, summary).estimate
             floor[metric] = 1.0 - value if spec["direction"] == "higher" else abs(value)
@@ -171,10 +173,12 @@ def _row(
             metrics[name] = sampled_value(measurement, base.get(name), one is baseline)
     if one.tokens is not None and baseline.tokens is not None:
         specs = [m for m in known.values() if "summary" in m.details]
-        metrics |= _token_values(specs, baseline, one, margin, floor, None)
+        metrics |= token_values(specs, baseline.tokens, one.tokens, margin, floor, None)
         if len(suite.texts) > 1:
             for index, text in enumerate(suite.texts):
-                slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
+                slices[text.name] = token_values(
+                    specs, baseline.tokens, one.tokens, margin, floor, index
+                )
     metrics |= weights_only_values(one)
     metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
     metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
@@ -185,7 +189,9 @@ def _row(
         status=one.status,
         message=message,
         kernel=next((run.kernel for run in one.runs if run.kernel), ""),
-        verdict=_verdict(one, baseline, metrics),
+        verdict=(
+            Verdict(Word.BASELINE) if one is baseline else row_verdict(metrics, one.tasks, margin)
+        ),
         metrics=metrics,
         slices=slices,
         notes=(
@@ -208,7 +214,11 @@ def _with_versions(row: Row, baseline: Measured, one: Measured, now: Environment
         tied = {m.metric for run in one.runs for m in run.measurements if m.machine}
         for name in tied & metrics.keys():
             metrics[name] = dataclasses.replace(
-                metrics[name], delta=None, delta_low=None, delta_high=None, verdict="not comparable"
+                metrics[name],
+                delta=None,
+                delta_low=None,
+                delta_high=None,
+                verdict=Word.NOT_COMPARABLE,
             )
     return dataclasses.replace(row, metrics=metrics, notes=(*row.notes, *notes))
 
@@ -217,7 +227,7 @@ def _refusals(metrics: Mapping[str, Value]) -> list[str]:
     """Lines naming the task scores that are not comparable, and why, a line for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, value in metrics.items():
-        if "." in name and value.verdict == Verdict.NOT_COMPARABLE:
+        if "." in name and value.verdict == Word.NOT_COMPARABLE:
             reasons.setdefault(str(value.details.get("reason")), []).append(name)
     return [
         f"not comparable with the baseline: {', '.join(names[:_NAMED])}"
@@ -244,7 +254,7 @@ def _same_runs(one: Measured, other: Measured) -> bool:
 
 def _unchanged(value: Value) -> Value:
     """A baseline compared with itself: what is one measurement has no loss."""
-    return dataclasses.replace(value, verdict=Verdict.NO_LOSS)
+    return dataclasses.replace(value, verdict=Word.NO_LOSS)
 
 
 def _incomparable(baseline: Measured, one: Measured) -> str:
@@ -256,69 +266,3 @@ def _incomparable(baseline: Measured, one: Measured) -> str:
             except NotComparableError as error:
                 return str(error)
     return ""
-
-
-def _verdict(one: Measured, baseline: Measured, metrics: Mapping[str, Value]) -> str:
-    if one is baseline:
-        return "baseline"
-    for metric in ("tasks_mean", "perplexity", "word_perplexity"):
-        if metric in metrics:
-            value = metrics[metric]
-            more = value.details.get("items_needed")
-            wanted = f": {more:,} more items" if value.verdict == "inconclusive" and more else ""
-            return value.verdict + wanted
-    return "not measured"
-
-
-def _token_values(
-    specs: Sequence[Measurement],
-    baseline: Measured,
-    one: Measured,
-    margin: Margin,
-    floor: Mapping[str, float],
-    slice_index: int | None,
-) -> dict[str, Value]:
-    assert one.tokens is not None and baseline.tokens is not None
-    mask = one.tokens.select(slice_index)
-    n = int(one.tokens.windows["scored"][mask].sum())
-    if n == 0:
-        return {}
-    found: dict[str, Value] = {}
-    for spec in specs:
-        column, summary = spec.details["column"], spec.details["summary"]
-        interval = summarise(one.tokens, column, summary, slice_index)
-        if summary not in PAIRED_SUMMARIES:
-            found[spec.metric] = _divergence(spec, interval, n, floor)
-            continue
-        delta = paired_delta(baseline.tokens, one.tokens, column, summary, slice_index)
-        reference = interval.estimate - delta.estimate
-        verdict = "baseline"
-        details: dict[str, object] = {"windows": int(mask.sum())}
-        if one is not baseline:
-            verdict = judge(
-                delta,
-                margin=margin.of(reference),
-                direction="lower",
-                noise_floor=floor.get(spec.metric, 0.0),
-            )
-            details |= _token_details(baseline.tokens, one.tokens, slice_index)
-        found[spec.metric] = value_of(interval, n, delta, verdict, details, spec.unit)
-    return found
-
-
-def _token_details(
-    baseline: TokenTable, variant: TokenTable, slice_index: int | None
-) -> dict[str, float | None]:
-    inside = variant.select(slice_index)[variant.tokens("window")]
-    theirs = variant.tokens("nll")[inside]
-    own = baseline.tokens("nll")[inside]
-    return {"correlation": finite(correlation(own, theirs))}
-
-
-def _divergence(spec: Measurement, interval: Interval, n: int, floor: Mapping[str, float]) -> Value:
-    """A divergence is itself the difference: it says how much changed, not in which direction."""
-    distance = 1.0 - interval.estimate if spec.direction == "higher" else abs(interval.estimate)
-    unchanged = distance <= floor.get(spec.metric, 0.0)
-    neutral = 1.0 if spec.direction == "higher" else 0.0
-    delta = Interval(interval.estimate - neutral, interval.low - neutral, interval.high - neutral)
-    return value_of(interval, n, delta, "no loss" if unchanged else "changed", {}, spec.unit)

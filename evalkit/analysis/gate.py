@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from evalkit import numbers
+from evalkit.analysis.verdicts import delta_of, loss_bounds, noise_of, rules_out
 from evalkit.errors import UsageError, unknown
 from evalkit.records import Comparison, Row, Value
 
@@ -24,9 +26,9 @@ class Limit:
 
     `metric` is its name, or a function from a row to the names of all metrics that are judged.
     `units` may be written behind the number, "" for none; those unknown here are the metric's own.
-    `judged` says what is held against the
-    limit: the value, its increase as a share of the baseline's, or the loss against the baseline;
-    always the worst end of the interval, the upper one unless it must be `at_least`.
+    `judged` says what is held against the limit: the value, by the worst end of its interval (the
+    upper one unless it must be `at_least`); or the loss against the baseline, as a share of its
+    value or in points, by the rule that gives the table its verdicts (`verdicts.judge`).
     """
 
     name: str
@@ -41,14 +43,43 @@ class Limit:
         """Names of the metrics of `row` that are judged."""
         return [self.metric] if isinstance(self.metric, str) else self.metric(row)
 
-    def worst(self, value: Value) -> float | None:
-        """The worst end of the interval; None where it was not measured."""
-        if self.judged == "increase":
-            return _increase(value)
-        if self.judged == "loss":
-            return None if value.delta_low is None else -value.delta_low
+    def holds(self, value: Value, bound: float) -> bool | None:
+        """Whether the limit holds at `bound`; None where the value was not measured."""
+        if self.judged == "value":
+            worst = self._worst(value)
+            return None if worst is None else worst >= bound if self.at_least else worst <= bound
+        if value.delta_low is None or value.delta_high is None:
+            return None
+        return rules_out(value, bound * self.scale(value))
+
+    def worst_words(self, value: Value) -> str:
+        """The worst end of the interval, or the largest loss in it, with its unit."""
+        if self.judged == "value":
+            return self.figure(self._worst(value) or 0.0, value)
+        most = loss_bounds(delta_of(value), value.direction)[1]
+        return self.figure(most / self.scale(value), value)
+
+    def _worst(self, value: Value) -> float | None:
         end = value.low if self.at_least else value.high
         return end if end is not None else value.value
+
+    def scale(self, value: Value) -> float:
+        """What a limit of 1 is, in the unit of the value."""
+        if self.judged == "loss":
+            return 1.0
+        return abs((value.value or 0.0) - (value.delta or 0.0))
+
+    def figure(self, number: float, value: Value) -> str:
+        """A number of this limit with its unit: "23.5 MB", "0.4 pp", "2.1 %", "0.0123 nats"."""
+        if self.judged == "loss":
+            return f"{numbers.signed(100 * number, 2)} pp"
+        if self.judged == "increase" or "%" in self.units:
+            return f"{numbers.plain(100 * number, 2)} %"
+        if self.units == BYTES:
+            return numbers.byte_size(number)
+        if self.units == SPEEDS:
+            return numbers.rate(number)
+        return f"{numbers.small(number)} {value.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -60,14 +91,6 @@ class Judgement:
     metric: str
     passed: bool
     message: str
-
-
-def _increase(value: Value) -> float | None:
-    """The upper end of the increase over the baseline, as a share of it."""
-    if value.delta_high is None or value.delta is None or value.value is None:
-        return None
-    base = value.value - value.delta
-    return value.delta_high / base if base else None
 
 
 def parse_limits(words: Mapping[str, Any], known: Mapping[str, Limit]) -> dict[Limit, float]:
@@ -112,12 +135,19 @@ def _row(row: Row, limit: Limit, bound: float) -> Iterator[Judgement]:
         yield Judgement(label, name, "", False, "not measured: no task was compared")
     for metric in metrics:
         value = row.metrics.get(metric)
-        worst = None if value is None else limit.worst(value)
-        if worst is None:
+        passed = None if value is None else limit.holds(value, bound)
+        if value is None or passed is None:
             yield Judgement(label, name, metric, False, f"{metric} was not measured")
             continue
-        passed = worst >= bound if limit.at_least else worst <= bound
-        end = "lower" if limit.at_least else "upper"
-        relation = "at least" if limit.at_least else "at most"
-        said = f"{metric}: {end} end of the interval {worst:.6g}, allowed {relation} {bound:.6g}"
-        yield Judgement(label, name, metric, passed, said)
+        yield Judgement(label, name, metric, passed, _said(limit, metric, value, bound))
+
+
+def _said(limit: Limit, metric: str, value: Value, bound: float) -> str:
+    """The end of the interval that was held against the bound, both in readable units."""
+    end, relation = ("lower", "at least") if limit.at_least else ("upper", "at most")
+    what = f"{end} end of the interval" if limit.judged == "value" else "largest loss not ruled out"
+    words = f"{metric}: {what} {limit.worst_words(value)}"
+    noise = noise_of(value) / limit.scale(value)
+    if limit.judged != "value" and noise > bound:
+        words += f", noise floor {limit.figure(noise, value)}"
+    return f"{words}, allowed {relation} {limit.figure(bound, value)}"

@@ -8,10 +8,11 @@ import numpy as np
 
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.values import finite, value_of
-from evalkit.records import Measurement, Value
+from evalkit.records import Measurement, Value, Word
 
 # Repetitions in one process understate how much speed differs between processes.
 SPEED_NOISE = 0.05
+FEWEST_SAMPLES = 3
 
 
 def sampled_value(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
@@ -22,13 +23,18 @@ def sampled_value(measurement: Measurement, base: Measurement | None, is_baselin
     interval = median_interval(measurement.values)
     details = dict(measurement.details)
     n = len(measurement.values)
+
+    def valued(delta: Interval | None, word: str) -> Value:
+        return value_of(
+            interval, n, delta, word, details, measurement.unit, direction=measurement.direction
+        )
+
     if is_baseline:
-        same = Interval(0.0, 0.0, 0.0)
-        return value_of(interval, n, same, "baseline", details, measurement.unit)
+        return valued(Interval(0.0, 0.0, 0.0), Word.BASELINE)
     if base is None or not base.values:
-        return value_of(interval, n, None, "not measured", details, measurement.unit)
+        return valued(None, Word.NOT_MEASURED)
     if base.machine != measurement.machine or base.convention != measurement.convention:
-        return value_of(interval, n, None, "not comparable", details, measurement.unit)
+        return valued(None, Word.NOT_COMPARABLE)
     ratio = ratio_interval(base.values, measurement.values)
     details |= {
         "ratio": finite(ratio.estimate),
@@ -41,30 +47,34 @@ def sampled_value(measurement: Measurement, base: Measurement | None, is_baselin
         interval.low - other.high,
         interval.high - other.low,
     )
-    verdict = _sampled_verdict(measurement, ratio)
-    return value_of(interval, n, delta, verdict, details, measurement.unit)
+    return valued(delta, _sampled_word(measurement, ratio))
 
 
-def _sampled_verdict(measurement: Measurement, ratio: Interval) -> str:
-    """Better or worse where every ratio of samples is beyond the noise between processes."""
+def _sampled_word(measurement: Measurement, ratio: Interval) -> Word:
+    """Better or worse where every ratio of samples is beyond the noise between processes.
+
+    A single sample is exact, as a count of bytes is.
+    """
+    if not ratio.is_possible and len(measurement.values) > 1:
+        return Word.INCONCLUSIVE
     noise = SPEED_NOISE if measurement.machine else 0.0
     low = ratio.low if ratio.is_possible else ratio.estimate
     high = ratio.high if ratio.is_possible else ratio.estimate
     if low > 1 + noise:
-        return "better" if measurement.direction == "higher" else "worse"
+        return Word.BETTER if measurement.direction == "higher" else Word.WORSE
     if high < 1 - noise:
-        return "worse" if measurement.direction == "higher" else "better"
-    return "no loss" if 1 - noise <= low and high <= 1 + noise else "inconclusive"
+        return Word.WORSE if measurement.direction == "higher" else Word.BETTER
+    return Word.NO_LOSS if 1 - noise <= low and high <= 1 + noise else Word.INCONCLUSIVE
 
 
 def median_interval(samples: tuple[float, ...]) -> Interval:
-    """Median of repetitions with the range of the samples as its bounds.
+    """Median of repetitions with the range of the samples as its bounds; none below three.
 
     The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five.
     """
     values = np.asarray(samples, dtype=np.float64)
-    if len(values) == 1:
-        return Interval(float(values[0]), math.nan, math.nan)
+    if len(values) < FEWEST_SAMPLES:
+        return Interval(float(np.median(values)), math.nan, math.nan)
     return Interval(float(np.median(values)), float(values.min()), float(values.max()))
 
 

@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 MORE, GAIN = 1.25, 1.05
 UNSTEADY = 0.1
 CONFIDENCE = 0.95
+# The spread of two rounds has one degree of freedom: the interval would be 13 times as wide as they
+# are apart.
+FEWEST_ROUNDS = 3
 # "Faster" and "slower" are said at this confidence, of differences larger than this.
 CERTAIN, CLEAR = 0.99, 1.05
 
@@ -59,11 +62,11 @@ def knee(measured: Mapping[int, float]) -> int:
 
 
 def interval(rounds: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the typical speed over the medians of `rounds`, None for one round.
+    """95 % interval of the typical speed over the medians of `rounds`, None for fewer than three.
 
     Student's t on logarithms, as speeds vary by factors.
     """
-    if len(rounds) < 2:
+    if len(rounds) < FEWEST_ROUNDS:
         return None
     low, high = _log_interval([math.log(value) for value in rounds])
     return math.exp(low), math.exp(high)
@@ -72,9 +75,9 @@ def interval(rounds: Sequence[float]) -> tuple[float, float] | None:
 def ratio(
     rounds: Sequence[float], baseline: Sequence[float], confidence: float = CONFIDENCE
 ) -> tuple[float, float, float] | None:
-    """Speed over the baseline's with its interval, paired by round; None for one round."""
+    """Speed over the baseline's with its interval, paired by round; None for fewer than three."""
     pairs = [math.log(a / b) for a, b in zip(rounds, baseline, strict=False)]
-    if len(pairs) < 2:
+    if len(pairs) < FEWEST_ROUNDS:
         return None
     low, high = _log_interval(pairs, confidence)
     return math.exp(statistics.mean(pairs)), math.exp(low), math.exp(high)

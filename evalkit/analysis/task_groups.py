@@ -16,10 +16,16 @@ import numpy as np
 
 from evalkit.analysis.asked import Asked
 from evalkit.analysis.bootstrap import Interval
-from evalkit.analysis.task_values import ItemScores, TaskScores, averaged, task_values
+from evalkit.analysis.task_values import (
+    ItemScores,
+    TaskScores,
+    averaged,
+    direction_of,
+    task_values,
+)
 from evalkit.analysis.values import value_of
-from evalkit.analysis.verdicts import Margin, Verdict, judge
-from evalkit.records import Value
+from evalkit.analysis.verdicts import Margin, delta_of, judge
+from evalkit.records import Claim, Value, Word
 
 
 @dataclass(frozen=True)
@@ -107,21 +113,23 @@ def _mean(
     interval = averaged([_interval(v.value, v.low, v.high) for v in values], weights)
     n = sum(value.n for value in values)
     details: dict[str, object] = {"tasks": len(values)}
+    direction = direction_of(members[0])
+
+    def valued(delta: Interval | None, word: Word) -> Value:
+        return value_of(interval, n, delta, word, details, claim=Claim.ITEMS, direction=direction)
+
     if is_baseline:
-        return value_of(interval, n, None, Verdict.BASELINE, details)
+        return valued(None, Word.BASELINE)
     reasons = [str(value.details["reason"]) for value in values if "reason" in value.details]
     if reasons:
         details["reason"] = reasons[0]
-        return value_of(interval, n, None, Verdict.NOT_COMPARABLE, details)
-    delta = averaged([_interval(v.delta, v.delta_low, v.delta_high) for v in values], weights)
+        return valued(None, Word.NOT_COMPARABLE)
+    delta = averaged([delta_of(value) for value in values], weights)
     reference = interval.estimate - delta.estimate
-    verdict = judge(
-        delta,
-        margin=margin.points if all(one.is_mean for one in members) else margin.of(reference),
-        direction="higher" if members[0].higher_is_better else "lower",
-        noise_floor=max(one.noise for one in members),
-    )
-    return value_of(interval, n, delta, verdict, details)
+    details["noise_floor"] = noise = max(one.noise for one in members)
+    allowed = margin.points if all(one.is_mean for one in members) else margin.of(reference)
+    word = judge(delta, margin=allowed, direction=direction, noise_floor=noise)
+    return valued(delta, word)
 
 
 def _interval(estimate: float | None, low: float | None, high: float | None) -> Interval:

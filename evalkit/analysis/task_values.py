@@ -19,8 +19,8 @@ from evalkit.analysis.asked import Asked, asked_difference
 from evalkit.analysis.bootstrap import Interval, bootstrap_interval
 from evalkit.analysis.paired import PairedDifference, holm, mean_interval, paired_difference
 from evalkit.analysis.values import value_of
-from evalkit.analysis.verdicts import Direction, Margin, Verdict, judge, judge_task
-from evalkit.records import Value
+from evalkit.analysis.verdicts import Margin, judge, judge_task
+from evalkit.records import Claim, Direction, Value, Word
 
 Floats = NDArray[np.float64]
 MEANS = ("mean", "nanmean")
@@ -78,6 +78,10 @@ def task_values(
     measurement: truncation, another few-shot split, items left out.
     """
     found = _values(baseline, variant, margin, is_baseline)
+    directions = {key: direction_of(scores) for key, scores in variant.items()}
+    for key, direction in (directions | {"tasks_mean": "higher"}).items():
+        if key in found:
+            found[key] = dataclasses.replace(found[key], claim=Claim.ITEMS, direction=direction)
     noted = {key: scores.notes for key, scores in variant.items()}
     noted["tasks_mean"] = tuple(f"{o.task}: {note}" for o in _means(variant) for note in o.notes)
     for key, notes in noted.items():
@@ -87,12 +91,17 @@ def task_values(
     return found
 
 
+def direction_of(scores: ItemScores) -> Direction:
+    """Which way the score is better."""
+    return "higher" if scores.higher_is_better else "lower"
+
+
 def _values(
     baseline: TaskScores, variant: TaskScores, margin: Margin, is_baseline: bool
 ) -> dict[str, Value]:
     if is_baseline:
-        found = {key: _alone(scores, Verdict.BASELINE) for key, scores in variant.items()}
-        return found | _mean_alone(variant, Verdict.BASELINE)
+        found = {key: _alone(scores, Word.BASELINE) for key, scores in variant.items()}
+        return found | _mean_alone(variant, Word.BASELINE)
     reasons = {key: _reason(baseline, scores) for key, scores in variant.items()}
     differences = {
         key: paired_difference(*_aligned(baseline[key], scores))
@@ -103,7 +112,7 @@ def _values(
     found = {}
     for key, scores in variant.items():
         if reasons[key]:
-            found[key] = _refused(_alone(scores, Verdict.NOT_COMPARABLE), reasons[key])
+            found[key] = _refused(_alone(scores, Word.NOT_COMPARABLE), reasons[key])
         elif key in differences:
             found[key] = _judged(scores, differences[key], margin, adjusted.get(key))
             if scores.primary and differences[key].is_binary:
@@ -112,7 +121,7 @@ def _values(
             found[key] = _corpus(baseline[key], scores, margin)
     unlike = [f"{one.task}: {reasons[one.key]}" for one in _means(variant) if reasons[one.key]]
     if any(one.key in baseline and reasons[one.key] for one in _means(variant)):
-        mean = _mean_alone(variant, Verdict.NOT_COMPARABLE)
+        mean = _mean_alone(variant, Word.NOT_COMPARABLE)
         return found | {key: _refused(value, "; ".join(unlike)) for key, value in mean.items()}
     return found | _mean(variant, differences, margin)
 
@@ -140,7 +149,7 @@ def _adjusted(variant: TaskScores, differences: Mapping[str, PairedDifference]) 
     return dict(zip(keys, p_values, strict=True))
 
 
-def _alone(scores: ItemScores, verdict: Verdict) -> Value:
+def _alone(scores: ItemScores, verdict: Word) -> Value:
     """The score itself with its interval, without a difference."""
     used = scores.measured
     if scores.is_mean:
@@ -156,15 +165,16 @@ def _judged(
     used = scores.measured
     interval = mean_interval(scores.values[used], scores.clusters[used])
     p = paired.p_value if adjusted is None else adjusted
-    direction: Direction = "higher" if scores.higher_is_better else "lower"
-    verdict = judge_task(paired, margin.points, p, direction=direction, noise_floor=scores.noise)
+    verdict = judge_task(
+        paired, margin.points, p, direction=direction_of(scores), noise_floor=scores.noise
+    )
     details: dict[str, object] = {
         "p_value": paired.p_value,
         "mcnemar_p": paired.mcnemar_p,
         "adjusted_p": p,
         "noise_floor": scores.noise,
     }
-    if verdict is Verdict.INCONCLUSIVE:
+    if verdict is Word.INCONCLUSIVE:
         details |= _more(paired, margin)
     return value_of(interval, paired.n, paired.interval, verdict, details)
 
@@ -181,7 +191,7 @@ def _flips(paired: PairedDifference) -> Value:
         value=float(lost + won),
         unit="items",
         n=paired.n,
-        verdict=Verdict.NO_LOSS if lost + won == 0 else "changed",
+        verdict=Word.NO_LOSS if lost + won == 0 else "changed",
         details={"right_to_wrong": lost, "wrong_to_right": won, "mcnemar_p": paired.mcnemar_p},
     )
 
@@ -210,17 +220,17 @@ def _corpus(baseline: ItemScores, variant: ItemScores, margin: Margin) -> Value:
     verdict = judge(
         delta,
         margin=margin.of(interval.estimate - delta.estimate),
-        direction="higher" if variant.higher_is_better else "lower",
+        direction=direction_of(variant),
         noise_floor=variant.noise,
     )
-    return value_of(interval, int(both.sum()), delta, verdict, {})
+    return value_of(interval, int(both.sum()), delta, verdict, {"noise_floor": variant.noise})
 
 
 def _means(scores: TaskScores) -> list[ItemScores]:
     return [one for one in scores.values() if one.primary and one.is_mean and one.higher_is_better]
 
 
-def _mean_alone(scores: TaskScores, verdict: Verdict) -> dict[str, Value]:
+def _mean_alone(scores: TaskScores, verdict: Word) -> dict[str, Value]:
     """The plain mean over tasks of their primary scores."""
     parts = [mean_interval(one.values[one.measured]) for one in _means(scores)]
     if not parts:
@@ -240,9 +250,9 @@ def _mean(
     delta = averaged([one.interval for one in paired])
     noise = max(one.noise for one in means)
     verdict = judge(delta, margin=margin.points, direction="higher", noise_floor=noise)
-    value = _mean_alone(variant, Verdict.BASELINE)["tasks_mean"]
-    details: dict[str, object] = {"tasks": len(means)}
-    if verdict is Verdict.INCONCLUSIVE:
+    value = _mean_alone(variant, Word.BASELINE)["tasks_mean"]
+    details: dict[str, object] = {"tasks": len(means), "noise_floor": noise}
+    if verdict is Word.INCONCLUSIVE:
         details |= _mean_more(delta, paired, margin)
     interval = Interval(value.value or 0.0, value.low or math.nan, value.high or math.nan)
     return {"tasks_mean": value_of(interval, value.n, delta, verdict, details)}

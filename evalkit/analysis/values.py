@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from evalkit.analysis.bootstrap import Interval
-from evalkit.records import Value
+from evalkit.records import Direction, Value
 
 
 def value_of(
@@ -16,6 +16,8 @@ def value_of(
     verdict: str,
     details: Mapping[str, object],
     unit: str = "",
+    claim: str = "",
+    direction: Direction = "none",
 ) -> Value:
     """The Value of `interval`; `delta` is variant minus baseline, None where there is none."""
     return Value(
@@ -28,6 +30,8 @@ def value_of(
         delta_low=finite(delta.low) if delta else None,
         delta_high=finite(delta.high) if delta else None,
         verdict=verdict,
+        claim=claim,
+        direction=direction,
         details=dict(details),
     )
 

@@ -5,29 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal
 
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.paired import PairedDifference
 from evalkit.errors import EvalkitError, UsageError
-
-Direction = Literal["lower", "higher"]
-
-
-class Verdict(StrEnum):
-    """What may be concluded about a variant; the value is the text shown.
-
-    NO_LOSS means no loss beyond the margin. INCONCLUSIVE means that more data could decide.
-    """
-
-    BETTER = "better"
-    WORSE = "worse"
-    NO_LOSS = "no loss"
-    INCONCLUSIVE = "inconclusive"
-    NOT_COMPARABLE = "not comparable"
-    NOT_MEASURED = "not measured"
-    BASELINE = "baseline"
+from evalkit.records import Direction, Value, Word
 
 
 @dataclass(frozen=True)
@@ -83,7 +65,7 @@ def parse_margin(text: str) -> Margin:
 
 def judge(
     interval: Interval, *, margin: float, direction: Direction, noise_floor: float = 0.0
-) -> Verdict:
+) -> Word:
     """Verdict on a difference, variant minus baseline, from its confidence interval.
 
     The loss is the change in the bad direction: upwards where lower is better. The rules, the
@@ -96,8 +78,8 @@ def judge(
        interval excludes zero: a loss that is certain but harmless is "no loss" beyond the margin.
        A margin below the noise floor counts as the noise floor, for a loss within it cannot be
        told from none.
-    5. WORSE: the whole interval is a loss beyond zero and beyond the noise floor. It may reach
-       over the margin or lie beyond it.
+    5. WORSE: the whole interval is a loss beyond zero and beyond the noise floor. It reaches over
+       the margin or lies beyond it; `is_beyond` tells which.
     6. INCONCLUSIVE: everything else, so above all an interval that holds both zero and the margin.
 
     A difference within the noise floor is thus never better or worse. With 95 % intervals and no
@@ -114,20 +96,54 @@ def judge(
     """
     if not (margin >= 0 and noise_floor >= 0):
         raise EvalkitError(f"margin {margin} and noise floor {noise_floor} must be 0 or more")
+    if math.isnan(interval.estimate):
+        return Word.NOT_MEASURED
+    if not interval.is_possible:
+        return Word.INCONCLUSIVE
+    least, most = loss_bounds(interval, direction)
+    if most < -noise_floor:
+        return Word.BETTER
+    if most <= max(margin, noise_floor):
+        return Word.NO_LOSS
+    return Word.WORSE if least > noise_floor else Word.INCONCLUSIVE
+
+
+def loss_bounds(interval: Interval, direction: Direction) -> tuple[float, float]:
+    """The least and the most that may be lost, in the unit of the metric; a gain is negative.
+
+    Raises:
+        EvalkitError: for a direction that does not exist.
+    """
     if direction not in ("lower", "higher"):
         raise EvalkitError(f"direction {direction!r}: allowed are lower, higher")
-    if math.isnan(interval.estimate):
-        return Verdict.NOT_MEASURED
-    if not interval.is_possible:
-        return Verdict.INCONCLUSIVE
-    least, most = interval.low, interval.high
-    if direction == "higher":
-        least, most = -most, -least
-    if most < -noise_floor:
-        return Verdict.BETTER
-    if most <= max(margin, noise_floor):
-        return Verdict.NO_LOSS
-    return Verdict.WORSE if least > noise_floor else Verdict.INCONCLUSIVE
+    low, high = interval.low, interval.high
+    return (low, high) if direction == "lower" else (-high, -low)
+
+
+def is_beyond(
+    interval: Interval, *, margin: float, direction: Direction, noise_floor: float = 0.0
+) -> bool:
+    """Whether the whole interval is a loss beyond the margin (and the noise floor)."""
+    return loss_bounds(interval, direction)[0] > max(margin, noise_floor)
+
+
+def delta_of(value: Value) -> Interval:
+    """The paired difference of a value; nan where it or a bound is not known."""
+    bounds = (value.delta, value.delta_low, value.delta_high)
+    return Interval(*(math.nan if bound is None else bound for bound in bounds))
+
+
+def noise_of(value: Value) -> float:
+    """The noise floor of a value, in its unit."""
+    return float(value.details.get("noise_floor") or 0.0)
+
+
+def rules_out(value: Value, margin: float) -> bool:
+    """Whether a loss of more than `margin`, in the value's unit, is ruled out: `judge`'s rule."""
+    word = judge(
+        delta_of(value), margin=margin, direction=value.direction, noise_floor=noise_of(value)
+    )
+    return word.is_harmless
 
 
 def judge_task(
@@ -138,7 +154,7 @@ def judge_task(
     direction: Direction = "higher",
     noise_floor: float = 0.0,
     significance: float = 0.05,
-) -> Verdict:
+) -> Word:
     """Verdict on a task: `judge`, where better and worse also need a significant p.
 
     Over several tasks the p-values are adjusted (`paired.holm` on `PairedDifference.p_value`), so
@@ -158,8 +174,8 @@ def judge_task(
     """
     if not 0 <= adjusted_p <= 1:
         raise EvalkitError(f"adjusted p {adjusted_p}: it must lie between 0 and 1")
-    verdict = judge(paired.interval, margin=margin, direction=direction, noise_floor=noise_floor)
+    word = judge(paired.interval, margin=margin, direction=direction, noise_floor=noise_floor)
     if adjusted_p < significance:
-        return verdict
-    weaker = {Verdict.BETTER: Verdict.NO_LOSS, Verdict.WORSE: Verdict.INCONCLUSIVE}
-    return weaker.get(verdict, verdict)
+        return word
+    weaker = {Word.BETTER: Word.NO_LOSS, Word.WORSE: Word.INCONCLUSIVE}
+    return weaker.get(word, word)

@@ -10,14 +10,14 @@ COLUMNS = (Column("tasks_mean", "tasks, paired", "points", measured_on="tasks", 
 
 
 def _shares(row: Row) -> list[str]:
-    """Scores that are lost in points: shares of items, not perplexities."""
+    """The scores that the row's verdict rests on: shares of items, not perplexities."""
     return [
         name
-        for name, value in row.metrics.items()
+        for name in row.verdict.judged
         if "." in name
-        and not name.endswith((".flips", "perplexity", "bits_per_byte"))
-        and value.value is not None
-        and 0 <= value.value <= 1
+        and not name.endswith(("perplexity", "bits_per_byte"))
+        and name in row.metrics
+        and row.metrics[name].value is not None
     ]
 
 

@@ -12,8 +12,10 @@ from evalkit.records.run import Cost, Direction, Environment, Measurement, Model
 from evalkit.records.serialization import content_hash, from_json, to_json
 from evalkit.records.suite import Suite, TaskSlice, TextSlice
 from evalkit.records.variant import OptionValue, Variant
+from evalkit.records.verdict import Claim, Verdict, Word
 
 __all__ = [
+    "Claim",
     "Column",
     "Comparison",
     "Cost",
@@ -31,6 +33,8 @@ __all__ = [
     "TextSlice",
     "Value",
     "Variant",
+    "Verdict",
+    "Word",
     "content_hash",
     "from_json",
     "to_json",

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
 from evalkit.records.column import Column
-from evalkit.records.run import Environment, Model, Status
+from evalkit.records.run import Direction, Environment, Model, Status
 from evalkit.records.suite import Suite
 from evalkit.records.variant import Variant
+from evalkit.records.verdict import Verdict, Word
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Value:
     """A summarised metric of one row: value with interval, and its difference to the baseline.
 
     `low` and `high` bound the value; `delta`, `delta_low`, `delta_high` bound variant − baseline
-    (paired); None means not measured or not available, never zero.
+    (paired); None means not measured or not available, never zero. `verdict` is the `Word` that
+    those bounds allow at the margin, `claim` what both intervals speak of ("" for speed and size),
+    `direction` which way is better.
     """
 
     value: float | None
@@ -28,8 +31,10 @@ class Value:
     delta: float | None = None
     delta_low: float | None = None
     delta_high: float | None = None
-    verdict: str = "not measured"
+    verdict: str = Word.NOT_MEASURED
     details: dict[str, Any] = field(default_factory=dict)
+    claim: str = ""
+    direction: Direction = "none"
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,14 @@ class Row:
 
     `label` is what its backend calls the variant in tables and charts ("int8 LLM.int8()"); empty in
     results that were stored without it.
-    `verdict` is the row's overall finding at the margin, in words fit for a table ("no loss",
-    "inconclusive: 900 more items"): over the tasks where there are any, else of perplexity.
+    `verdict` is the row's overall finding at the margin, with its evidence and its claim.
     """
 
     variant: Variant
     status: Status
     message: str = ""
     kernel: str = ""
-    verdict: str = ""
+    verdict: Verdict = field(default_factory=Verdict)
     metrics: dict[str, Value] = field(default_factory=dict)
     slices: dict[str, dict[str, Value]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from evalkit.numbers import clean
 from evalkit.records.batch import Batch
 from evalkit.view.export import json_text
-from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.batch/1"
 

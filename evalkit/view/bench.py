@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from evalkit import numbers
 from evalkit.analysis.sweep import CERTAIN, CLEAR, ratio, verdict
 from evalkit.records.bench import Bench, BenchPoint, MachineRates, MemoryUse, Soak
-from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import csv_text, json_text
 from evalkit.view.sheet import Sheet

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from evalkit import numbers
 from evalkit.records import Column, Comparison, Row, Value
-from evalkit.view import numbers
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _line(row: Row, base: Row | None, columns: Iterable[Column]) -> Line:
     if failure and not row.metrics:
         return Line(name, message=failure, finding="failed")
     against = None if row is base or base is None else base.metrics
-    verdict = numbers.clean(row.verdict) or numbers.MISSING
+    verdict = numbers.clean(row.verdict.text)
     if failure:
         # What failed stands below the table, beside what was not measured.
         cells = _cells(row.metrics, against, columns)

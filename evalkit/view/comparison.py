@@ -4,8 +4,12 @@ The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `mode
 `baseline` (as asked for), `rows`, `environment`, `runs` (ids), and `margin`, `noise_floor`,
 `sentence`, `notes`, `only` (what alone was asked for; empty for everything). A row has `variant`
 (as asked for), `resolved`, `status`, `message`, `kernel`, `metrics`, and `verdict`, `slices` (the
-metrics text by text), `notes`, `runs`. A metric has
-`value`, `unit`, `n`, `low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict`, `details`.
+metrics text by text), `notes`, `runs`. A row's verdict has
+`word`, the `metric` that it rests on, its `claim` ("these tokens", "more of the same documents",
+"texts like this", "items like these"), `evidence` (lines, strongest first), `is_beyond_margin`,
+`items_needed` and the names of all metrics that were `judged`. A metric has `value`, `unit`, `n`,
+`low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict` (a word), `claim`, `direction`,
+`details`.
 `details.notes` of a task's score lists what changed its measurement (prompts cut to the context,
 another few-shot split, items left out); it is absent where nothing did. `notes` of the row holds
 those lines too, each after the name of its task.
@@ -18,8 +22,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from evalkit import numbers
 from evalkit.records import Column, Comparison, Environment, Row, Value
-from evalkit.view import numbers
 from evalkit.view.cells import (
     against_baseline,
     baseline_row,
@@ -35,7 +39,7 @@ from evalkit.view.sheet import Sheet
 SCHEMA = "evalkit.comparison/1"
 CSV_COLUMNS = (
     "variant", "resolved", "status", "message", "kernel", "slice", "metric", "value", "unit", "n",
-    "low", "high", "delta", "delta_low", "delta_high", "verdict",
+    "low", "high", "delta", "delta_low", "delta_high", "verdict", "claim",
 )  # fmt: skip
 _STATUSES = {"running": "interrupted"}
 
@@ -105,6 +109,8 @@ def remarks(comparison: Comparison) -> list[str]:
         if row.kernel
     ]
     found = [f"ran: {' · '.join(ran)}"] if ran else []
+    found += _claims(comparison)
+    found += _evidence(comparison)
     found += not_measured(comparison)
     found += [
         f"{label(row)}: {failed(row)}"
@@ -116,6 +122,28 @@ def remarks(comparison: Comparison) -> list[str]:
     if comparison.store:
         found.append(f"results: {numbers.clean(comparison.store)}")
     return found
+
+
+def _claims(comparison: Comparison) -> list[str]:
+    """A line with what the intervals of the columns speak of."""
+    claims: dict[str, list[str]] = {}
+    for column in comparison.columns:
+        found = [row.metrics[column.metric].claim for row in comparison.rows
+                 if has(row.metrics, column.metric)]  # fmt: skip
+        if found and found[0]:
+            title = numbers.clean(column.title).partition(",")[0]
+            claims.setdefault(numbers.clean(found[0]), []).append(title)
+    said = [f"{', '.join(titles)}: {claim}" for claim, titles in claims.items()]
+    return [f"intervals are about: {' · '.join(said)}"] if said else []
+
+
+def _evidence(comparison: Comparison) -> list[str]:
+    """For each variant that was judged, the evidence of its verdict."""
+    return [
+        f"{label(row)}, {row.verdict.word}: {numbers.clean('; '.join(row.verdict.evidence))}"
+        for row in comparison.rows
+        if row.status == "ok" and row.verdict.metric
+    ]
 
 
 def _row_notes(comparison: Comparison) -> list[str]:
@@ -211,7 +239,7 @@ def _head(row: Row) -> dict[str, Any]:
 def _json_row(row: Row) -> dict[str, Any]:
     return _head(row) | {
         "metrics": _metrics(row.metrics),
-        "verdict": row.verdict,
+        "verdict": dataclasses.asdict(row.verdict),
         "slices": {name: _metrics(metrics) for name, metrics in row.slices.items()},
         "notes": row.notes,
         "runs": row.runs,
@@ -232,5 +260,5 @@ def _csv_lines(row: Row) -> Iterator[dict[str, Any]]:
 def _csv_values(name: str, metrics: Mapping[str, Value]) -> Iterable[dict[str, Any]]:
     for metric, value in metrics.items():
         fields = finite(dataclasses.asdict(value))
-        fields.pop("details")
+        del fields["details"], fields["direction"]
         yield {"slice": name, "metric": metric} | fields

@@ -5,10 +5,10 @@ The JSON object has the schema "evalkit.diagnosis/1": `healthy` and the fields o
 
 from __future__ import annotations
 
+from evalkit.numbers import clean
 from evalkit.records import to_json as plain
 from evalkit.records.findings import Diagnosis
 from evalkit.view.export import json_text
-from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.diagnosis/1"
 

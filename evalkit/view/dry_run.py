@@ -20,10 +20,10 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from evalkit import numbers
 from evalkit.plain_text import duration
 from evalkit.records import to_json as plain
 from evalkit.records.dry_run import DryRun, DryRunRow, Step
-from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evalkit.view import numbers
+from evalkit import numbers
 from evalkit.view.cells import Grid
 
 

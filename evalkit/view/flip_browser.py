@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from evalkit.numbers import clean
 from evalkit.records import Flip
-from evalkit.view.numbers import clean
 
 ALL = "all"
 SHOWN = 50

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evalkit.numbers import clean
 from evalkit.records import Flip
 from evalkit.records import to_json as plain
 from evalkit.view.export import json_text
 from evalkit.view.flip_browser import flips_html
-from evalkit.view.numbers import clean
 
 _PROMPT_LENGTH = 300
 _WIDTH = 100

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from evalkit.analysis.gate import Judgement
+from evalkit.numbers import clean
 from evalkit.view.export import json_text
-from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.check/1"
 

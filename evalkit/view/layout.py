@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from evalkit.view import numbers
+from evalkit import numbers
 from evalkit.view.cells import Grid, Line
 
 GAPS = (3, 2)

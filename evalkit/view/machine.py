@@ -6,10 +6,10 @@ The JSON object has the schema "evalkit.doctor/1": `ok` and `checks`, each with 
 
 from __future__ import annotations
 
+from evalkit.numbers import clean
 from evalkit.records import to_json as plain
 from evalkit.records.findings import MachineReport
 from evalkit.view.export import json_text
-from evalkit.view.numbers import clean
 
 SCHEMA = "evalkit.doctor/1"
 

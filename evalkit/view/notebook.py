@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from evalkit.view import numbers
+from evalkit import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.sheet import Sheet
 

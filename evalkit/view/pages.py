@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evalkit.view.numbers import clean
+from evalkit.numbers import clean
 
 
 def templates(**filters: Callable[[Any], str]) -> Environment:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from evalkit import numbers
 from evalkit.analysis.cards import CARDS, Card
 from evalkit.analysis.planner import SCHEMA, Plan, PlanRow, most_sequences
-from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet

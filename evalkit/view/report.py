@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Template
 from markupsafe import Markup
 
+from evalkit.numbers import clean
 from evalkit.records import Comparison, Flip
 from evalkit.results.flips import ledger
 from evalkit.results.load_measured import reopen
@@ -24,7 +25,6 @@ from evalkit.store.store import Store
 from evalkit.view.cells import main_grid, margin_text, slice_grid
 from evalkit.view.charts.canvas import Tables
 from evalkit.view.comparison import header_pieces, remarks
-from evalkit.view.numbers import clean
 from evalkit.view.pages import asset, templates
 from evalkit.view.report_charts import inline_charts
 from evalkit.view.report_flips import MOST_FLIPS, flip_section

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from evalkit import numbers
 from evalkit.errors import EvalkitError
 from evalkit.records import Comparison, Row, Value
-from evalkit.view import numbers
 from evalkit.view.cells import baseline_row, label
 from evalkit.view.charts.scores import shares, task_scores
 

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from evalkit import numbers
 from evalkit.records import Comparison, Flip
-from evalkit.view import numbers
 from evalkit.view.cells import label
 
 MOST_FLIPS = 1200

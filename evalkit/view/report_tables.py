@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evalkit import numbers
 from evalkit.records import Comparison, Row, Value
-from evalkit.view import numbers
 from evalkit.view.cells import label
 from evalkit.view.charts.scores import FLIPS, TaskScore, shares, task_scores
 

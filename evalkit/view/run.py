@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
+from evalkit import numbers
 from evalkit.records import Measurement, Run
-from evalkit.view import numbers
 from evalkit.view.cells import Grid, Line
 from evalkit.view.sheet import Sheet
 

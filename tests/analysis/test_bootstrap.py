@@ -261,9 +261,9 @@ def test_percentile_of_equal_values_has_no_width() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: bootstrap_interval(mean, np.empty((0, 2))), "at least one window"),
-        (lambda: bootstrap_interval(mean, [1.0, 2.0]), r"\(windows, columns\)"),
-        (lambda: bootstrap_interval(mean, [[1.0, 1], [np.nan, 1]]), "window 1 .* not finite"),
+        (lambda: bootstrap_interval(mean, np.empty((0, 2))), "at least one unit"),
+        (lambda: bootstrap_interval(mean, [1.0, 2.0]), r"\(units, columns\)"),
+        (lambda: bootstrap_interval(mean, [[1.0, 1], [np.nan, 1]]), "unit 1 .* not finite"),
         (lambda: bootstrap_interval(mean, [[1.0, 1]] * 3, confidence=95), "between 0 and 1"),
         (lambda: bootstrap_interval(mean, [[1.0, 1]] * 3, resamples=10), "at least 100"),
         (lambda: bootstrap_interval(mean, [[1.0, 1]] * 3, groups=[1]), "groups .* each of 3"),

@@ -109,19 +109,34 @@ def test_verdicts_of_perplexity(shift: float, verdict: str) -> None:
     result = compare(
         MODEL, SUITE, [_measured("a", _table(1)), _measured("b", _table(2, shift))], MARGIN
     )
-    assert result.rows[0].verdict == "baseline"
-    assert result.rows[1].verdict == verdict
+    assert result.rows[0].verdict.text == "baseline"
+    found = result.rows[1].verdict
+    assert (found.word, found.metric, found.claim) == (verdict, "perplexity", "texts like this")
     assert result.rows[1].metrics["perplexity"].n == 200 * 50
 
 
-def test_a_comparison_of_three_windows_says_that_they_give_no_interval() -> None:
-    few = [_measured("a", _table(1, windows=3)), _measured("b", _table(2, windows=3))]
-    result = compare(MODEL, SUITE, few, MARGIN, notes=("first",))
-    assert result.notes[0] == "first"
-    assert result.notes[1].startswith("perplexity: 3 windows give no useful interval")
-    value = result.rows[1].metrics["perplexity"]
-    assert value.low is None is value.high
+@pytest.mark.parametrize(
+    ("windows", "length", "documents", "claim"),
+    [
+        (3, 50, 1, "these tokens"),
+        (1, 600, 1, "more of the same documents"),
+        (40, 50, 4, "more of the same documents"),
+        (40, 50, 5, "texts like this"),
+    ],
+)
+def test_intervals_name_the_widest_claim_that_the_text_allows(
+    windows: int, length: int, documents: int, claim: str
+) -> None:
+    tables = [_table(seed, 0.1 * seed, windows, length) for seed in (0, 1)]
+    for table in tables:
+        table.windows["document"][:] = np.arange(windows) * documents // windows
+    rows = [_measured(name, table) for name, table in zip("ab", tables, strict=True)]
+    row = compare(MODEL, SUITE, rows, MARGIN).rows[1]
+    value = row.metrics["perplexity"]
+    assert value.claim == row.metrics["kl_divergence_mean"].claim == row.verdict.claim == claim
     assert value.delta_low is not None
+    assert value.delta_low <= (value.delta or 0) <= (value.delta_high or 0)
+    assert (value.low == value.high) == (claim == "these tokens")
 
 
 def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
@@ -151,7 +166,10 @@ def test_speed_needs_the_same_machine_and_a_difference_beyond_the_noise() -> Non
     assert verdict(speed(0.8)) == "worse"
     assert verdict(speed(1.06)) == "inconclusive"
     assert verdict(speed(1.2, "other")) == "not comparable"
-    assert ratio_interval((1.0, 2.0), (4.0, 6.0)).low == 2.0
+    assert ratio_interval((1.0, 2.0, 2.0), (4.0, 5.0, 6.0)).low == 2.0
+    assert not ratio_interval((1.0, 2.0), (4.0, 6.0)).is_possible
+    two = dataclasses.replace(speed(1), values=(130.0, 131.0))
+    assert verdict(two) == "inconclusive"
 
 
 def test_incomparable_runs_name_the_field() -> None:
@@ -199,7 +217,7 @@ def test_a_row_asked_otherwise_names_the_field_and_the_versions_of_lm_eval() -> 
 
     result = compare(MODEL, SUITE, [asked("a", "0.4.12", "p"), asked("b", "0.4.13", "q")], MARGIN)
     row = result.rows[1]
-    assert row.verdict == "not comparable"
+    assert row.verdict.word == "not comparable"
     assert row.notes == (
         "not comparable with the baseline: t.acc: prompts differ from item 0 on "
         "(lm-eval 0.4.13 against 0.4.12)",

@@ -15,7 +15,7 @@ from evalkit.analysis import gate
 from evalkit.analysis.gate import Judgement, Limit
 from evalkit.errors import UsageError
 from evalkit.metrics import gate_limits
-from evalkit.records import Comparison, Value
+from evalkit.records import Comparison, Value, Verdict
 from evalkit.view import render
 from evalkit.view.gate import Judgements
 
@@ -32,12 +32,13 @@ def judge(one: Comparison, bounds: dict[str, float]) -> list[Judgement]:
 
 def with_value(name: str, value: Value) -> Comparison:
     first, second, *_ = standard_rows()
-    changed = dataclasses.replace(second, metrics={**second.metrics, name: value})
+    judged = Verdict("no loss", judged=(name,))
+    changed = dataclasses.replace(second, metrics={**second.metrics, name: value}, verdict=judged)
     return comparison(first, changed)
 
 
 def test_the_whole_interval_must_be_inside() -> None:
-    value = Value(3.0, "", 9, 2.9, 3.1, 0.03, 0.01, 0.061, "worse")
+    value = Value(3.0, "", 9, 2.9, 3.1, 0.03, 0.01, 0.061, "worse", direction="lower")
     one = with_value("perplexity", value)
     base = 3.0 - 0.03
     assert judge(one, {"max_perplexity_increase": 0.061 / base + 1e-9})[0].passed
@@ -47,7 +48,7 @@ def test_the_whole_interval_must_be_inside() -> None:
 
 
 def test_a_task_may_lose_no_more_than_the_lower_end() -> None:
-    value = Value(0.80, "", 500, 0.78, 0.82, 0.0, -0.012, 0.012, "inconclusive")
+    value = Value(0.80, "", 500, 0.78, 0.82, 0.0, -0.012, 0.012, "inconclusive", direction="higher")
     one = with_value("arc_easy.acc", value)
     found = {j.metric: j.passed for j in judge(one, {"max_task_loss": 0.0121})}
     assert found["arc_easy.acc"]

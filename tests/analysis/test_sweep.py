@@ -77,10 +77,11 @@ def test_a_clear_difference_is_called_by_its_direction() -> None:
     assert sweep.verdict([103.0, 104.0, 102.0, 103.0], rounds) == ""
 
 
-def test_one_round_has_no_interval() -> None:
-    assert sweep.interval([3.0]) is None
-    assert sweep.ratio([3.0], [3.0]) is None
-    assert sweep.verdict([6.0], [3.0]) == ""
+@pytest.mark.parametrize("rounds", [[3.0], [3.0, 3.1]])
+def test_one_round_or_two_have_no_interval(rounds: list[float]) -> None:
+    assert sweep.interval(rounds) is None
+    assert sweep.ratio(rounds, rounds) is None
+    assert sweep.verdict([6.0] * len(rounds), rounds) == ""
 
 
 def test_percentiles_lie_between_neighbours() -> None:

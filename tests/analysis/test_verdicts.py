@@ -1,4 +1,4 @@
-"""Verdicts: the rules one by one, and how often they are wrong when nothing differs."""
+"""Words: the rules one by one, and how often they are wrong when nothing differs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.paired import PairedDifference, holm, paired_difference
-from evalkit.analysis.verdicts import Margin, Verdict, judge, judge_task, parse_margin
+from evalkit.analysis.verdicts import Margin, judge, judge_task, parse_margin
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.records import Word
 
 
 def of(low: float, high: float) -> Interval:
@@ -18,11 +19,12 @@ def of(low: float, high: float) -> Interval:
 
 
 def test_the_text_forms() -> None:
-    assert [str(v) for v in Verdict] == [
+    assert [str(v) for v in Word] == [
         "better",
         "worse",
         "no loss",
         "inconclusive",
+        "changed",
         "not comparable",
         "not measured",
         "baseline",
@@ -68,8 +70,8 @@ def test_nothing_within_the_noise_floor_is_better_or_worse(
 
 def test_what_is_unknown_is_said_to_be() -> None:
     nan = math.nan
-    assert judge(Interval(nan, nan, nan), margin=1, direction="lower") is Verdict.NOT_MEASURED
-    assert judge(Interval(0.1, nan, nan), margin=1, direction="lower") is Verdict.INCONCLUSIVE
+    assert judge(Interval(nan, nan, nan), margin=1, direction="lower") is Word.NOT_MEASURED
+    assert judge(Interval(0.1, nan, nan), margin=1, direction="lower") is Word.INCONCLUSIVE
 
 
 def same_variant(rng: np.random.Generator, clusters: int | None) -> PairedDifference:
@@ -87,7 +89,7 @@ def test_without_a_true_difference_a_verdict_is_rare() -> None:
     for _ in range(1000):
         paired = same_variant(rng, clusters=None)
         verdict = judge_task(paired, 0.01, paired.p_value)
-        decided += verdict in (Verdict.BETTER, Verdict.WORSE)
+        decided += verdict in (Word.BETTER, Word.WORSE)
     assert 0 < decided <= 50
 
 
@@ -99,7 +101,7 @@ def test_over_several_tasks_a_single_false_verdict_is_rare(clusters: int | None)
         tasks = [same_variant(rng, clusters) for _ in range(4)]
         adjusted = holm([task.p_value for task in tasks])
         verdicts = {judge_task(task, 0.01, p) for task, p in zip(tasks, adjusted, strict=True)}
-        families += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
+        families += bool(verdicts & {Word.BETTER, Word.WORSE})
         alone += any(task.p_value < 0.05 for task in tasks)
     assert 0 < families <= 50
     assert alone > 80  # without the adjustment it would not be
@@ -109,19 +111,19 @@ def test_a_real_loss_is_called_worse_and_a_real_gain_better() -> None:
     baseline = np.arange(500) < 350
     loss = paired_difference(baseline, np.arange(500) < 320)
     gain = paired_difference(baseline, np.arange(500) < 380)
-    assert judge_task(loss, 0.01, loss.p_value) is Verdict.WORSE
-    assert judge_task(gain, 0.01, gain.p_value) is Verdict.BETTER
-    assert judge_task(gain, 0.01, gain.p_value, direction="lower") is Verdict.WORSE
+    assert judge_task(loss, 0.01, loss.p_value) is Word.WORSE
+    assert judge_task(gain, 0.01, gain.p_value) is Word.BETTER
+    assert judge_task(gain, 0.01, gain.p_value, direction="lower") is Word.WORSE
 
 
 def test_without_a_significant_p_the_verdict_is_weaker() -> None:
     baseline = np.arange(500) < 350
     loss = paired_difference(baseline, np.arange(500) < 320)
     gain = paired_difference(baseline, np.arange(500) < 380)
-    assert judge_task(loss, 0.01, 0.2) is Verdict.INCONCLUSIVE
-    assert judge_task(gain, 0.01, 0.2) is Verdict.NO_LOSS
-    assert judge_task(loss, 0.5, 0.2) is Verdict.NO_LOSS
-    assert judge_task(loss, 0.01, 0.001, noise_floor=0.2) is Verdict.NO_LOSS
+    assert judge_task(loss, 0.01, 0.2) is Word.INCONCLUSIVE
+    assert judge_task(gain, 0.01, 0.2) is Word.NO_LOSS
+    assert judge_task(loss, 0.5, 0.2) is Word.NO_LOSS
+    assert judge_task(loss, 0.01, 0.001, noise_floor=0.2) is Word.NO_LOSS
 
 
 @pytest.mark.parametrize(

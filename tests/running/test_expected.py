@@ -110,7 +110,7 @@ def test_the_models_own_calibration_text_is_a_step(words: dict[str, Any]) -> Non
     small = "samples=64,sample_length=32,group_size=32"
     own = f"int4@gptq,calibration=self,{small}"
     found = planned(words, 1, "fp32", own)
-    assert steps(found, 1)[:3] == ["importing", "calibration text", "quantizing"]
+    assert steps(found, 1)[:3] == ["importing", "writing calibration text", "quantizing"]
     asked: Any = {**words, "text": Path(words["model"]).with_name("1.txt")}
     del asked["progress"]
     plan = make_plan([own], resolved(CompareOptions, asked))

@@ -20,6 +20,7 @@ from evalkit.records import (
     TextSlice,
     Value,
     Variant,
+    Verdict,
 )
 from tests.view.comparisons import FP16, INT4, INT8, comparison
 
@@ -181,7 +182,7 @@ def _row(
     }
     verdict = "baseline" if place == 0 else "no loss" if place < count / 2 else "worse"
     return Row(
-        variant, "ok", "", "Linear", verdict, metrics, slices,
+        variant, "ok", "", "Linear", Verdict(verdict, is_beyond_margin=True), metrics, slices,
         runs=(f"run{place}",), label=label(variant),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from evalkit.records import (
     TextSlice,
     Value,
     Variant,
+    Verdict,
 )
 
 FP16 = Variant("fp16", "transformers", asked="fp16")
@@ -91,7 +92,7 @@ def row(variant: Variant, factor: float | None = None, **changes: Any) -> Row:
         "variant": variant,
         "status": "ok",
         "kernel": "Linear (float16)",
-        "verdict": "baseline" if factor is None else "no loss",
+        "verdict": Verdict("baseline" if factor is None else "no loss"),
         "metrics": metrics,
         "runs": (f"run-{variant.precision}",),
     }
@@ -141,7 +142,7 @@ def standard_rows() -> tuple[Row, ...]:
             INT4,
             3.4,
             kernel="TorchAtenLinear",
-            verdict="inconclusive: 900 more items",
+            verdict=Verdict("inconclusive", items_needed=900),
             quality=quality(False, 0.21, -0.0174, 0.011),
         ),
     )

@@ -51,6 +51,17 @@ def test_json_has_the_documented_keys() -> None:
         "delta_high": 0.0123 * 1.2,
         "verdict": "no loss",
         "details": {},
+        "claim": "",
+        "direction": "none",
+    }
+    assert second["verdict"] == {
+        "word": "no loss",
+        "metric": "",
+        "claim": "",
+        "evidence": [],
+        "is_beyond_margin": False,
+        "items_needed": None,
+        "judged": [],
     }
     assert first["metrics"]["weight_bytes"]["details"] == {"p50": 9.64e6}
     assert failed["status"] == "failed"

@@ -22,6 +22,7 @@ from evalkit.records import (
     TextSlice,
     Value,
     Variant,
+    Verdict,
     from_json,
     to_json,
 )
@@ -34,7 +35,7 @@ FAILED = row(
     message="layer model.layers.0.mlp.down_proj is 172 wide,\nnot a multiple of 128: use [int8]",
     metrics={},
     kernel="",
-    verdict="",
+    verdict=Verdict("not measured"),
 )
 
 
@@ -107,14 +108,29 @@ def test_a_failed_row_shows_its_message_in_its_place() -> None:
 
 
 def test_all_but_the_baseline_failed() -> None:
-    lost = row(INT8, 2.0, status="out_of_memory", message="", metrics={}, verdict="", kernel="")
+    lost = row(
+        INT8,
+        2.0,
+        status="out_of_memory",
+        message="",
+        metrics={},
+        verdict=Verdict("not measured"),
+        kernel="",
+    )
     text = table_text(comparison(row(FP16), lost, FAILED))
     assert "int8 LLM.int8()   out of memory\n" in text
     assert "KL" not in text.splitlines()[2]
 
 
 def test_the_baseline_failed() -> None:
-    lost = row(FP16, status="failed", message="no such file", metrics={}, verdict="", kernel="")
+    lost = row(
+        FP16,
+        status="failed",
+        message="no such file",
+        metrics={},
+        verdict=Verdict("not measured"),
+        kernel="",
+    )
     text = table_text(comparison(lost, standard_rows()[1]))
     assert "fp16              failed: no such file" in text
     assert "5.4 MB" in text

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from evalkit.records import Comparison, Flip, Row, Variant
+from evalkit.records import Comparison, Flip, Row, Variant, Verdict
 from evalkit.view.report import render_html
 from evalkit.view.report_flips import flip_section
 from evalkit.view.report_tables import tasks_table
@@ -117,7 +117,8 @@ def test_everything_from_models_and_data_is_escaped():
     evil = Variant("checkpoint", "checkpoint", checkpoint=EVIL)
     base = charted.full((FP16, evil))
     row = dataclasses.replace(
-        base.rows[1], kernel=EVIL, notes=(EVIL,), verdict=EVIL,
+        base.rows[1], kernel=EVIL, notes=(EVIL,),
+        verdict=Verdict(EVIL, metric=EVIL, evidence=(EVIL,)),
         metrics={**base.rows[1].metrics, f"{EVIL}.acc": base.rows[1].metrics["tasks_mean"]},
         slices={EVIL: base.rows[1].metrics, "b": base.rows[1].metrics},
     )  # fmt: skip

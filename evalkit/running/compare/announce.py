@@ -10,6 +10,7 @@ from evalkit.progress import Event, Listener, Planned
 from evalkit.running.compare.expected import Expectation
 from evalkit.running.compare.plan import ComparePlan
 
+_MAKING = ("writing calibration text", "quantizing")
 # From this share of the time on, quantizing is worth a word.
 _LARGE_SHARE = 0.3
 _SHORTEST_WORTH_A_WORD = 60.0
@@ -46,7 +47,7 @@ def _sentence(expected: Expectation) -> str:
         f" {duration(left)}, done at {end} (within a factor of {expected.whole.factor:.1f}, told"
         f" from {expected.whole.source})"
     )
-    making = sum(step.time.seconds for step in steps if step.name == "quantizing")
+    making = sum(step.time.seconds for step in steps if step.name in _MAKING)
     if making > max(_SHORTEST_WORTH_A_WORD, _LARGE_SHARE * left):
         words += (
             f"; quantizing takes {100 * making / left:.0f} % of it: samples=N of the variant, or"

@@ -154,7 +154,7 @@ def _steps(
             yield Step("quantizing", expected(cost, rates, made, model, variant))
         else:
             # No run records how long its calibration text took.
-            yield Step("calibration text", expected(cost, rates, (), model, variant))
+            yield Step("writing calibration text", expected(cost, rates, (), model, variant))
     yield Step("loading", _loading(job, runs))
     for name, cost in counts.parts:
         yield Step(name, expected(cost, rates, past, model, variant))

@@ -12,7 +12,7 @@ from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError,
 from evalkit.metrics import asked_columns
 from evalkit.options import MEASURED
 from evalkit.progress import Event, Listener
-from evalkit.records import Comparison, Run, content_hash
+from evalkit.records import Comparison, Run, Verdict, Word, content_hash
 from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.announce import tell_plan
@@ -227,7 +227,8 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
 
 def _without_quality(comparison: Comparison) -> Comparison:
     """The comparison of speed and memory alone, in which no quality was asked for."""
-    rows = tuple(dataclasses.replace(row, verdict="not asked for") for row in comparison.rows)
+    unasked = Verdict(Word.NOT_ASKED)
+    rows = tuple(dataclasses.replace(row, verdict=unasked) for row in comparison.rows)
     return dataclasses.replace(comparison, rows=rows, sentence="Quality was not asked for.")
 
 

@@ -17,8 +17,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.records import Comparison, Row, Value
-from evalkit.view import numbers
 from evalkit.view.cells import baseline_row, label
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#656d77", "#d8dee5", "#fffffe"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.records.bench import Bench, MemoryUse
-from evalkit.view import numbers
 from evalkit.view.bench import heading
 from evalkit.view.charts.canvas import (
     HEIGHT,

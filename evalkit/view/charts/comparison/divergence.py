@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from evalkit import numbers
 from evalkit.analysis.summaries import TokenTable
 from evalkit.records import Comparison, Value
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,

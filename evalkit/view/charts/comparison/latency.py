@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.axes import Axes
 
+from evalkit import numbers
 from evalkit.records import Comparison, Measurement
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.analysis.cards import Card, card_of_driver
 from evalkit.records import Comparison
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.analysis.verdicts import parse_margin
 from evalkit.records import Comparison, Value
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import (
     HEIGHT,
     Chart,

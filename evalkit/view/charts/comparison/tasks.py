@@ -8,9 +8,9 @@ from typing import Any, cast
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.analysis.verdicts import parse_margin
 from evalkit.records import Comparison, Value
-from evalkit.view import numbers
 from evalkit.view.cells import margin_text
 from evalkit.view.charts.canvas import (
     Chart,
@@ -157,5 +157,6 @@ def _summary(shown: Sequence[Entry]) -> str:
     for entry in shown:
         value = entry.row.metrics.get("tasks_mean")
         if value is not None and value.value is not None:
-            said.append(f"{entry.name}: mean {numbers.percent(value.value)}")
+            mean = numbers.percent(value.value)
+            said.append(f"{entry.name}: mean {mean}, {entry.row.verdict.text}")
     return f"{'; '.join(said)}." if said else ""

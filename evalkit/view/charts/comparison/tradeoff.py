@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from evalkit import numbers
 from evalkit.analysis.verdicts import parse_margin
 from evalkit.records import Comparison, Value
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import (
     Chart,
     Tables,
@@ -82,7 +82,6 @@ def _percent_more(value: Value) -> Span | None:
     )
 
 
-# In the order in which a row's verdict is taken from them.
 QUALITIES = (
     Quality("tasks_mean", "Mean task score lost", "mean task score lost", "pp", _points_lost),
     Quality("perplexity", "Perplexity added", "perplexity added", "%", _percent_more),
@@ -112,7 +111,9 @@ def tradeoff(comparison: Comparison, tables: Tables) -> Chart:
 def draw_tradeoff(comparison: Comparison, gain: Gain) -> Chart:
     """Quality lost against `gain`; raises EvalkitError where no variant has both."""
     known = entries(comparison)
-    quality = max(QUALITIES, key=lambda quality: len(_have(known, quality, gain)))
+    quality = max(
+        QUALITIES, key=lambda quality: (len(_have(known, quality, gain)), _judged(known, quality))
+    )
     points = _have(known, quality, gain)
     if not points:
         raise not_measured(f"{gain.title} and quality of one variant", gain.missing)
@@ -149,6 +150,15 @@ def _have(known: Sequence[Entry], quality: Quality, gain: Gain) -> list[Point]:
             high = value.high if value.high is not None else exact
             found.append(Point(entry, span(value.value, low, high), loss))
     return found
+
+
+def _judged(known: Sequence[Entry], quality: Quality) -> int:
+    """How many rows' verdicts rest on `quality`; that of the tasks may rest on one of them."""
+    metrics = [entry.row.verdict.metric for entry in known]
+    return sum(
+        metric == quality.metric or ("." in metric and quality.metric == "tasks_mean")
+        for metric in metrics
+    )
 
 
 def _plot(axes: Axes, point: Point, scale: float, greyed: bool) -> None:
@@ -208,9 +218,10 @@ def _margin(axes: Axes, comparison: Comparison, quality: Quality) -> list[Patch]
 
 
 def _handle(point: Point, greyed: bool) -> Line2D:
+    word = "" if point.entry.is_baseline else f": {point.entry.row.verdict.text}"
     if not greyed:
-        return marker_handle(point.entry)
-    handle = marker_handle(point.entry, " (dominated)", GREYED)
+        return marker_handle(point.entry, word)
+    handle = marker_handle(point.entry, f"{word} (dominated)", GREYED)
     handle.set_markerfacecolor("none")
     return handle
 
@@ -232,7 +243,8 @@ def _notes(
 def _summary(points: Sequence[Point], quality: Quality, gain: Gain) -> str:
     said = [
         f"{p.entry.name}: {gain.show(p.gain.value)},"
-        f" {numbers.signed(p.loss.value, numbers.places(abs(p.loss.value), 2, 1))} {quality.unit}"
+        f" {numbers.signed(p.loss.value, numbers.places(abs(p.loss.value), 2, 1))} {quality.unit},"
+        f" {p.entry.row.verdict.text}"
         for p in points
     ]
     return f"{'; '.join(said)}."

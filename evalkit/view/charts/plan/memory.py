@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from evalkit import numbers
 from evalkit.analysis.planner import Plan, PlanRow
 from evalkit.analysis.roofline import decode_expected
-from evalkit.view import numbers
 from evalkit.view.charts.canvas import HEIGHT, Chart, chart, finish, legend, not_measured, page
 from evalkit.view.charts.canvas import titled as name_panel
 from evalkit.view.charts.variants import (

@@ -89,25 +89,31 @@ def around(
 ) -> str:
     """A value with its interval: "3.69 ± 0.12", or "21.0 [9.1, 48.3]" where ± would not be true.
 
-    The half-width stands for both sides where neither differs from it by more than a tenth.
+    The half-width stands for both sides where neither differs from it by more than a tenth. An
+    interval wider than the value says nothing of it: "21.00, too few".
     """
     if low is None or high is None:
         return f"{plain(value, places(value, 3, least) if value < 1000 else 0)}{unit}"
     half = (high - low) / 2
     decimals = places(half, 2, least) if half < 10 else 0
     shown = f"{plain(value, decimals)}{unit}"
+    if high - low > abs(value):
+        return f"{plain(value, least)}{unit}, too few"
     if abs(high - value - half) > half / 10:
         return f"{shown} [{plain(low, decimals)}, {plain(high, decimals)}]"
     return f"{shown} ± {plain(half, decimals)}"
 
 
-def difference(delta: float, low: float | None, high: float | None, least: int = 2) -> str:
-    """A difference with its interval: "+ 0.12 [0.10, 0.14]"."""
+def difference(
+    delta: float, low: float | None, high: float | None, least: int = 2, unit: str = ""
+) -> str:
+    """A difference with its interval: "+ 0.12 [0.10, 0.14]", "+ 1.1 % [0.8, 1.4]"."""
+    unit = f" {unit}" if unit else ""
     if low is None or high is None:
-        return signed(delta, places(abs(delta), 2, least))
+        return signed(delta, places(abs(delta), 2, least)) + unit
     scale = max(abs(delta), (high - low) / 2)
     decimals = places(scale, 2, least) if scale < 10 else 0 if scale >= 100 else 1
-    return f"{signed(delta, decimals)} [{plain(low, decimals)}, {plain(high, decimals)}]"
+    return f"{signed(delta, decimals)}{unit} [{plain(low, decimals)}, {plain(high, decimals)}]"
 
 
 def count(value: float) -> str:

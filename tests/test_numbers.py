@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from evalkit.view import numbers
+from evalkit import numbers
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,10 @@ def test_percent_does_not_round_up_to_all(fraction: float, expected: str) -> Non
         ((3.694, None, None), "3.69"),
         ((12345.6, 12000.0, 12700.0), "12,346 ± 350"),
         ((3e9, 2e9, 4e9), "3.0e+09 ± 1.0e+09"),
-        ((21.0, 9.1, 48.3), "21 [9, 48]"),
-        ((2.0, 1.0, 4.5), "2.00 [1.00, 4.50]"),
+        ((21.0, 13.1, 33.7), "21 [13, 34]"),
+        ((2.0, 1.5, 2.8), "2.00 [1.50, 2.80]"),
+        ((21.0, 1.0, 55.3), "21.00, too few"),
+        ((0.4, 0.0, 1.1, 1, " %"), "0.4 %, too few"),
         ((21.0, 19.05, 23.05), "21.00 ± 2.00"),
     ],
 )
