@@ -122,8 +122,7 @@ def test_packed_experts_are_no_row_with_numbers(command: Command, tmp_path: Path
     words = ("bf16", "int8", "int4@gptq,group_size=32", "--model", str(tmp_path), "--gpu", "t4")
     code, out, _ = command("plan", *words)
     assert code == 1
-    assert "int8@bitsandbytes cannot pack model.layers.0.mlp.experts.gate_up_proj" in out
-    assert "a plan cannot count packed experts" in out
+    assert out.count("a plan cannot count packed experts") == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from evalkit.models.kernels import dtype_name
 from evalkit.models.layer_format import LayerFormat, Part
@@ -52,13 +52,43 @@ def fill_at_random(module: nn.Module, memory: Memory) -> bool:
 def random_weight(layer: Any, device: torch.device) -> Any:
     """A random quantized weight of the shape and settings of the layer's own, which is on meta."""
     full = torch.empty(layer.weight.shape, dtype=torch.float16, device=device)
-    full.normal_(0, DEVIATION)
+    return quantized_weight(layer, full.normal_(0, DEVIATION), device)
+
+
+def quantized_weight(layer: Any, full: Tensor, device: torch.device) -> Any:
+    """`full` (outputs, inputs) quantized on `device` by the settings of the layer's own weight."""
     settings = dict(layer.weight.__dict__)
     if _is_4bit(layer):
-        return bitsandbytes.nn.Params4bit(full, requires_grad=False, **settings).to(device)
+        four = bitsandbytes.nn.Params4bit(full.to(device), requires_grad=False, **settings)
+        return four.to(device)
     settings.pop("SCB", None)
     # LLM.int8() quantizes when a weight moves from the CPU to where it will be used.
     return bitsandbytes.nn.Int8Params(full.cpu(), requires_grad=False, **settings).to(device)
+
+
+def same_weight(weight: Any) -> Any:
+    """The quantized `weight` for another layer: an 8-bit one is emptied when its layer runs."""
+    if isinstance(weight, bitsandbytes.nn.Int8Params):
+        return bitsandbytes.nn.Int8Params(
+            weight.data, requires_grad=False, CB=weight.CB, SCB=weight.SCB
+        )
+    return weight
+
+
+def empty_layer(outputs: int, inputs: int, bias: bool, config: BitsAndBytesConfig) -> Any:
+    """The layer that transformers would put in place by `config`, without its weights."""
+    if config.load_in_8bit:
+        return bitsandbytes.nn.Linear8bitLt(
+            inputs, outputs, bias, has_fp16_weights=False, threshold=config.llm_int8_threshold
+        )
+    return bitsandbytes.nn.Linear4bit(
+        inputs,
+        outputs,
+        bias,
+        config.bnb_4bit_compute_dtype,
+        compress_statistics=config.bnb_4bit_use_double_quant,
+        quant_type=config.bnb_4bit_quant_type,
+    )
 
 
 def _is_8bit(module: nn.Module) -> bool:
@@ -99,7 +129,11 @@ def _parts_8bit(layer: Any) -> Iterator[Part]:
 
 
 def _parts_4bit(layer: Any) -> Iterator[Part]:
-    state = layer.weight.quant_state
+    return parts_of_state(layer.weight.quant_state)
+
+
+def parts_of_state(state: Any) -> Iterator[Part]:
+    """Scales and tables that a 4-bit weight holds beside its packed words."""
     # Double quantization holds the scales of the scales in a second state.
     for level in (state, getattr(state, "state2", None)):
         if level is not None:

@@ -29,16 +29,14 @@ def check_unquantized(checkpoint: Checkpoint, variant: Variant) -> None:
 
 
 def too_much_left(checkpoint: Checkpoint, variant: Variant) -> str:
-    """Why the linear layers alone are too little of the text model; "" where they are enough."""
-    from evalkit.models.shapes import decoder_shapes, unpackable
+    """Why linear layers and experts are too little of the text model; "" where they are enough."""
+    from evalkit.models.shapes import unpackable
 
     try:
-        left = unpackable(checkpoint)
+        left, share = unpackable(checkpoint)
     except ModelError:
         # An architecture of the checkpoint's own code: its layers are counted once it is loaded.
         return ""
-    packed = sum(outputs * inputs for outputs, inputs in decoder_shapes(checkpoint).values())
-    share = sum(left.values()) / max(1, packed + sum(left.values()))
     if share <= 1 - LEAST_PACKED:
         return ""
     largest = max(left, key=lambda name: left[name])

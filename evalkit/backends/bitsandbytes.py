@@ -72,16 +72,20 @@ _INT8_CAPABILITY = (7, 5)
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for a checkpoint that is already quantized, or whose experts are fused."""
+    """Raise VariantError for a checkpoint that is already quantized, or of too few matrices."""
     check_unquantized(checkpoint, variant)
     if reason := problem(checkpoint, variant):
-        gptq = f"{variant.precision}@gptq"
-        refuse(checkpoint, reason, gptq, f"{gptq},group_size=64", f"{gptq},group_size=32")
+        refuse(checkpoint, reason, *_by_gptq(variant))
 
 
 def problem(checkpoint: Checkpoint, variant: Variant) -> str:
     """Why the variant cannot be made of an unquantized checkpoint; any layer width is taken."""
     return too_much_left(checkpoint, variant)
+
+
+def _by_gptq(variant: Variant) -> list[str]:
+    gptq = f"{variant.precision}@gptq"
+    return [gptq, f"{gptq},group_size=64", f"{gptq},group_size=32"]
 
 
 def label(variant: Variant) -> str:
@@ -139,7 +143,14 @@ def quantize(
     and what is saved afterwards is not what was loaded.
     """
     from evalkit.models.loading import quiet
+    from evalkit.models.resolve import resolve_model
 
+    checkpoint = resolve_model(
+        str(source), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
+    if not _transformers_packs(checkpoint.config):
+        reason = f"{variant.text} of this model is made on loading and has no file format"
+        refuse(checkpoint, reason, *_by_gptq(variant))
     listener(Event(variant.label, "quantizing"))
     loaded = load(
         source,
@@ -164,7 +175,8 @@ def load(
 
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
-    from evalkit.backends._bitsandbytes import FORMATS, choose_cpu_kernels
+    from evalkit.backends._bitsandbytes import choose_cpu_kernels
+    from evalkit.backends._bitsandbytes_convert import FORMATS, convert
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
@@ -172,17 +184,21 @@ def load(
 
     check_device(SPEC, device)
     options = resolved_options(SPEC, variant)
-    made = "quantization_config" in read_config(source)
+    config = read_config(source)
+    made = "quantization_config" in config
+    own = not made and not _transformers_packs(config)
 
     def load_model() -> PreTrainedModel:
         model = load_causal_lm(
             source,
             dtype=DTYPES[str(options["dtype"])],
-            device=device,
-            quantization_config=None if made else _config(variant, options, _kept(source)),
+            device="cpu" if own else device,
+            quantization_config=None if made or own else _config(variant, options, _kept(source)),
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
+        if own:
+            convert(model, _config(variant, options, None), device)
         choose_cpu_kernels(model)
         return model
 
@@ -192,7 +208,7 @@ def load(
         model,
         kernel_names(model, FORMATS),
         kept_16bit(model),
-        _notes(variant),
+        _notes(variant, model),
         reload=load_model,
         formats=FORMATS,
     )
@@ -202,7 +218,8 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     """The architecture of `checkpoint` with random weights, quantized layer by layer."""
     import torch
 
-    from evalkit.backends._bitsandbytes import FORMATS, choose_cpu_kernels, fill_at_random
+    from evalkit.backends._bitsandbytes import choose_cpu_kernels, fill_at_random
+    from evalkit.backends._bitsandbytes_convert import FORMATS, convert
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
@@ -210,18 +227,35 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
 
     check_device(SPEC, device)
     options = resolved_options(SPEC, variant)
+    own = not _transformers_packs(checkpoint.config)
+    config = _config(variant, options, None)
     model = random_model(
         checkpoint.config,
         dtype=getattr(torch, DTYPES[str(options["dtype"])]),
-        device=device,
+        device="cpu" if own else device,
         seed=seed,
-        quantization_config=_config(variant, options, None),
+        quantization_config=None if own else config,
         fill=fill_at_random,
     )
+    if own:
+        convert(model, config, device)
     check_quantized(model, variant)
     choose_cpu_kernels(model)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
+
+
+def _transformers_packs(config: dict[str, Any]) -> bool:
+    """Whether transformers packs enough of the architecture of config.json `config` by itself."""
+    from evalkit.backends._bitsandbytes_convert import packs_enough
+    from evalkit.errors import ModelError
+    from evalkit.models.shapes import meta_model
+
+    try:
+        return packs_enough(meta_model(config))
+    except ModelError:
+        # An architecture of the checkpoint's own code, which is seen when it is loaded.
+        return True
 
 
 def _config(variant: Variant, options: dict[str, Any], kept: list[str] | None) -> Any:
@@ -249,10 +283,18 @@ def _kept(source: Path) -> list[str] | None:
     return ["lm_head", "dt_proj"] if any(".dt_proj." in name for name in names) else None
 
 
-def _notes(variant: Variant) -> tuple[str, ...]:
+def _notes(variant: Variant, model: PreTrainedModel) -> tuple[str, ...]:
+    from evalkit.models.packed_parameters import unpackings
+
+    notes = []
     if "batch_tokens" in run_settings(variant):
-        return (
+        notes.append(
             "LLM.int8() chooses its 16-bit columns from all tokens of a batch, so results depend "
-            "slightly on what is batched together",
+            "slightly on what is batched together"
         )
-    return ()
+    if variant.precision == "int8" and any(unpackings(model)):
+        notes.append(
+            "experts: 8-bit weights with a scale an output and 16-bit activations, for LLM.int8()"
+            " takes linear layers only"
+        )
+    return tuple(notes)

@@ -24,6 +24,7 @@ from evalkit.models.layer_format import LayerFormat, format_of
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
 from evalkit.models.offload import offloaded
+from evalkit.models.packed_parameters import unpack_all, unpackings
 from evalkit.models.storage import parameter_count
 
 _LEAVE_FREE = 0.2
@@ -51,6 +52,7 @@ def _for_scoring(loaded: Loaded, device: str) -> Loaded:
         return dataclasses.replace(loaded, notes=(*loaded.notes, note))
     model = _fresh(loaded)
     unpacked = _unpack(model, loaded.formats)
+    unpacked |= unpack_all(model, torch.float32)
     # transformers forbids float() on quantized models for fear of casting packed weights, which
     # are integers here and stay as they are.
     nn.Module.float(model)
@@ -88,14 +90,19 @@ def weights_only(loaded: Loaded, dtype: torch.dtype) -> Iterator[bool]:
     }
     own = [parameter for module in layers for parameter in module.parameters(recurse=False)]
     kept = _floating(loaded.model, {id(parameter) for parameter in own})
+    experts = [(one, one.dtype) for _, one in unpackings(loaded.model)]
     forwards = {module: vars(module).get("forward") for module in layers}
     try:
         for parameter, data in kept:
             parameter.data = data.to(dtype)
+        for unpacking, _ in experts:
+            unpacking.dtype = dtype
         for module, unpack in layers.items():
             module.forward = _unpacked_forward(module, unpack, dtype)
         yield True
     finally:
+        for unpacking, own_dtype in experts:
+            unpacking.dtype = own_dtype
         for module, forward in forwards.items():
             vars(module).pop("forward", None)
             if forward is not None:

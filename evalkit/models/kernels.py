@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from evalkit.models.layer_format import LayerFormat, format_of
 from evalkit.models.layers import linear_modules
+from evalkit.models.packed_parameters import unpackings
 from evalkit.models.routers import is_router
 
 
 def kernel_names(model: PreTrainedModel, formats: Sequence[LayerFormat] = ()) -> str:
-    """Class, weights and arithmetic of the linear layers, the most frequent first.
+    """Class, weights and arithmetic of linear layers and packed experts, most frequent first.
 
     Such as "Linear (float16)", or what one of `formats` says of its layers ("MarlinLinear int4
     g128 (float16)"). Output head and routers are left out.
@@ -24,6 +25,10 @@ def kernel_names(model: PreTrainedModel, formats: Sequence[LayerFormat] = ()) ->
         _describe(module, model.dtype, formats)
         for name, module in linear_modules(model)
         if not is_router(name)
+    )
+    counts.update(
+        f"{one.method} of experts, unpacked ({dtype_name(one.dtype)})"
+        for _, one in unpackings(model)
     )
     return ", ".join(name for name, _ in counts.most_common())
 

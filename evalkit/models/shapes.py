@@ -32,18 +32,21 @@ def decoder_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     return decoder_linears(meta_model(checkpoint.config))
 
 
-def unpackable(checkpoint: Checkpoint) -> dict[str, int]:
-    """Elements of the text stack's matrices that are no linear layer, by name: fused experts, say.
+def unpackable(checkpoint: Checkpoint) -> tuple[dict[str, int], float]:
+    """Matrices of the text stack that are no linear layer and no experts, and their part of it.
 
-    Empty where the names in the files are those of a plain decoder.
+    By name, in elements; none where the names in the files are those of a plain decoder.
     """
     if _shapes_in_files(checkpoint) is not None:
-        return {}
-    from evalkit.models.text_stack import full_matrices, linear_shape
+        return {}, 0.0
+    from evalkit.models.text_stack import full_matrices, fused_experts, linear_shape
 
     model = meta_model(checkpoint.config)
-    linears = {f"{n}.weight" for n, m in model.named_modules() if linear_shape(m) is not None}
-    return {n: w.numel() for n, w in full_matrices(model).items() if n not in linears}
+    taken = {f"{n}.weight" for n, m in model.named_modules() if linear_shape(m) is not None}
+    taken |= fused_experts(model).keys()
+    sizes = {name: weight.numel() for name, weight in full_matrices(model).items()}
+    left = {name: size for name, size in sizes.items() if name not in taken}
+    return left, sum(left.values()) / max(1, sum(sizes.values()))
 
 
 def decoder_linears(model: Any) -> dict[str, Shape]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from evalkit.models.packed_parameters import Unpacking
 from evalkit.models.routers import is_router
 
 
@@ -60,9 +61,10 @@ def fused_experts(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def packed_elements(model: PreTrainedModel) -> int:
-    """Weights that the packed linear layers of the text stack stand for."""
+    """Weights that the packed linear layers and experts of the text stack stand for."""
     total = 0
     for _, module in text_modules(model):
+        total += module.shape.numel() if isinstance(module, Unpacking) else 0
         weight: Any = getattr(module, "weight", None)
         if hasattr(module, "in_features") and not (isinstance(weight, Tensor) and is_full(weight)):
             layer: Any = module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,23 @@ from tiny_checkpoints import (
     save_tokenizer,
     token_ids,
 )
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from evalkit.backends import KernelChoice, bitsandbytes, for_scoring, kernel_for, parse_variant
 from evalkit.backends import transformers as plain
+from evalkit.backends._bitsandbytes_convert import _packed_experts, convert, packs_enough
 from evalkit.errors import VariantError
-from evalkit.models.layers import unquantized_layers
+from evalkit.models.layers import packed_share, unquantized_layers
+from evalkit.models.packed_parameters import unpackings
 from evalkit.models.resolve import resolve_model
 from evalkit.models.storage import weight_bytes
 
@@ -123,9 +135,8 @@ def test_a_quantized_source_is_refused(llama: Path, tmp_path: Path) -> None:
         bitsandbytes.check(resolve_model(str(tmp_path)), parse_variant("int4@bitsandbytes"))
 
 
-def test_weights_the_library_leaves_alone_are_an_error(tmp_path: Path) -> None:
-    from transformers import MixtralForCausalLM
-
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = MixtralConfig(
         vocab_size=256,
         hidden_size=64,
@@ -136,10 +147,72 @@ def test_weights_the_library_leaves_alone_are_an_error(tmp_path: Path) -> None:
         num_local_experts=2,
         num_experts_per_tok=1,
     )
-    MixtralForCausalLM(config).half().save_pretrained(tmp_path)
-    with pytest.raises(VariantError, match=r"leaves .*experts.* unquantized") as caught:
-        bitsandbytes.load(tmp_path, parse_variant("int8"), "cpu")
-    assert "\n" not in str(caught.value)
+    path = tmp_path_factory.mktemp("mixtral")
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).half().save_pretrained(path)
+    return path
+
+
+# Codes, and a scale for a row or for 64 weights: of attention 16 and of experts 48 × 1,024 weights.
+@pytest.mark.parametrize(("text", "bytes_a_weight"), [("int8", 1.0), ("int4@bitsandbytes", 0.5)])
+def test_experts_in_one_parameter_are_packed(
+    mixtral: Path, text: str, bytes_a_weight: float
+) -> None:
+    variant = parse_variant(text)
+    bitsandbytes.check(resolve_model(str(mixtral)), variant)
+    loaded = bitsandbytes.load(mixtral, variant, "cpu")
+    assert unquantized_layers(loaded.model) == []
+    assert packed_share(loaded.model) == 1.0
+    held = weight_bytes(loaded.model, loaded.formats)
+    weights = 12 * 1024 + 2 * 3 * 64 * 64
+    assert held["packed"] == weights * bytes_a_weight
+    rows = 192 + 2 * 192
+    assert held["scales"] == (4 * 192 + 2 * 384 if text == "int8" else weights // 64 * 4), rows
+    assert "of experts, unpacked (float16)" in loaded.kernel
+    full = plain.load(mixtral, parse_variant("fp32"), "cpu").model
+    own = logits(loaded.model)
+    bound = 1e-3 if text == "int8" else 5e-2
+    assert 1e-9 < kl_divergence(logits(full), own) < bound
+    scoring = for_scoring(loaded, "cpu")
+    assert not any(unpackings(scoring.model))
+    assert kl_divergence(logits(scoring.model), own) < 1e-5
+
+
+def test_packed_experts_have_no_file_format(mixtral: Path, tmp_path: Path) -> None:
+    with pytest.raises(VariantError, match="made on loading and has no file format; use int8@gptq"):
+        bitsandbytes.quantize(mixtral, parse_variant("int8"), tmp_path, "cpu")
+    assert not any(tmp_path.iterdir())
+
+
+def test_layers_of_another_class_and_shared_ones_are_packed(tmp_path: Path) -> None:
+    config = FalconConfig(
+        vocab_size=256, hidden_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = FalconForCausalLM(config)
+    one, other = model.transformer.h
+    other.mlp.dense_h_to_4h.weight = one.mlp.dense_h_to_4h.weight
+    for precision in ({"load_in_8bit": True}, {"load_in_4bit": True}):
+        made = copy.deepcopy(model)
+        assert not packs_enough(made)
+        ids = torch.tensor([[5, 6, 7]])
+        with torch.inference_mode():
+            wanted = made(input_ids=ids).logits
+            convert(made, BitsAndBytesConfig(**precision), "cpu")
+            one, other = made.transformer.h
+            held = one.mlp.dense_h_to_4h.weight, other.mlp.dense_h_to_4h.weight
+            assert held[0].data_ptr() == held[1].data_ptr()
+            for _ in range(2):
+                assert kl_divergence(wanted, made(input_ids=ids).logits) < 5e-2
+        assert packed_share(made) == 1.0
+
+
+def test_experts_that_hold_inputs_first_have_a_scale_for_each_output() -> None:
+    module = torch.nn.Module()
+    module.is_transposed = True  # type: ignore[assignment]
+    weights = torch.ones(2, 3, 4) * torch.tensor([1.0, 2.0, 4.0, 8.0])
+    stored, unpacking = _packed_experts(module, weights, BitsAndBytesConfig(load_in_8bit=True))
+    assert bool((stored == 127).all())
+    assert torch.equal(unpacking(stored), weights)
 
 
 def test_transposed_linear_layers_are_quantized(tmp_path: Path) -> None:
