@@ -17,7 +17,12 @@ from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.announce import tell_plan
 from evalkit.running.compare.expected import expected_time
-from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
+from evalkit.running.compare.plan import (
+    ComparePlan,
+    follow_baseline,
+    with_batch_tokens,
+    with_other_method,
+)
 from evalkit.running.job import PROBES, Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
@@ -38,6 +43,7 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
         refuse_measuring(_left(store, plan.jobs), plan.text_bytes)
+    plan = follow_baseline(plan, store)
     tell_plan(expected_time(store, plan.jobs, listener, imports=False), plan, listener)
     plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
     comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
@@ -54,6 +60,8 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
             why = f"a batch does not fit in memory: {smaller} tokens from now on"
             listener(Event(plan.jobs[index].variant.label, "", message=why))
             plan = with_batch_tokens(plan, index, smaller)
+        if index == 0:
+            plan = follow_baseline(plan, store)
         failed_baseline = failed_baseline or _failure(store, plan.jobs[0])
     return plan
 
