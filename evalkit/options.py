@@ -231,6 +231,9 @@ class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
             neutral="what is measured has the key that it has beside all the rest",
         ),
     ]
+    speed_seconds: Annotated[
+        float, Option("Seconds for the speed of each variant.", 20.0, least=0.0, metavar="N")
+    ]
     baseline: Annotated[str | None, Option("Baseline; default the first variant.", metavar="V")]
     batch_tokens: Annotated[
         int | None, Option("Tokens of a scoring batch; default by device.", least=1)

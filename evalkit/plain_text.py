@@ -29,6 +29,11 @@ def clean(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
+def clean_columns(line: str) -> str:
+    """A line of columns that stand two spaces apart, each cleaned."""
+    return "  ".join(map(clean, line.split("  ")))
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
     whole = max(1, round(seconds))

@@ -151,6 +151,7 @@ OTHERS: dict[str, Any] = {
     "shots": 1, "limit": 2, "convention": "document", "context": 32, "chat": True,
     "system": "Be short.", "chat_template_args": "thinks=false", "seed": 1,
     "weights": "random", "batch_tokens": 64, "offload": True, "baseline": "int8", "device": "cuda",
+    "speed_seconds": 5.0,
 }  # fmt: skip
 
 

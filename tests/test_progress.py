@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from evalkit.progress import Event, Planned, live
+from evalkit import cli
+from evalkit.errors import UsageError
+from evalkit.progress import Event, Planned, ignore, live
 from evalkit.progress.forecast import Forecast
 from evalkit.progress.lines import Lines
 
@@ -132,3 +134,17 @@ def test_live_says_plain_lines_where_there_is_no_terminal(
         listener(Event("fp16", "loading"))
         listener(Event("fp16", "", message="a note"))
     assert capsys.readouterr().err == "fp16: a note\n"
+
+
+def test_quiet_is_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*variants: str, progress: object, **options: object) -> None:
+        assert progress is ignore
+        raise UsageError("an error is said all the same")
+
+    for command in ("compare", "bench"):
+        monkeypatch.setattr(f"evalkit.api.{command}", refuse)
+        with pytest.raises(SystemExit):
+            cli.main([command, "fp32", "--quiet"])
+    assert capsys.readouterr().err.count("an error is said all the same") == 2

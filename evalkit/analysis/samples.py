@@ -13,6 +13,8 @@ from evalkit.records import Measurement, Value, Word
 # Repetitions in one process understate how much speed differs between processes.
 SPEED_NOISE = 0.05
 FEWEST_SAMPLES = 3
+# What the range of five repetitions covers.
+_COVERED = 1 - 2.0**-4
 
 
 def sampled_value(measurement: Measurement, base: Measurement | None, is_baseline: bool) -> Value:
@@ -68,14 +70,28 @@ def _sampled_word(measurement: Measurement, ratio: Interval) -> Word:
 
 
 def median_interval(samples: tuple[float, ...]) -> Interval:
-    """Median of repetitions with the range of the samples as its bounds; none below three.
+    """Median of repetitions with two of the samples as its bounds (order statistics); none
+    below three samples.
 
-    The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five.
+    The range of n samples covers the median with probability 1 − 2^(1−n): 94 % for five, and less
+    for fewer. Of more samples as many are left out at either end as leave 94 %.
     """
-    values = np.asarray(samples, dtype=np.float64)
+    values = np.sort(np.asarray(samples, dtype=np.float64))
     if len(values) < FEWEST_SAMPLES:
         return Interval(float(np.median(values)), math.nan, math.nan)
-    return Interval(float(np.median(values)), float(values.min()), float(values.max()))
+    left_out = _left_out(len(values))
+    return Interval(float(np.median(values)), values[left_out].item(), values[-1 - left_out].item())
+
+
+def _left_out(n: int) -> int:
+    """How many of `n` samples lie beyond either bound of the median's interval."""
+    found, tail = 0, 0.5**n
+    while found + 1 < n / 2:
+        tail += math.comb(n, found + 1) * 0.5**n
+        if 2 * tail > 1 - _COVERED:
+            break
+        found += 1
+    return found
 
 
 def ratio_interval(baseline: tuple[float, ...], variant: tuple[float, ...]) -> Interval:

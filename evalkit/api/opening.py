@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
 from evalkit import plugins
 from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.metrics import table_columns
+from evalkit.plain_text import clean_columns
 from evalkit.records import Comparison, Flip, Run
 from evalkit.records.bench import Bench
 from evalkit.store.store import Store, read_bench, read_comparison, read_run
 
-LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs")
+LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs", "comparisons")
 
 
 def load_run(run: str | Path, store: str | Path | None = None) -> Run:
@@ -29,12 +31,14 @@ def load_run(run: str | Path, store: str | Path | None = None) -> Run:
 def load_comparison(
     comparison: str | Path | None = None, store: str | Path | None = None
 ) -> Comparison:
-    """A stored comparison by its id or file, the newest one by default; needs no torch."""
+    """A stored comparison by its id or file, the newest one by default; needs no torch.
+
+    The newest is one that was not interrupted and did not fail, where there is any.
+    """
     if comparison is not None and Path(comparison).suffix == ".json":
         file = Path(comparison)
     else:
-        folder = Store(store).root / "comparisons"
-        file = _newest(folder, "compare") if comparison is None else _one(folder, str(comparison))
+        file = _stored_comparison(comparison, Store(store))
     found = read_comparison(file)
     # Stored before comparisons kept their columns.
     return found if found.columns else dataclasses.replace(found, columns=table_columns())
@@ -131,7 +135,14 @@ def _opened(
 
 
 def listing(what: str, out: str | Path | None = None) -> list[str]:
-    """Lines of `evalkit list`: models, backends, metrics, suites, gpus or runs."""
+    """Lines of `evalkit list`: models, backends, metrics, suites, gpus, runs or comparisons.
+
+    What stands in them came from files: control characters are taken out.
+    """
+    return list(map(clean_columns, _lines(what, out)))
+
+
+def _lines(what: str, out: str | Path | None) -> list[str]:
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     if what == "models":
@@ -148,6 +159,8 @@ def listing(what: str, out: str | Path | None = None) -> list[str]:
         return card_lines()
     if what == "runs":
         return [_run_line(run) for run in Store(out).runs()]
+    if what == "comparisons":
+        return [_comparison_line(*one) for one in Store(out).comparisons()]
     lines = []
     for name in plugins.names(what):
         module = plugins.load(what, name)
@@ -159,11 +172,26 @@ def listing(what: str, out: str | Path | None = None) -> list[str]:
     return lines
 
 
+def _stored_comparison(comparison: str | Path | None, store: Store) -> Path:
+    folder = store.root / "comparisons"
+    if comparison is not None:
+        return _one(folder, str(comparison))
+    for file in reversed(_by_age(folder)):
+        found = store.comparison(file.stem)
+        if found is not None and not found.is_partial:
+            return file
+    return _newest(folder, "compare")
+
+
 def _newest(folder: Path, command: str) -> Path:
-    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    files = _by_age(folder)
     if not files:
         raise StoreError(f"{folder} holds no result: run evalkit {command} first")
     return files[-1]
+
+
+def _by_age(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def _one(folder: Path, start: str) -> Path:
@@ -174,6 +202,17 @@ def _one(folder: Path, start: str) -> Path:
     if not folder.is_dir():
         found = "there is no store; give its directory"
     raise StoreError(f"{start!r} is not one entry of {folder}: {found}")
+
+
+def _comparison_line(file: Path, one: Comparison) -> str:
+    """Id, when, model, suite, and the verdict of each variant."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(file.stat().st_mtime))
+    rows = ", ".join(
+        f"{row.variant.label} ({row.verdict if row.status == 'ok' else row.status})"
+        for row in one.rows
+    )
+    partial = "  partial" if one.is_partial else ""
+    return f"{file.stem}  {when}  {one.model.name}  {one.suite.name}  {rows}{partial}"
 
 
 def _run_line(run: Run) -> str:

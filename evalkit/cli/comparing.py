@@ -44,9 +44,13 @@ def compare(
     result = api.compare(*variants, progress=ignore if quiet else None, **options)
     with mirrored(options["out"]) as folder:
         if folder is not None:
-            with replacing(folder / "report.html") as page:
+            report = folder / "report.html"
+            if report.exists() and any(row.status != "ok" for row in result.rows):
+                # The one that is there may be whole.
+                report = folder / "report-partial.html"
+            with replacing(report) as page:
                 page.write_text(api.report(result), encoding="utf-8")
             if not quiet:
-                print(f"evalkit: report: {folder / 'report.html'}", file=sys.stderr)
+                print(f"evalkit: report: {report}", file=sys.stderr)
     show(result, format_)
     raise typer.Exit(0 if all(row.status == "ok" for row in result.rows) else 1)

@@ -68,10 +68,12 @@ def report(
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="models, backends, metrics, suites, gpus or runs.")],
+    what: Annotated[
+        str, typer.Argument(help="models, backends, metrics, suites, gpus, runs or comparisons.")
+    ],
     out: Store = None,
 ) -> None:
-    """List what is known: models, backends, metrics, suites, gpus or runs."""
+    """List what is known: models, backends, metrics, suites, gpus, runs or comparisons."""
     from evalkit import api
 
     for line in api.listing(what, out=out):

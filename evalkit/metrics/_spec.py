@@ -70,11 +70,16 @@ class ProbeMetric:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How speed and memory are probed: tokens of prompt and generation, repetitions."""
+    """How speed and memory are probed: tokens of prompt and generation, and seconds for speed.
+
+    `speed` are prompt and generation whose speed is measured where they are not those: the
+    baseline's, with which others are compared.
+    """
 
     prompt: int = 512
     generate: int = 64
-    repetitions: int = 5
+    seconds: float = 20.0
+    speed: tuple[int, int] | None = None
 
 
 def _silent(done: float, total: float, unit: str) -> None:

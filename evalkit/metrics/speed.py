@@ -7,22 +7,30 @@ measured apart.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from evalkit.analysis.gate import SPEEDS, Limit
+from evalkit.analysis.samples import median_interval
 from evalkit.metrics._spec import Probe, ProbeMetric
 from evalkit.records import Column, Measurement
+
+if TYPE_CHECKING:
+    from evalkit.inference.timing import GenerationTime
 
 PREFILL = ProbeMetric(
     name="prefill_tokens_per_second",
     unit="tokens/s",
     direction="higher",
-    version=1,
+    version=2,
     definition="Prompt tokens over the time of one forward pass that fills the cache, batch 1.",
 )
 DECODE = ProbeMetric(
     name="decode_tokens_per_second",
     unit="tokens/s",
     direction="higher",
-    version=1,
+    version=2,
     definition="Generated tokens over their time after the prompt: greedy, one a step, batch 1,"
     " dynamic cache, no stop at the end-of-text token.",
 )
@@ -41,19 +49,84 @@ LIMITS = (
         units=SPEEDS, at_least=True,
     ),
 )  # fmt: skip
-_WARM_UP = 8
+# Repetitions: no fewer where there is time, and no more, which would follow the machine's drift.
+_FEWEST, _MOST = 5, 20
+# Half the interval of the median, as a share of it, with which speed is known well enough.
+_PRECISE = 0.03
+# A generation may take this part of the seconds allowed, else prompt and generation are halved.
+_PART = 1 / 3
+_FIRST_PROMPT, _FIRST_STEPS, _SHORTEST = 64, 4, 8
 
 
 def measure(probe: Probe) -> list[Measurement]:
-    """Warm up, then time `protocol.repetitions` generations; raw samples are kept."""
+    """Warm up, then time generations until both medians are known, or the seconds are over.
+
+    Raw samples are kept. Where a first short generation shows that the prompt would take too long,
+    a shorter one is read, which the convention and a note of the row say.
+    """
     from evalkit.inference.timing import generation_lengths, time_generation
 
-    protocol = probe.protocol
-    prompt, generate = generation_lengths(probe.model, protocol.prompt, protocol.generate)
-    time_generation(probe.model, prompt, min(generate, _WARM_UP))
-    samples = [time_generation(probe.model, prompt, generate) for _ in range(protocol.repetitions)]
+    protocol, begun = probe.protocol, time.perf_counter()
+    wanted = protocol.speed or (protocol.prompt, protocol.generate)
+    prompt, generate = generation_lengths(probe.model, *wanted)
+    few = min(prompt, _FIRST_PROMPT), min(generate, _FIRST_STEPS)
+    time_generation(probe.model, *few)
+    first = time_generation(probe.model, *few)
+    asked = prompt, generate
+    prompt, generate = affordable(
+        first.prefill / few[0], first.decode / few[1], prompt, generate, _PART * protocol.seconds
+    )
+    samples: list[GenerationTime] = []
+    while not _is_enough(samples, time.perf_counter() - begun, protocol.seconds):
+        samples.append(time_generation(probe.model, prompt, generate))
+        gone = min(time.perf_counter() - begun, protocol.seconds)
+        probe.advance(gone, protocol.seconds, "s")
     convention = f"batch 1, prompt {prompt}, generated {generate}, eager"
+    note = _shortened(asked, (prompt, generate), protocol.seconds)
     return [
-        PREFILL.measured(tuple(prompt / s.prefill for s in samples), convention),
-        DECODE.measured(tuple(generate / s.decode for s in samples), convention),
+        PREFILL.measured(tuple(prompt / s.prefill for s in samples), convention, **note),
+        DECODE.measured(tuple(generate / s.decode for s in samples), convention, **note),
     ]
+
+
+def affordable(
+    prefill: float, decode: float, prompt: int, generate: int, seconds: float
+) -> tuple[int, int]:
+    """`prompt` and `generate`, halved until a generation takes at most `seconds`.
+
+    `prefill` and `decode` are the seconds of a token of each; the part that takes longer is halved.
+    """
+    while prompt * prefill + generate * decode > seconds and max(prompt, generate) > _SHORTEST:
+        if (prompt * prefill >= generate * decode and prompt > _SHORTEST) or generate <= _SHORTEST:
+            prompt //= 2
+        else:
+            generate //= 2
+    return prompt, generate
+
+
+def _is_enough(samples: Sequence[GenerationTime], gone: float, allowed: float) -> bool:
+    """Whether both medians are known well enough, or another repetition would take too long."""
+    if not samples:
+        return False
+    last = samples[-1].prefill + samples[-1].decode
+    if gone + last > allowed or len(samples) >= _MOST:
+        return True
+    times = tuple(s.prefill for s in samples), tuple(s.decode for s in samples)
+    return len(samples) >= _FEWEST and all(map(_is_precise, times))
+
+
+def _is_precise(times: tuple[float, ...]) -> bool:
+    found = median_interval(times)
+    return (found.high - found.low) / 2 <= _PRECISE * found.estimate
+
+
+def _shortened(
+    asked: tuple[int, int], used: tuple[int, int], seconds: float
+) -> dict[str, str | list[int]]:
+    if asked == used:
+        return {}
+    line = (
+        f"speed: prompt {used[0]} and {used[1]} generated tokens, not {asked[0]} and {asked[1]},"
+        f" which would take too long for --speed-seconds {seconds:g}"
+    )
+    return {"note": line, "lengths": list(used)}

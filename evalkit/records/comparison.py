@@ -105,6 +105,13 @@ class Comparison(Displayable):
     columns: tuple[Column, ...] = ()
     only: tuple[str, ...] = ()
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether it ended before its baseline and one variant beside it were whole."""
+        done = [row.status == "ok" for row in self.rows]
+        unfinished = any(row.status in ("interrupted", "running") for row in self.rows)
+        return unfinished or not all(done[:1]) or not any(done[1:] or done)
+
     def flips(self, task: str | None = None) -> Any:
         """The items that changed between right and wrong, to browse in a notebook."""
         return display().flip_browser(self, task)

@@ -22,6 +22,14 @@ def unfinished(store: Store, job: Job, part: Part) -> bool:
     return makes_reference and not reference.exists()
 
 
+def shortened_speed(store: Store, part: Part) -> tuple[int, int] | None:
+    """Prompt and generation whose speed was measured in place of longer ones asked for."""
+    run = store.load(part.run.id)
+    found = run.measurement("prefill_tokens_per_second") if run else None
+    lengths = found.details.get("lengths") if found else None
+    return (int(lengths[0]), int(lengths[1])) if lengths else None
+
+
 def add(store: Store, run: Run, new: list[Measurement]) -> Run:
     """`run` with measurements added (older ones of the same kind replaced), stored."""
     replaced = {(m.metric, m.machine, m.baseline) for m in new}

@@ -127,6 +127,22 @@ class Store:
         write_json(file, {"schema": COMPARISON_SCHEMA, "comparison": to_json(comparison)})
         return file
 
+    def comparison(self, comparison_id: str) -> Comparison | None:
+        """The stored comparison of this id; None where there is none that can be read."""
+        file = self.root / "comparisons" / f"{comparison_id}.json"
+        try:
+            return read_comparison(file) if file.exists() else None
+        except StoreError:
+            return None
+
+    def comparisons(self) -> list[tuple[Path, Comparison]]:
+        """The stored comparisons that can be read with their files, oldest first."""
+        files = sorted(
+            (self.root / "comparisons").glob("*.json"), key=lambda file: file.stat().st_mtime_ns
+        )
+        found = ((file, self.comparison(file.stem)) for file in files)
+        return [(file, comparison) for file, comparison in found if comparison is not None]
+
     def save_speculation(self, speculation: tuple[Speculation, ...], key: str) -> Path:
         """Write measured speculative decoding; returns the file."""
         file = self.root / "speculation" / f"{key}.json"

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import evalkit
-from evalkit.errors import EvalkitError
+from evalkit.errors import DataError, EvalkitError
 from evalkit.running.compare import generating
 from evalkit.running.compare import run as compare_run
 
@@ -97,4 +97,23 @@ def test_a_tokenizer_with_neither_bos_nor_eos(model: Path, begun: list[str]) -> 
 def test_no_vocabulary(model: Path, begun: list[str]) -> None:
     (model / "tokenizer.json").unlink()
     assert "none of tokenizer.json" in refusal(model)
+    assert begun == ["_count"]
+
+
+@pytest.mark.parametrize("command", [evalkit.compare, evalkit.dry_run])
+def test_a_task_that_cannot_be_had_ends_the_command_before_a_model_is_loaded(
+    command: Callable[..., Any], model: Path, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found after the speed of the first variant; --dry-run did not find it."""
+
+    def unknown(*_: Any) -> None:
+        raise DataError("unknown task 'piqa'")
+
+    monkeypatch.setattr("evalkit.running.compare.tokens.part_requests", unknown)
+    monkeypatch.setattr("evalkit.running.compare.describe.run_child", lambda *_, **__: {})
+    with pytest.raises(DataError, match="unknown task 'piqa'"):
+        command(
+            "fp32", model=str(model), out=model.parent / "store", device="cpu", offline=True,
+            tasks="piqa", progress=lambda event: None,
+        )  # fmt: skip
     assert begun == ["_count"]

@@ -17,7 +17,7 @@ from evalkit.running.compare import worker
 from evalkit.running.session import LoadedSession
 
 # Speed is not the question here: only whether it can be measured.
-QUICK = Protocol(prompt=24, generate=4, repetitions=1)
+QUICK = Protocol(prompt=24, generate=4, seconds=0.0)
 _PLAIN = (EvalkitError, OutOfMemoryError)
 
 

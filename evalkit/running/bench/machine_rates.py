@@ -6,9 +6,11 @@ model's speed is fairly compared with.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from evalkit.progress import Event, Listener
 from evalkit.records import content_hash, from_json, to_json
@@ -27,14 +29,36 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 def machine_rates(store: Store, job: Job, listener: Listener) -> MachineRates:
     """The rates of the machine and device of `job`: measured once, and kept in the store."""
-    machine = job.environment.machine
-    file = store.root / "machines" / f"{content_hash(machine)}.json"
+    machine, file = job.environment.machine, _file(store, job)
     if file.exists():
         content = read_json(file)
         if content.get("version") == VERSION and content["rates"]["machine"] == machine:
             return from_json(MachineRates, content["rates"])
+    return _kept(file, _measured(job, listener))
+
+
+def measured_again(
+    store: Store, job: Job, before: MachineRates, listener: Listener
+) -> MachineRates:
+    """The greater of the rates `before` and those measured now: a ceiling was exceeded."""
+    now = _measured(job, listener)
+    flops = {name: max(rate, before.flops.get(name, 0.0)) for name, rate in now.flops.items()}
+    rates = dataclasses.replace(now, bandwidth=max(now.bandwidth, before.bandwidth), flops=flops)
+    return _kept(_file(store, job), rates)
+
+
+def _file(store: Store, job: Job) -> Path:
+    return store.root / "machines" / f"{content_hash(job.environment.machine)}.json"
+
+
+def _measured(job: Job, listener: Listener) -> MachineRates:
     listener(Event("evalkit", "measuring the machine"))
-    rates: MachineRates = run_child(_measure, (job.device, machine), listener, gpu=job.gpu)
+    asked = (job.device, job.environment.machine)
+    rates: MachineRates = run_child(_measure, asked, listener, gpu=job.gpu)
+    return rates
+
+
+def _kept(file: Path, rates: MachineRates) -> MachineRates:
     write_json(file, {"version": VERSION, "rates": to_json(rates)})
     return rates
 

@@ -20,7 +20,7 @@ from evalkit.options import BenchOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import content_hash, from_json, to_json
 from evalkit.records.bench import Bench
-from evalkit.running.bench.machine_rates import machine_rates
+from evalkit.running.bench.machine_rates import machine_rates, measured_again
 from evalkit.running.bench.plan import BenchPlan, engine_names, make_bench_plan
 from evalkit.running.bench.round import RoundJob, RoundResult
 from evalkit.running.job import Job
@@ -50,7 +50,7 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
     Raises UsageError or ModelError before anything starts, InterruptedWorkError after Ctrl-C with
     every finished round stored.
     """
-    from evalkit.running.bench.summary import summarise
+    from evalkit.running.bench.summary import is_beyond, summarise, with_warnings
 
     plan = make_bench_plan(variants, options, listener)
     store = Store(plan.jobs[0].store)
@@ -63,6 +63,9 @@ def run_bench(variants: Sequence[str], options: BenchOptions, listener: Listener
         rates = machine_rates(store, plan.jobs[0], listener)
         measured = _measure(plan, folder, listener)
     bench = summarise(plan, measured, rates)
+    if any(map(is_beyond, bench.points)):
+        rates = measured_again(store, plan.jobs[0], rates, listener)
+        bench = with_warnings(summarise(plan, measured, rates))
     store.save_bench(bench, plan.id)
     return bench
 
@@ -110,7 +113,8 @@ def _measure(plan: BenchPlan, folder: Path, listener: Listener) -> tuple[Measure
                 continue
             round_ = _like(dataclasses.replace(first, job=one.job), one.rounds)
             file = _file(folder, one.job, number)
-            found[name] = _one_round(one, round_, file, number, listener)
+            stage = f"round {number + 1} of {options['rounds']}"
+            found[name] = _one_round(one, round_, file, stage, listener)
     if soak := float(options["soak"]):
         for name, one in found.items():
             if one.failure is None:
@@ -130,11 +134,11 @@ def _like(round_: RoundJob, before: Sequence[RoundResult]) -> RoundJob:
 
 
 def _one_round(
-    one: Measured, round_: RoundJob, file: Path, number: int, listener: Listener
+    one: Measured, round_: RoundJob, file: Path, stage: str, listener: Listener
 ) -> Measured:
     if file.exists():
         return dataclasses.replace(one, rounds=(*one.rounds, _stored(file)))
-    listener(Event(one.job.variant.label, f"round {number + 1}"))
+    listener(Event(one.job.variant.label, stage))
     try:
         make_checkpoint(one.job, listener)
         result = run_child(_round, round_, listener, gpu=one.job.visible)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from evalkit.running.bench.plan import BenchPlan
     from evalkit.running.bench.run import Measured
 
+_BEYOND = (
+    "beyond what was measured twice as the machine's most: its weights stay in a cache, or the"
+    " machine was busy"
+)
 # The dtype of arithmetic whose measured rate a variant's operations are compared with.
 _ARITHMETIC = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -62,6 +66,20 @@ def summarise(plan: BenchPlan, measured: Sequence[Measured], rates: MachineRates
         store=str(plan.jobs[0].store),
         command=plan.command,
     )
+
+
+def is_beyond(point: BenchPoint) -> bool:
+    """Whether a point is faster than what was measured as the most that the machine can do."""
+    return max(point.bandwidth_utilization or 0.0, point.flops_utilization or 0.0) > 1.0
+
+
+def with_warnings(bench: Bench) -> Bench:
+    """The bench with a warning at every point that is beyond the machine's rates all the same."""
+    points = tuple(
+        dataclasses.replace(one, warnings=(*one.warnings, _BEYOND)) if is_beyond(one) else one
+        for one in bench.points
+    )
+    return dataclasses.replace(bench, points=points)
 
 
 def knee_of(one: Measured, prompt: int) -> int | None:

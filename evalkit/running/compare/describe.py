@@ -9,7 +9,7 @@ from evalkit.progress import Listener
 from evalkit.records.dry_run import DryRun, DryRunRow, DryRunStatus, TextCounts
 from evalkit.running.cluster import share_count
 from evalkit.running.compare.expected import Expectation, expected_time, remaining
-from evalkit.running.compare.plan import ComparePlan
+from evalkit.running.compare.plan import ComparePlan, follow_baseline
 from evalkit.running.disk import bytes_written, state_bytes
 from evalkit.running.job import Job
 from evalkit.running.memory_check import capacity, free_memory, needed_memory
@@ -20,6 +20,7 @@ from evalkit.store.store import Store
 def describe(plan: ComparePlan, listener: Listener) -> DryRun:
     """Variants resolved, windows, tokens, disk and memory needed, and the time it takes."""
     store = Store(plan.store)
+    plan = follow_baseline(plan, store)
     job = plan.jobs[0]
     device = job.gpu or job.device
     texts = _text_counts(plan, job, listener)

@@ -157,7 +157,12 @@ def _steps(
             yield Step("writing calibration text", expected(cost, rates, (), model, variant))
     yield Step("loading", _loading(job, runs))
     for name, cost in counts.parts:
-        yield Step(name, expected(cost, rates, past, model, variant))
+        found = expected(cost, rates, past, model, variant)
+        if name == "speed":
+            # No more is allowed, however slow the variant is.
+            most = job.settings.protocol.seconds
+            found = dataclasses.replace(found, seconds=min(found.seconds, most))
+        yield Step(name, found)
 
 
 def _quantized(run: Run, making: Cost) -> Past | None:

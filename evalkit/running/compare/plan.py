@@ -34,7 +34,9 @@ from evalkit.running.defaults import assign_servers, choose_variants, offloading
 from evalkit.running.job import NOISE_VERSION, PROBES, TASK_VERSION, Job, Part, Settings, Subject
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
+from evalkit.running.remaining import shortened_speed
 from evalkit.store.mirror import is_url
+from evalkit.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,21 @@ def with_batch_tokens(plan: ComparePlan, index: int, batch_tokens: int) -> Compa
     return dataclasses.replace(plan, jobs=tuple(jobs))
 
 
+def follow_baseline(plan: ComparePlan, store: Store) -> ComparePlan:
+    """The plan in which speed is measured with the prompts that the baseline could be given."""
+    baseline, *others = plan.jobs
+    speeds = [shortened_speed(store, part) for part in baseline.parts if part.kind == "speed"]
+    if not any(speeds):
+        return plan
+    jobs = [baseline]
+    for job in others:
+        protocol = dataclasses.replace(job.settings.protocol, speed=speeds[0])
+        settings = dataclasses.replace(job.settings, protocol=protocol)
+        jobs.append(dataclasses.replace(job, settings=settings))
+    jobs = _with_parts(jobs, plan.suite, plan.generates, plan.wanted)
+    return dataclasses.replace(plan, jobs=tuple(jobs))
+
+
 def with_other_method(plan: ComparePlan, index: int, variant: Variant, why: str) -> ComparePlan:
     """The plan with another method, made while it is loaded, for the bare word of one job."""
     jobs = list(plan.jobs)
@@ -170,6 +187,7 @@ def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
     settings = dataclasses.replace(
         subject.settings,
         batch_tokens=options["batch_tokens"] or subject.settings.batch_tokens,
+        protocol=dataclasses.replace(subject.settings.protocol, seconds=options["speed_seconds"]),
         allow_overlap=options["allow_overlap"],
         allow_code=options["allow_code"],
         data=data,

@@ -17,7 +17,12 @@ from evalkit.results.load_measured import load_measured
 from evalkit.running.build_job import on_this_machine
 from evalkit.running.compare.announce import tell_plan
 from evalkit.running.compare.expected import expected_time
-from evalkit.running.compare.plan import ComparePlan, with_batch_tokens, with_other_method
+from evalkit.running.compare.plan import (
+    ComparePlan,
+    follow_baseline,
+    with_batch_tokens,
+    with_other_method,
+)
 from evalkit.running.job import PROBES, Job, Kind, Part
 from evalkit.running.process import run_child
 from evalkit.running.quantize import make_checkpoint
@@ -38,11 +43,38 @@ def run_plan(plan: ComparePlan, listener: Listener, *, fresh: bool = False) -> C
     if not plan.ray:
         # On Ray it is the workers' machines that need to be ready.
         refuse_measuring(_left(store, plan.jobs), plan.text_bytes)
+    plan = follow_baseline(plan, store)
     tell_plan(expected_time(store, plan.jobs, listener, imports=False), plan, listener)
-    plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
-    comparison = dataclasses.replace(_compare(store, plan), command=plan.command)
-    store.save_comparison(comparison, comparison_id(comparison))
+    try:
+        plan = (_run_on_ray if plan.ray else _run_here)(store, plan, listener)
+    except InterruptedWorkError:
+        _save(store, _partial(_compare(store, plan)))
+        raise
+    comparison = _compare(store, plan)
+    _save(store, comparison)
     return comparison
+
+
+def _save(store: Store, comparison: Comparison) -> None:
+    """Store a comparison; one that lost rows lies beside the better one that it would replace."""
+    name = comparison_id(comparison)
+    before = store.comparison(name)
+    if before is not None and _whole_rows(before) > _whole_rows(comparison):
+        name = content_hash([name, "partial"])
+    store.save_comparison(comparison, name)
+
+
+def _whole_rows(comparison: Comparison) -> int:
+    return sum(row.status == "ok" for row in comparison.rows)
+
+
+def _partial(comparison: Comparison) -> Comparison:
+    """What there is of an interrupted comparison, whose sentence says so."""
+    sentence = (
+        f"Partial results: {_whole_rows(comparison)} of {len(comparison.rows)} variants were"
+        f" measured when it was interrupted; run the same command again to go on."
+    )
+    return dataclasses.replace(comparison, sentence=sentence)
 
 
 def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePlan:
@@ -54,6 +86,8 @@ def _run_here(store: Store, plan: ComparePlan, listener: Listener) -> ComparePla
             why = f"a batch does not fit in memory: {smaller} tokens from now on"
             listener(Event(plan.jobs[index].variant.label, "", message=why))
             plan = with_batch_tokens(plan, index, smaller)
+        if index == 0:
+            plan = follow_baseline(plan, store)
         failed_baseline = failed_baseline or _failure(store, plan.jobs[0])
     return plan
 
@@ -221,7 +255,7 @@ def _compare(store: Store, plan: ComparePlan) -> Comparison:
         environment=plan.environment,
         columns=asked_columns(plan.wanted),
     )
-    found = dataclasses.replace(found, only=plan.only)
+    found = dataclasses.replace(found, only=plan.only, command=plan.command)
     return found if plan.wanted & MEASURED["quality"] else _without_quality(found)
 
 

@@ -221,7 +221,9 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
         send(event)
         probe = dataclasses.replace(session.probe(), advance=_advance(event, send))
         try:
-            run = add(store, run, _on_this_machine(module, probe, job.environment.machine))
+            found = _on_this_machine(module, probe, job.environment.machine)
+            said = dict.fromkeys(str(m.details["note"]) for m in found if "note" in m.details)
+            run = add(store, dataclasses.replace(run, notes=(*run.notes, *said)), found)
             continue
         except InterruptedWorkError:
             raise
