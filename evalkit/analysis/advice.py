@@ -62,7 +62,7 @@ def _gains(row: Row) -> list[str]:
         gains.append(f"weights ÷ {1 / size.details['ratio']:.1f}")
     speed = row.metrics.get("decode_tokens_per_second")
     if speed is not None and speed.details.get("ratio"):
-        gains.append(f"decode × {speed.details['ratio']:.2g}")
+        gains.append(f"decode {numbers.times(speed.details['ratio'])}")
     return [", ".join(gains)] if gains else []
 
 
