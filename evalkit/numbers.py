@@ -50,6 +50,15 @@ def byte_size(value: float) -> str:
     return f"{value:.{0 if index == 0 or value >= 99.95 else 1}f} {units[index]}"
 
 
+def figure(value: float, unit: str) -> str:
+    """A number in four digits, bytes in decimal units; the unit itself is not written."""
+    if unit == "bytes" and value >= 0:
+        return byte_size(value)
+    if value != 0 and abs(value) < 1e-3:
+        return small(value)
+    return plain(value, places(abs(value), 4))
+
+
 def rate(value: float) -> str:
     """Tokens per second with about three digits: "8.25 tok/s"."""
     text = plain(value, places(value, 3))

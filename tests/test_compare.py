@@ -86,7 +86,7 @@ def test_damage_grows_with_fewer_bits(result: dict[str, Any]) -> None:
 
 
 def test_fp16_does_no_harm_and_the_sentence_says_what_to_do(result: dict[str, Any]) -> None:
-    assert result["rows"][1]["verdict"] == "no loss"
+    assert result["rows"][1]["verdict"]["word"] == "no loss"
     assert result["sentence"].endswith(".")
     assert result["noise_floor"]["perplexity"] >= 0
 
@@ -117,7 +117,7 @@ def test_another_baseline_measures_only_what_refers_to_it(
 ) -> None:
     other = bench.compare("fp32", "fp16", baseline="fp16")
     assert [row["variant"] for row in other["rows"]] == ["fp16", "fp32"]
-    assert other["rows"][0]["verdict"] == "baseline"
+    assert other["rows"][0]["verdict"]["word"] == "baseline"
     speed = "decode_tokens_per_second"
     mine = {row["variant"]: row["metrics"][speed]["value"] for row in result["rows"][:2]}
     theirs = {row["variant"]: row["metrics"][speed]["value"] for row in other["rows"]}
@@ -126,7 +126,7 @@ def test_another_baseline_measures_only_what_refers_to_it(
 
 def test_a_baseline_against_itself_shows_no_difference(bench: Bench) -> None:
     rows = bench.compare("fp32", "fp32")["rows"]
-    assert rows[1]["verdict"] == "no loss"
+    assert rows[1]["verdict"]["word"] == "no loss"
     for name, value in rows[1]["metrics"].items():
         assert value["verdict"] == "no loss", name
     assert rows[1]["metrics"]["perplexity"]["delta"] == 0
@@ -156,7 +156,7 @@ def test_the_command_prints_json_and_its_exit_code_says_what_failed(
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--format", "json"])
     assert ended.value.code == 1
-    assert json.loads(capsys.readouterr().out)["rows"][1]["verdict"] == "no loss"
+    assert json.loads(capsys.readouterr().out)["rows"][1]["verdict"]["word"] == "no loss"
     for form, start in (("markdown", "**"), ("csv", "variant,"), ("table", "")):
         with pytest.raises(SystemExit) as ended:
             cli.main([*words, "--format", form])

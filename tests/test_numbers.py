@@ -117,3 +117,9 @@ def test_clean_leaves_one_line_without_commands_to_the_terminal() -> None:
     dirty = "a\x1b[31mred\x1b[0m\nb\x1b]0;title\x07c\rd\x00e\u202ef\u009bg\ud800h  i"
     assert numbers.clean(dirty) == "ared bc d ef g h i"
     assert numbers.clean("÷ 3.4 [bold] 東京 é") == "÷ 3.4 [bold] 東京 é"
+
+
+def test_a_figure_has_four_digits_and_bytes_have_units() -> None:
+    assert numbers.figure(2.34619e7, "bytes") == "23.5 MB"
+    assert numbers.figure(1234.567, "tokens/s") == "1,235"
+    assert numbers.figure(0.000123, "nats") == "1.2e−04"

@@ -62,14 +62,16 @@ def _gains(row: Row) -> list[str]:
         gains.append(f"weights ÷ {1 / size.details['ratio']:.1f}")
     speed = row.metrics.get("decode_tokens_per_second")
     if speed is not None and speed.details.get("ratio"):
-        gains.append(f"decode × {speed.details['ratio']:.2g}")
+        gains.append(f"decode {numbers.times(speed.details['ratio'])}")
     return [", ".join(gains)] if gains else []
 
 
 def _objection(row: Row, rows: Sequence[Row], margin: str) -> str:
     """What speaks against a row, or for more data on it."""
     name, verdict = row.variant.label, row.verdict
-    told = _told([*verdict.evidence, *_beside(row, rows)])
+    # The strongest evidence, and how much changed; what lies between stands below the table.
+    strongest = dict.fromkeys((*verdict.evidence[:1], *verdict.evidence[-1:]))
+    told = _told([*strongest, *_beside(row, rows)])
     if verdict.word == Word.WORSE and verdict.is_beyond_margin:
         return f"{name} is worse by more than {margin} allows{told}"
     if verdict.word == Word.WORSE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from evalkit import numbers
 from evalkit.analysis.summaries import PAIRED_SUMMARIES, summarise
 from evalkit.analysis.values import value_of
 from evalkit.records import Value
@@ -53,9 +54,9 @@ def weights_only_notes(metrics: Mapping[str, Value]) -> list[str]:
     value = metrics.get(f"{MEASUREMENT}_{_SHOWN}")
     if value is None:
         return []
-    known = value.details
+    known, alone = value.details, numbers.small(value.value or 0.0)
     return [
-        f"KL of its weights alone, in the baseline's {known['dtype']}: {value.value:.3g}"
-        f" {value.unit} over {value.n:,} tokens; with the rounding of its own"
-        f" {known['own_dtype']}: {known['own_kernel']:.3g}"
+        f"KL of its weights alone, in the baseline's {known['dtype']}: {alone} {value.unit} over"
+        f" {value.n:,} tokens; with the rounding of its own {known['own_dtype']}:"
+        f" {numbers.small(known['own_kernel'])}"
     ]

@@ -107,7 +107,7 @@ def _task_cell(row: Row, score: TaskScore, is_share: bool) -> TaskCell:
     value = row.metrics.get(score.key)
     if value is None or value.value is None:
         return TaskCell(numbers.MISSING, "", "")
-    text = numbers.percent(value.value) if is_share else _figure(value.value, value.unit)
+    text = numbers.percent(value.value) if is_share else numbers.figure(value.value, value.unit)
     difference = ""
     if value.delta is not None and value.verdict != "baseline":
         scale = 100 if is_share else 1
@@ -126,11 +126,11 @@ def _task_cell(row: Row, score: TaskScore, is_share: bool) -> TaskCell:
 def _number_line(name: str, row: Row, value: Value) -> NumberLine:
     difference = ""
     if value.delta is not None and value.verdict != "baseline":
-        difference = _figure(value.delta, value.unit) + _bounds(
+        difference = numbers.figure(value.delta, value.unit) + _bounds(
             value.delta_low, value.delta_high, value.unit
         )
     unit = "" if value.unit == "bytes" else value.unit
-    shown = numbers.MISSING if value.value is None else _figure(value.value, value.unit)
+    shown = numbers.MISSING if value.value is None else numbers.figure(value.value, value.unit)
     return NumberLine(
         metric=numbers.clean(name),
         variant=label(row),
@@ -145,12 +145,4 @@ def _number_line(name: str, row: Row, value: Value) -> NumberLine:
 def _bounds(low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None:
         return ""
-    return f" [{_figure(low, unit)}, {_figure(high, unit)}]"
-
-
-def _figure(value: float, unit: str) -> str:
-    if unit == "bytes" and value >= 0:
-        return numbers.byte_size(value)
-    if value != 0 and abs(value) < 1e-3:
-        return numbers.small(value)
-    return numbers.plain(value, numbers.places(abs(value), 4))
+    return f" [{numbers.figure(low, unit)}, {numbers.figure(high, unit)}]"

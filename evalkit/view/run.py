@@ -38,4 +38,7 @@ def run_grid(run: Run) -> Grid:
 
 def _median(one: Measurement) -> str:
     values = [value for value in one.values if not math.isnan(value)]
-    return f"{statistics.median(values):.6g} {one.unit}" if values else numbers.MISSING
+    if not values:
+        return numbers.MISSING
+    unit = "" if one.unit == "bytes" else one.unit
+    return f"{numbers.figure(statistics.median(values), one.unit)} {unit}".rstrip()

@@ -270,3 +270,36 @@ def test_an_undecided_task_says_how_many_more_items_would_decide() -> None:
     assert values["t.acc"].verdict == "inconclusive"
     assert values["t.acc"].details["items_needed"] > 200
     assert values["tasks_mean"].details["items_needed"] > 200
+
+
+def test_strong_evidence_of_the_text_decides_where_few_items_do_not() -> None:
+    rows = []
+    for name, shift, wrong in (("fp16", 0.0, 0), ("int8", 0.001, 0), ("int4", 0.2, 3)):
+        scores = _items([0.0] * wrong + [1.0] * (40 - wrong))
+        one = _measured(name, _table(4, shift), size=16 / (1 + len(rows)))
+        rows.append(dataclasses.replace(one, tasks={"t.acc": scores}))
+    result = compare(MODEL, SUITE, rows, MARGIN)
+    eight, four = (row.verdict for row in result.rows[1:])
+    assert (eight.word, eight.metric, eight.claim) == ("no loss", "perplexity", "texts like this")
+    assert (four.word, four.metric, four.is_beyond_margin) == ("worse", "perplexity", True)
+    assert result.rows[2].metrics["t.acc"].verdict == "inconclusive"
+    assert [words.partition(" ")[0] for words in four.evidence] == ["perplexity", "t.acc", "mean"]
+    assert result.sentence.startswith("Use int8: ")
+    assert "int4 is worse by more than 1pp allows (perplexity + 22" in result.sentence
+    assert "KL × 200 that of int8" in result.sentence
+    assert "undecided" not in result.sentence
+
+
+def test_one_task_that_loses_is_not_hidden_by_the_mean() -> None:
+    right = [1.0] * 1000
+    rows = []
+    for name, wrong in (("fp16", 0), ("int4", 60)):
+        tasks = {
+            "a.acc": _items([0.0] * wrong + right[wrong:], task="a"),
+            "b.acc": _items(right, task="b"),
+        }
+        rows.append(dataclasses.replace(_measured(name, _table(1)), tasks=tasks))
+    row = compare(MODEL, SUITE, rows, MARGIN).rows[1]
+    assert (row.verdict.word, row.verdict.metric) == ("worse", "a.acc")
+    assert row.verdict.claim == "items like these"
+    assert row.verdict.judged == ("a.acc", "b.acc", "perplexity")

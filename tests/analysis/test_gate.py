@@ -126,3 +126,34 @@ def test_a_unit_that_is_not_known_here_is_the_metrics_own() -> None:
     assert gate.parse_limits({"max_heat": "3.5J"}, {"max_heat": limit}) == {limit: 3.5}
     with pytest.raises(UsageError, match="write a number such as 3J"):
         gate.parse_limits({"max_heat": "3"}, {"max_heat": limit})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit", "words"),
+    [
+        ("peak_memory_bytes", Value(2.34619e7, "bytes", 1), {"max_memory": 8e9},
+         "peak_memory_bytes: upper end of the interval 23.5 MB, allowed at most 8.0 GB"),
+        ("top1_agreement", Value(0.98, "", 9, 0.9712, 0.99), {"min_top1": 0.97},
+         "top1_agreement: lower end of the interval 97.12 %, allowed at least 97.00 %"),
+        ("decode_tokens_per_second", Value(50.0, "tokens/s", 5, 45.0, 55.0),
+         {"min_decode_speed": 40.0},
+         "decode_tokens_per_second: lower end of the interval 45.0 tok/s, allowed at least 40.0"
+         " tok/s"),
+        ("kl_divergence_mean", Value(0.04, "nats", 9, 0.03, 0.05), {"max_kl": 0.05},
+         "kl_divergence_mean: upper end of the interval 0.0500 nats, allowed at most 0.0500 nats"),
+        ("arc_easy.acc", Value(0.8, "", 500, 0.78, 0.82, 0, -0.012, 0.012, direction="higher"),
+         {"max_task_loss": 0.02},
+         "arc_easy.acc: largest loss not ruled out + 1.20 pp, allowed at most + 2.00 pp"),
+        ("arc_easy.acc", Value(0.8, "", 500, 0.78, 0.82, 0, -0.012, 0.012, "no loss",
+                               {"noise_floor": 0.015}, direction="higher"),
+         {"max_task_loss": 0.01},
+         "arc_easy.acc: largest loss not ruled out + 1.20 pp, noise floor + 1.50 pp, allowed at"
+         " most + 1.00 pp"),
+    ],
+)  # fmt: skip
+def test_messages_carry_units_and_readable_digits(
+    name: str, value: Value, limit: dict[str, float], words: str
+) -> None:
+    (found,) = judge(with_value(name, value), limit)
+    assert found.message == words
+    assert found.passed
