@@ -16,8 +16,9 @@ from evalkit.analysis.blocks import FloatArray
 from evalkit.analysis.bootstrap import Interval
 from evalkit.errors import EvalkitError
 
-# The fewest units after which the limit is trusted. Simulated misses at nominal 5 %, over all looks
-# up to 2,000 units: normal values 4 %, exponential 6 %, log-normal 10 % (from 20 units on 6, 10, 17).
+# The fewest units after which the limit is trusted. Simulated misses at nominal 5 %, over all
+# looks up to 2,000 units: normal values 4 %, exponential 6 %, log-normal 10 %; from 20 units on
+# they would be 6, 10 and 17 %.
 FIRST_LOOK = 50
 
 
