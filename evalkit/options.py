@@ -203,6 +203,10 @@ class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
     margin: Annotated[
         str, Option("Tolerated loss: 1pp, 0.5pp, 2%.", "1pp", neutral="it judges numbers")
     ]
+    until_decided: Annotated[
+        bool,
+        Option("Ask a task only until its loss is told from --margin, at every look.", False),
+    ]
     baseline: Annotated[str | None, Option("Baseline; default the first variant.", metavar="V")]
     batch_tokens: Annotated[
         int | None, Option("Tokens of a scoring batch; default by device.", least=1)

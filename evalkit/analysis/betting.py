@@ -37,6 +37,8 @@ from evalkit.errors import EvalkitError
 
 # From the stake that suits a tenth of all items flipping in a hundred thousand, to all of it.
 STAKES = np.geomspace(0.02, 1.0, 12)
+# Logarithm of a capital beyond which nobody counts on.
+_ENOUGH = 700.0
 # Bounds are exact to this share of the range of values, the estimate to a millionth of theirs.
 _RESOLUTION = 1e-9
 _HALVINGS = 20
@@ -109,14 +111,15 @@ def log_capital(draws: Draws, mean: float) -> FloatArray:
     Entry i is the capital after unit i; it is inf where the draws contradict the claim outright.
     """
     gain, cost = _returns(draws, mean)
-    capital = np.full(np.broadcast_shapes(gain.shape, cost.shape), -math.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    change = gain - cost
+    capital = np.zeros(change.shape)
+    with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
         for stake in STAKES:
-            path = np.cumsum(np.log1p(stake * (gain - cost)), axis=-1)
-            # A stake that lost everything stays lost, whatever follows.
-            capital = np.logaddexp(capital, np.where(np.isnan(path), -math.inf, path))
+            path = np.cumsum(np.log(1 + stake * change), axis=-1)
+            capital += np.exp(np.minimum(path, _ENOUGH))
+        found = np.log(capital / len(STAKES))
     refuted = np.maximum.accumulate(np.isinf(gain), axis=-1)
-    return np.where(refuted, math.inf, capital - math.log(len(STAKES)))
+    return np.where(refuted, math.inf, found)
 
 
 def anytime_p(draws: Draws, mean: float) -> FloatArray:

@@ -14,6 +14,7 @@ from evalkit.analysis.advice import advise
 from evalkit.analysis.bootstrap import Interval
 from evalkit.analysis.perplexity_interval import interval_notes
 from evalkit.analysis.samples import sampled_value
+from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
     TokenTable,
@@ -176,8 +177,10 @@ def _row(
             for index, text in enumerate(suite.texts):
                 slices[text.name] = _token_values(specs, baseline, one, margin, floor, index)
     metrics |= weights_only_values(one)
-    metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
-    metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
+    answered = alike(baseline.tasks, one.tasks)
+    metrics |= task_values(answered, one.tasks, margin, one is baseline)
+    metrics |= group_values(one.groups, answered, one.tasks, metrics, margin, one is baseline)
+    metrics |= stopped_values(metrics, answered, one.tasks, one.groups, margin)
     if one is not baseline and _same_runs(one, baseline):
         metrics = {name: _unchanged(value) for name, value in metrics.items()}
     return Row(
@@ -191,6 +194,7 @@ def _row(
         notes=(
             *dict.fromkeys(note for run in one.runs for note in run.notes),
             *_task_notes(one),
+            *stopped_notes(metrics, one.tasks),
             *weights_only_notes(metrics),
             *_refusals(metrics),
         ),

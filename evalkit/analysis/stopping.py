@@ -24,11 +24,28 @@ SIGNIFICANCE = 0.05
 
 
 class Decision(StrEnum):
-    """What was shown of a task's loss; the value is the text shown."""
+    """What was shown of a task's loss at the margin."""
 
-    SMALLER = "no loss"
-    LARGER = "loss beyond the margin"
+    SMALLER = "smaller than the margin"
+    LARGER = "larger than the margin"
     OPEN = "undecided"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How the items of a task were drawn that a variant answered until it was decided.
+
+    Attributes:
+        order: the items asked, by their number in the task, in the order drawn, shape (items,).
+        of: items of the whole task.
+        largest: items of its largest group of items that belong together.
+        whole: hash of what all its items ask.
+    """
+
+    order: IndexArray
+    of: int
+    largest: int
+    whole: str
 
 
 @dataclass(frozen=True)
@@ -94,14 +111,13 @@ def decide(
     return tuple(found)
 
 
-def mean_difference(losses: Sequence[Loss], confidence: float = 0.95) -> Interval:
-    """Mean over tasks of variant minus baseline; its bounds hold wherever each task stopped.
+def shared_confidence(tasks: int, confidence: float = 0.95) -> float:
+    """The confidence of each task's bounds with which those of all hold together (Bonferroni)."""
+    return 1 - (1 - confidence) / tasks
 
-    Each task's sequence errs with its share of 1 − confidence, so all hold together
-    (Bonferroni), and with them their mean.
-    """
-    each = 1 - (1 - confidence) / len(losses)
-    parts = [one.difference(each) for one in losses]
+
+def mean_difference(parts: Sequence[Interval]) -> Interval:
+    """Mean over tasks of differences whose bounds hold together, wherever each task stopped."""
     estimate, low, high = (
         float(np.mean([getattr(part, name) for part in parts]))
         for name in ("estimate", "low", "high")

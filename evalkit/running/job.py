@@ -19,12 +19,23 @@ Kind = Literal["probes", "texts", "task"]
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """When the tasks of a variant may stop: as soon as their loss is told from `margin`.
+
+    `answered` are the ids of the baseline's runs of all tasks, with whose answers they are paired.
+    """
+
+    margin: float
+    answered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Part:
     """One run to be made: speed and memory probes, all texts, or one task.
 
     `needed` lists the (metric, version) pairs that make it whole. `share` (number, of how many)
     is a share of the texts' windows that another process scores; the whole part puts all shares
-    together, and scores what they lack.
+    together, and scores what they lack. `stopping` is set where a task need not be asked whole.
     """
 
     kind: Kind
@@ -32,6 +43,7 @@ class Part:
     needed: tuple[tuple[str, int], ...]
     baseline: str = ""
     share: tuple[int, int] | None = None
+    stopping: Stopping | None = None
 
     def missing(self, stored: Run | None, machine: str | None) -> tuple[str, ...]:
         """Metrics of `needed` that `stored` lacks at their present version."""
@@ -47,7 +59,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the work is done. A backend names those that change its numbers (`run_settings`)."""
+    """How the work is done. A backend names those that change its numbers (`run_settings`).
+
+    `until_decided` is the margin at which tasks stop, None where they are asked whole.
+    """
 
     batch_tokens: int
     protocol: Protocol = field(default_factory=Protocol)
@@ -58,6 +73,7 @@ class Settings:
     data: Path | None = None
     include_path: Path | None = None
     allow_code: bool = False
+    until_decided: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from evalkit.analysis.betting import Draws, anytime_p
-from evalkit.analysis.stopping import Decision, Loss, decide, mean_difference, paired_loss
+from evalkit.analysis.stopping import (
+    Decision,
+    Loss,
+    decide,
+    mean_difference,
+    paired_loss,
+    shared_confidence,
+)
 
 MARGIN = 0.01
 
@@ -78,12 +85,13 @@ def test_holm_takes_both_claims_of_every_task() -> None:
 
 def test_bounds_of_the_mean_hold_for_all_tasks_together() -> None:
     losses = [_loss(_flips(0.1, 0.02, (n,), seed=n)) for n in (300, 600)]
-    mean = mean_difference(losses)
-    wide = [one.difference(0.975) for one in losses]
+    wide = [one.difference(shared_confidence(2)) for one in losses]
+    assert wide == [one.difference(0.975) for one in losses]
+    mean = mean_difference(wide)
     assert mean.low == pytest.approx(np.mean([one.low for one in wide]))
     assert mean.high == pytest.approx(np.mean([one.high for one in wide]))
     assert mean.low < mean.estimate < mean.high
-    assert mean_difference(losses[:1]) == losses[0].difference()
+    assert shared_confidence(1) == pytest.approx(0.95)
 
 
 def test_nothing_drawn_leaves_everything_open() -> None:

@@ -24,6 +24,7 @@ from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, TaskSlice, TextSlice, Variant
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
+from evalkit.running.compare.stopping_plan import stopping_margin, stopping_part
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
 from evalkit.running.job import NOISE_VERSION, TASK_VERSION, Job, Part, Settings, Subject
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
@@ -221,6 +222,7 @@ def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
         batch_tokens=options["batch_tokens"] or subject.settings.batch_tokens,
         allow_overlap=options["allow_overlap"],
         allow_code=options["allow_code"],
+        until_decided=stopping_margin(options),
         data=data,
         include_path=include_path,
     )
@@ -250,7 +252,7 @@ def _with_parts(jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool]
     texts = next((part for part in suite.parts() if part.texts), None)
     windows = windows_key(baseline, texts) if texts is not None else ""
     reference = texts_key(baseline, texts) if texts is not None else ""
-    found = []
+    found: list[Job] = []
     for index, job in enumerate(jobs):
         served = spec_of(job.variant).served or spec_of(baseline.variant).served
         shared = dataclasses.replace(
@@ -260,7 +262,10 @@ def _with_parts(jobs: Sequence[Job], suite: Suite, generates: Mapping[str, bool]
             is_baseline=index == 0,
             divergence=not served,
         )
-        found.append(dataclasses.replace(shared, parts=_parts(shared, suite, generates)))
+        parts = _parts(shared, suite, generates)
+        if index:
+            parts = tuple(stopping_part(shared, part, found[0].parts) for part in parts)
+        found.append(dataclasses.replace(shared, parts=parts))
     return found
 
 
