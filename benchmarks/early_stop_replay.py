@@ -79,7 +79,8 @@ def main() -> None:
     baseline, *variants = sides
     for variant in variants:
         for key, one in sides[variant].items():
-            if one.primary and one.is_mean and key in sides[baseline]:
+            # One that stopped has no answers to replay.
+            if one.primary and one.is_mean and one.drawn is None and key in sides[baseline]:
                 found = replay(sides[baseline][key], one, margin.points, asked.orders)
                 rows.append({"variant": variant, **found})
     table("replayed", [[*rows[0]], *([str(cell) for cell in row.values()] for row in rows)])

@@ -39,9 +39,9 @@ from evalkit.errors import EvalkitError
 STAKES = np.geomspace(0.02, 1.0, 12)
 # Logarithm of a capital beyond which nobody counts on.
 _ENOUGH = 700.0
-# Bounds are exact to this share of the range of values, the estimate to a millionth of theirs.
+# Bounds are exact to this share of the range of values, the estimate to 2^-16 of what they leave.
 _RESOLUTION = 1e-9
-_HALVINGS = 20
+_HALVINGS = 16
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from evalkit.analysis.asked import Asked
+from evalkit.analysis.betting import log_capital
 from evalkit.analysis.compare import Measured, compare
 from evalkit.analysis.stopped_tasks import alike, loss_of
 from evalkit.analysis.stopping import Drawn
 from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.analysis.task_values import ItemScores
 from evalkit.analysis.verdicts import parse_margin
-from evalkit.records import Comparison, Model, Suite, Value, Variant
+from evalkit.records import Comparison, Model, Run, Suite, Value, Variant
 
 OF = 3000
 MARGIN = parse_margin("1pp")
+MODEL = Model("m", "id")
 
 
 def _scores(task: str, values: np.ndarray, drawn: Drawn | None = None) -> ItemScores:
@@ -44,11 +46,15 @@ def _compare(
     *tasks: tuple[ItemScores, ItemScores], groups: tuple[ScoreGroup, ...] = ()
 ) -> Comparison:
     sides = [
-        Measured(Variant(name, "x", asked=name), (), tasks={t[i].key: t[i] for t in tasks})
+        Measured(
+            Variant(name, "x", asked=name),
+            (Run(name, MODEL, Variant(name, "x"), Suite("s"), "ok"),),
+            tasks={t[i].key: t[i] for t in tasks},
+        )
         for i, name in enumerate(("fp16", "int4"))
     ]
     sides[1] = dataclasses.replace(sides[1], groups=groups)
-    return compare(Model("m", "id"), Suite("s"), sides, MARGIN)
+    return compare(MODEL, Suite("s"), sides, MARGIN)
 
 
 def _value(found: Comparison, key: str) -> Value:
@@ -56,7 +62,7 @@ def _value(found: Comparison, key: str) -> Value:
 
 
 def test_no_loss_is_said_with_the_sequences_own_difference() -> None:
-    base, variant = _task("a", 1600, 0.0)
+    base, variant = _task("a", 800, 0.0)
     found = _compare((base, variant))
     value = _value(found, "a.acc")
     sequence = loss_of(alike({"a.acc": base}, {"a.acc": variant})["a.acc"], variant).difference()
@@ -64,12 +70,12 @@ def test_no_loss_is_said_with_the_sequences_own_difference() -> None:
         sequence.estimate, sequence.low, sequence.high,
     )  # fmt: skip
     assert value.verdict == "no loss" == found.rows[1].verdict
-    assert value.details["decided"] == {"items": 1600, "of": OF, "valid": "at every look"}
+    assert value.details["decided"] == {"items": 800, "of": OF, "valid": "at every look"}
     ordinary = value.details["ordinary"]
     assert ordinary["valid"] == "not under stopping" and value.delta_low < ordinary["low"]
     assert "adjusted_p" not in value.details and "items_needed" not in value.details
     assert any(
-        "a: no loss, decided after 1,600 of 3,000 items, valid at every look" in note
+        "a: no loss, decided after 800 of 3,000 items, valid at every look" in note
         for note in found.rows[1].notes
     )
 
@@ -85,21 +91,17 @@ def test_a_loss_that_only_excludes_zero_stays_open() -> None:
 
 def test_several_tasks_are_adjusted_and_their_mean_is_bounded_together() -> None:
     # Decided alone, as soon as it can be; with others at the same look not yet.
-    items = next(n for n in range(200, 900) if _decided(n))
+    base, variant = _task("a", 800, 0.0)
+    loss = loss_of(alike({"a.acc": base}, {"a.acc": variant})["a.acc"], variant)
+    items = int((log_capital(loss.draws.mirrored(), -0.01) > np.log(40)).argmax()) + 2
     assert _value(_compare(_task("a", items, 0.0)), "a.acc").verdict == "no loss"
     both = _compare(_task("a", items, 0.0), _task("b", 30, 0.1, seed=1))
     assert _value(both, "a.acc").verdict == "inconclusive"
     mean = _value(both, "tasks_mean")
     assert mean.delta_low is not None and "decided" not in mean.details
-    sure = _value(_compare(_task("a", 1500, 0.0), _task("b", 1500, 0.0, seed=1)), "tasks_mean")
+    sure = _value(_compare(_task("a", 700, 0.0), _task("b", 700, 0.0, seed=1)), "tasks_mean")
     assert sure.verdict == "no loss"
-    assert sure.details["decided"] == {"items": 3000, "of": 6000, "valid": "at every look"}
-
-
-def _decided(items: int) -> bool:
-    base, variant = _task("a", items, 0.0)
-    loss = loss_of(alike({"a.acc": base}, {"a.acc": variant})["a.acc"], variant)
-    return min(loss.p_values(0.01)) <= 0.025
+    assert sure.details["decided"] == {"items": 1400, "of": 6000, "valid": "at every look"}
 
 
 def test_items_are_bet_on_in_the_order_they_were_drawn() -> None:
@@ -123,7 +125,7 @@ def test_what_was_asked_otherwise_is_not_comparable() -> None:
 
 @pytest.mark.parametrize("by_items", [True, False])
 def test_the_mean_of_a_group_has_no_judgement_of_its_own(by_items: bool) -> None:
-    tasks = _task("a", 1500, 0.0), _task("b", 1500, 0.0, seed=1)
+    tasks = _task("a", 700, 0.0), _task("b", 700, 0.0, seed=1)
     group = ScoreGroup("both.acc", ("a.acc", "b.acc"), by_items)
     value = _value(_compare(*tasks, groups=(group,)), "both.acc")
     assert value.verdict == "inconclusive" and value.delta_low is None
