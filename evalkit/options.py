@@ -234,6 +234,10 @@ class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
     speed_seconds: Annotated[
         float, Option("Seconds for the speed of each variant.", 20.0, least=0.0, metavar="N")
     ]
+    until_decided: Annotated[
+        bool,
+        Option("Ask a task only until its loss is told from --margin, at every look.", False),
+    ]
     baseline: Annotated[str | None, Option("Baseline; default the first variant.", metavar="V")]
     batch_tokens: Annotated[
         int | None, Option("Tokens of a scoring batch; default by device.", least=1)

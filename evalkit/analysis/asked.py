@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -22,6 +23,17 @@ class Asked:
     targets: tuple[str, ...]
     requests: str = ""
     lm_eval: str = ""
+
+    def only(self, places: Iterable[int], requests: str) -> Asked:
+        """What the items at `places` were asked; `requests` is the hash of those alone."""
+        chosen = list(places)
+        return dataclasses.replace(
+            self,
+            documents=tuple(self.documents[place] for place in chosen),
+            prompts=tuple(self.prompts[place] for place in chosen),
+            targets=tuple(self.targets[place] for place in chosen),
+            requests=requests,
+        )
 
 
 def asked_difference(baseline: Asked, variant: Asked) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from evalkit.analysis.advice import advise
 from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import sampled_value
+from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
     TokenTable,
@@ -180,8 +181,10 @@ def _row(
                     specs, baseline.tokens, one.tokens, margin, floor, index
                 )
     metrics |= weights_only_values(one)
-    metrics |= task_values(baseline.tasks, one.tasks, margin, one is baseline)
-    metrics |= group_values(one.groups, baseline.tasks, one.tasks, metrics, margin, one is baseline)
+    answered = alike(baseline.tasks, one.tasks)
+    metrics |= task_values(answered, one.tasks, margin, one is baseline)
+    metrics |= group_values(one.groups, answered, one.tasks, metrics, margin, one is baseline)
+    metrics |= stopped_values(metrics, answered, one.tasks, one.groups, margin)
     if one is not baseline and _same_runs(one, baseline):
         metrics = {name: _unchanged(value) for name, value in metrics.items()}
     return Row(
@@ -197,6 +200,7 @@ def _row(
         notes=(
             *dict.fromkeys(note for run in one.runs for note in run.notes),
             *_task_notes(one),
+            *stopped_notes(metrics, one.tasks),
             *weights_only_notes(metrics),
             *_refusals(metrics),
         ),

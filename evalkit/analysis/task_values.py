@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from evalkit.analysis.asked import Asked, asked_difference
 from evalkit.analysis.bootstrap import Interval, bootstrap_interval
 from evalkit.analysis.paired import PairedDifference, holm, mean_interval, paired_difference
+from evalkit.analysis.stopping import Drawn
 from evalkit.analysis.values import value_of
 from evalkit.analysis.verdicts import Margin, judge, judge_task
 from evalkit.records import Claim, Direction, Value, Word
@@ -39,7 +40,8 @@ class ItemScores:
 
     `key` names it (arc_easy.acc_norm); `asked` says what was asked of the n items, `values` and
     `weights` float64[n] are aligned with them, `clusters` group items that belong together.
-    `primary` marks the score that stands for its task; `notes` say what changed the measurement.
+    `primary` marks the score that stands for its task; `notes` say what changed the measurement;
+    `drawn` says how the items were drawn where they are not all, but those it took to decide.
     """
 
     task: str
@@ -53,6 +55,7 @@ class ItemScores:
     clusters: NDArray[np.int32]
     noise: float = 0.0
     notes: tuple[str, ...] = ()
+    drawn: Drawn | None = None
 
     @property
     def is_mean(self) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evalkit.analysis.asked import asked_difference
 from evalkit.errors import unknown
 from evalkit.records import Comparison, Flip, Measurement, Run
-from evalkit.results.load_measured import asked_of
+from evalkit.results.load_measured import asked_of, drawn_items
 from evalkit.store.samples import SampleRecords, margins_of
 from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskItem, read_items
@@ -122,9 +122,15 @@ def _changes(
     rows, asked = mine.rows(details["filter"]), asked_of(mine, details["filter"])
     for label, variant in variants.items():
         theirs = SampleRecords.load(store.root / str(variant.table))
-        if asked_difference(asked, asked_of(theirs, details["filter"])):
+        own = asked_of(theirs, details["filter"])
+        drawn = drawn_items(store, variant.details)
+        # One that stopped when it was decided has answered some of the items.
+        some = None if drawn is None or drawn.whole != asked.requests else np.sort(drawn.order)
+        same = asked if some is None else asked.only(map(int, some), own.requests)
+        if asked_difference(same, own):
             continue
-        one, other = _changed(rows, theirs.rows(details["filter"]))
+        known = rows if some is None else rows.take(some)
+        one, other = _changed(known, theirs.rows(details["filter"]))
         margins = margins_of(one, details["score"]), margins_of(other, details["score"])
         yield _Changed(label, details, (one, other), margins)
 

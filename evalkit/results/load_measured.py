@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evalkit.analysis.asked import Asked
 from evalkit.analysis.compare import Measured
+from evalkit.analysis.stopping import Drawn
 from evalkit.analysis.summaries import TokenTable
 from evalkit.analysis.task_groups import ScoreGroup
 from evalkit.analysis.task_values import ItemScores
@@ -22,6 +23,8 @@ from evalkit.store.store import Store
 
 # The detail of a task's run that lists the scores of its groups.
 GROUPS = "score_groups"
+# The detail of a score that says how its items were drawn where a task stopped when decided.
+DRAWN = "drawn"
 
 
 def load_measured(
@@ -97,7 +100,7 @@ def _task_scores(store: Store, runs: tuple[Run, ...]) -> dict[str, ItemScores]:
     scored = [m for run in runs for m in run.measurements if "aggregation" in m.details and m.table]
     files = {m.table: SampleRecords.load(store.root / m.table) for m in scored if m.table}
     return {
-        m.metric: _item_scores(files[m.table], m)
+        m.metric: _item_scores(files[m.table], m, drawn_items(store, m.details))
         for m in scored
         if m.table and m.details["aggregation"] in STATISTICS
     }
@@ -108,7 +111,9 @@ def _score_groups(runs: tuple[Run, ...]) -> tuple[ScoreGroup, ...]:
     return tuple(ScoreGroup(g["key"], tuple(g["members"]), g["by_items"]) for g in stored)
 
 
-def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores:
+def _item_scores(
+    records: SampleRecords, measurement: Measurement, drawn: Drawn | None
+) -> ItemScores:
     details = measurement.details
     items = records.items(details["score"], details["filter"])
     return ItemScores(
@@ -123,7 +128,17 @@ def _item_scores(records: SampleRecords, measurement: Measurement) -> ItemScores
         clusters=items.clusters,
         noise=_score_noise(records, details),
         notes=records.head.notes,
+        drawn=drawn,
     )
+
+
+def drawn_items(store: Store, details: dict[str, Any]) -> Drawn | None:
+    """How the items of a score were drawn that stopped when decided; None where all were asked."""
+    told = details.get(DRAWN)
+    if told is None:
+        return None
+    order = read_parquet(store.root / told["order"])["item"][: told["items"]]
+    return Drawn(order.astype(np.int64), told["of"], told["largest"], told["whole"])
 
 
 def asked_of(records: SampleRecords, name: str) -> Asked:

@@ -20,12 +20,23 @@ PROBES: tuple[Topic, ...] = ("memory", "speed")
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """When the tasks of a variant may stop: as soon as their loss is told from `margin`.
+
+    `answered` are the ids of the baseline's runs of all tasks, with whose answers they are paired.
+    """
+
+    margin: float
+    answered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Part:
     """One run to be made: memory or speed of the loaded variant, all texts, or one task.
 
     `needed` lists the (metric, version) pairs that make it whole. `share` (number, of how many)
     is a share of the texts' windows that another process scores; the whole part puts all shares
-    together, and scores what they lack.
+    together, and scores what they lack. `stopping` is set where a task need not be asked whole.
     """
 
     kind: Kind
@@ -33,6 +44,7 @@ class Part:
     needed: tuple[tuple[str, int], ...]
     baseline: str = ""
     share: tuple[int, int] | None = None
+    stopping: Stopping | None = None
 
     @property
     def name(self) -> str:
@@ -58,7 +70,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the work is done. A backend names those that change its numbers (`run_settings`)."""
+    """How the work is done. A backend names those that change its numbers (`run_settings`).
+
+    `until_decided` is the margin at which tasks stop, None where they are asked whole.
+    """
 
     batch_tokens: int
     protocol: Protocol = field(default_factory=Protocol)
@@ -69,6 +84,7 @@ class Settings:
     data: Path | None = None
     include_path: Path | None = None
     allow_code: bool = False
+    until_decided: float | None = None
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,14 @@ def task_key(job: Job, task: Suite, *, generates: bool) -> str:
     return content_hash([*variant_key(job), _device(job), _settings(job), task.id, parts])
 
 
+def stopped_key(whole: str) -> str:
+    """The key of a task that stops when it is decided, from that of the whole one.
+
+    The margin is no part of it: with another one the same items are asked, more or fewer of them.
+    """
+    return content_hash([whole, "until decided"])
+
+
 def bench_key(job: Job) -> list[Any]:
     """What a bench of the variant depends on beside its own protocol."""
     return [variant_key(job), job.environment.machine, machine_key(job)]

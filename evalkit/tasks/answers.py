@@ -103,6 +103,16 @@ def _file_name(task: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in task)
 
 
+def joined(requests: TaskRequests, parts: Sequence[Answers]) -> Answers:
+    """Answers to consecutive pieces of `requests` as those to the whole."""
+    return Answers(
+        requests=requests.id,
+        loglikelihood=np.concatenate([part.loglikelihood for part in parts]),
+        greedy=np.concatenate([part.greedy for part in parts]),
+        text=tuple(text for part in parts for text in part.text),
+    )
+
+
 class _Deaf:
     """A cache hook that keeps nothing."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class LoadedTask:
     """One task ready to be asked: lm-eval's object and everything that fixes its prompts.
 
     `asked` is the name the user gave (a task, group or tag); `source` is the hub dataset or the
-    folder the data came from; `notes` say what differs from the task's own YAML.
+    folder the data came from; `notes` say what differs from the task's own YAML. `chosen` are the
+    documents where not all of them are evaluated.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LoadedTask:
     source: str
     files: tuple[DataFile, ...] = ()
     notes: tuple[str, ...] = ()
+    chosen: tuple[dict[str, Any], ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def output_type(self) -> str:
@@ -63,7 +66,14 @@ class LoadedTask:
     @cached_property
     def documents(self) -> list[dict[str, Any]]:
         """The evaluated documents, after the task's own processing."""
+        if self.chosen is not None:
+            return list(self.chosen)
         return lm_eval_task.documents(self.task, self.limit, self.seed)
+
+    def only(self, numbers: Iterable[int]) -> LoadedTask:
+        """The task with the documents of these numbers alone, in this order."""
+        chosen = tuple(self.documents[number] for number in numbers)
+        return dataclasses.replace(self, chosen=chosen)
 
 
 @dataclass(frozen=True)

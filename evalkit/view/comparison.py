@@ -9,7 +9,9 @@ metrics text by text), `notes`, `runs`. A row's verdict has
 "texts like this", "items like these"), `evidence` (lines, strongest first), `is_beyond_margin`,
 `items_needed` and the names of all metrics that were `judged`. A metric has `value`, `unit`, `n`,
 `low`, `high`, `delta`, `delta_low`, `delta_high`, `verdict` (a word), `claim`, `direction`,
-`details`.
+`details`. One that stopped when it was decided has `decided` too: `items`, `of`,
+`valid`; its difference and bounds are then those of the sequence, and `details.ordinary` is what
+one look would have given.
 `details.notes` of a task's score lists what changed its measurement (prompts cut to the context,
 another few-shot split, items left out); it is absent where nothing did. `notes` of the row holds
 those lines too, each after the name of its task.
@@ -247,7 +249,12 @@ def _json_row(row: Row) -> dict[str, Any]:
 
 
 def _metrics(metrics: Mapping[str, Value]) -> dict[str, Any]:
-    return {name: dataclasses.asdict(value) for name, value in metrics.items()}
+    return {name: dataclasses.asdict(value) | _decided(value) for name, value in metrics.items()}
+
+
+def _decided(value: Value) -> dict[str, Any]:
+    """After how many items a metric was decided that stopped early; nothing of any other."""
+    return {"decided": value.details["decided"]} if "decided" in value.details else {}
 
 
 def _csv_lines(row: Row) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, Variant
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
 from evalkit.running.compare.generating import generating_tasks
+from evalkit.running.compare.stopping_plan import stopping_margin, stopping_part
 from evalkit.running.compare.suite import (
     EVERYTHING,
     check_random,
@@ -190,6 +191,7 @@ def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
         protocol=dataclasses.replace(subject.settings.protocol, seconds=options["speed_seconds"]),
         allow_overlap=options["allow_overlap"],
         allow_code=options["allow_code"],
+        until_decided=stopping_margin(options),
         data=data,
         include_path=include_path,
     )
@@ -221,7 +223,7 @@ def _with_parts(
     texts = next((part for part in suite.parts() if part.texts), None)
     windows = windows_key(baseline, texts) if texts is not None else ""
     reference = texts_key(baseline, texts) if texts is not None else ""
-    found = []
+    found: list[Job] = []
     for index, job in enumerate(jobs):
         served = spec_of(job.variant).served or spec_of(baseline.variant).served
         shared = dataclasses.replace(
@@ -231,7 +233,10 @@ def _with_parts(
             is_baseline=index == 0,
             divergence=not served,
         )
-        found.append(dataclasses.replace(shared, parts=_parts(shared, suite, generates, wanted)))
+        parts = _parts(shared, suite, generates, wanted)
+        if index:
+            parts = tuple(stopping_part(shared, part, found[0].parts) for part in parts)
+        found.append(dataclasses.replace(shared, parts=parts))
     return found
 
 

@@ -14,6 +14,7 @@ from evalkit.errors import DataError
 from evalkit.progress import Event, Listener
 from evalkit.records import Measurement, Run, TaskSlice, content_hash
 from evalkit.results.load_measured import GROUPS
+from evalkit.running.compare.until_decided import UntilDecided
 from evalkit.running.job import TASK_VERSION, Job, Part
 from evalkit.running.process import stop_if_asked
 from evalkit.running.session import Session
@@ -42,12 +43,14 @@ def measure_task(
     job = session.job
     chosen = part.run.suite.tasks[0]
     found = _load(job, chosen)
-    asking = _Asking(store, run, session, send)
+    until = UntilDecided(store, job, part.stopping) if part.stopping is not None else None
+    asking = _Asking(store, run, session, send, until)
     measured: list[Measurement] = []
     for task in found.tasks:
         requests, prompts = _requests(store, job, chosen, task, session.tokenizer)
         measured += asking.scores(task, requests, prompts)
-    return [*measured, _marker(score_groups(found.groups, asking.records), asking.notes)]
+    marker = _marker(score_groups(found.groups, asking.records), asking.notes)
+    return [*measured, dataclasses.replace(marker, baseline=part.baseline)]
 
 
 def part_requests(
@@ -117,12 +120,16 @@ def _chat_template(job: Job) -> list[str]:
 
 @dataclasses.dataclass
 class _Asking:
-    """A loaded variant that answers tasks; `notes` and `records` collect what came of it."""
+    """A loaded variant that answers tasks; `notes` and `records` collect what came of it.
+
+    `until` stops a task when it is decided; None asks it whole.
+    """
 
     store: Store
     run: Run
     session: Session
     send: Listener
+    until: UntilDecided | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     records: dict[str, SampleRecords] = dataclasses.field(default_factory=dict)
 
@@ -130,10 +137,16 @@ class _Asking:
         """Ask, score and store one task."""
         folder = self.store.raw(self.run.id)
         lm = self.session.language_model(self.job.seed)
+        drawn: dict[str, Any] = {}
         try:
             again = sum(1 for _ in noise_sample(requests).flat()) * self.job.is_baseline
             advance = self._advance(task.name, later=again)
-            answers = answer_requests(requests, lm, folder, advance=advance)
+            if self.until is None:
+                answers = answer_requests(requests, lm, folder, advance=advance)
+            else:
+                task, requests, answers, drawn = self.until.answers(
+                    task, requests, lm, folder, advance
+                )
         except DataError as error:
             raise DataError(f"{task.name}: {error}") from error
         records = score_answers(task, requests, answers)
@@ -155,7 +168,7 @@ class _Asking:
                 values=(score.value,),
                 table=str(table.relative_to(self.store.root)),
                 convention=f"{requests.shots} shots, {requests.split} split",
-                details=_details(task, records, score, noise) | {"prompts": prompts},
+                details=_details(task, records, score, noise) | {"prompts": prompts} | drawn,
             )
             for score in records.head.scores
         ]
