@@ -193,8 +193,8 @@ class _Generation:
                 continue
             self._in_flight += len(members)
             places = [place for place, _ in members]
-            last = [len(step.nodes[place].tokens) - 1 for place in places]
-            self._extend([row for _, row in members], step.rows[places, last])
+            last = [step.firsts[place] + len(step.nodes[place].tokens) - 1 for place in places]
+            self._extend([row for _, row in members], step.rows.flatten(0, 1)[last])
             taken.append((step.key_values, members))
             longest = max(len(row.prompt) for _, row in members)
             slots += len(members) * (longest + self.stopping.max_new_tokens)

@@ -20,48 +20,60 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from evalkit.errors import in_one_line, is_out_of_memory
+from evalkit.inference import sharing
+from evalkit.inference.batches import Batch, line_batches, row_batches, smaller
 from evalkit.inference.budget import Budget
+from evalkit.inference.packed_lines import (
+    LINE_TOKENS,
+    MOST_TREE_TOKENS,
+    Line,
+    ids_of,
+    lay_out,
+    mask_of,
+    positions_of,
+    smallest_line,
+    tree_tokens,
+)
 from evalkit.inference.prefix_cache import KeyValues, extending, recording
-from evalkit.inference.prefix_tree import Node, TokenIds, Tokens, build_tree
+from evalkit.inference.prefix_tree import Node, Row, TokenIds, Tokens, build_tree
+from evalkit.inference.sharing import may_pack
 from evalkit.models.caches import keeps_every_token
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.device_memory import to_device
-from evalkit.scoring.halving import halves, run_or_halve
+from evalkit.scoring.halving import run_or_halve
 from evalkit.scoring.head import Forward
-from evalkit.scoring.rounding import same_rows
 
-# Rows shorter than this part of the batch's longest row wait for a batch of their own length, once
-# the batch has reached this part of the budget: padding costs less than many small batches.
-_SHORTEST_ROW = 0.6
-_SMALL_BATCH = 1 / 8
 # Tokens of a beginning that is compared, at least: it is cut in two.
 _LEAST_COMPARED = 4
 
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass: `rows` (nodes, length, width) of `Forward`, padded on the right.
+    """One forward pass: `rows` (batch, length, width) of `Forward`, padded on the right.
 
-    `key_values` of all tokens up to these, if another pass or the caller needs them.
+    `firsts` says where the first token of each node lies among the rows of all, the batch's rows
+    one behind the other. `key_values` of all tokens up to these, if another pass or the caller
+    needs them.
     """
 
     nodes: list[Node]
+    firsts: list[int]
     rows: Tensor
     key_values: KeyValues | None
 
 
 @dataclass(frozen=True)
-class _Row:
-    node: Node
-    parent: int
-
-
-@dataclass(frozen=True)
 class _Plan:
-    longest: int
+    """What a run is asked for: its `sequences`, and what `PrefixRunner.run` says of the others."""
+
+    sequences: Mapping[int, TokenIds]
     done: frozenset[int]
     reserve: int | None
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences.values()), default=0)
 
 
 class PrefixRunner:
@@ -86,6 +98,8 @@ class PrefixRunner:
         self.unshared = "" if kept else f"{type(self.model).__name__} keeps a state"
         self.first_position = 0
         self._compared = False
+        # Not known before it was tried, where it may be at all.
+        self._packs = None if may_pack(forward) and self.takes_positions else False
 
     @property
     def shares(self) -> bool:
@@ -101,53 +115,12 @@ class PrefixRunner:
     def compare(self, tokens: TokenIds, cut: int) -> None:
         """Read `tokens` behind the kept keys and values of the first `cut`, and in one pass: once.
 
-        A beginning of half as many is gone on with in the same batch. Of the ways to count
-        positions (from 0; from behind the padding id, as RoBERTa does) the first that gives the
-        rows of the single passes is taken. Where none does, as in models that count the slots of
-        the cache, nothing is shared from now on.
+        Where the rows differ, nothing is shared from now on.
         """
         if self._compared or not self.shares or cut < _LEAST_COMPARED:
             return
         self._compared = True
-        pairs = [(tokens[:cut], tokens[cut:]), (tokens[: cut // 2], tokens[cut // 2 : cut])]
-        reason = "counts positions that cannot be told to it"
-        try:
-            wanted = [self._whole(*pair) for pair in pairs]
-            if not all(rows.isfinite().all() for rows in wanted):
-                # Whoever scores them says so.
-                return
-            for first in self._first_positions():
-                self.first_position = first
-                found = self._behind_keys(pairs)
-                if all(same_rows(one, other) for one, other in zip(found, wanted, strict=True)):
-                    return
-        except Exception as error:  # whatever a foreign model makes of these keys and values
-            if is_out_of_memory(error):
-                # What does not fit is halved later; these rows are not run for their numbers.
-                return
-            reason = f"does not run behind kept keys and values ({in_one_line(error)})"
-        self.unshared = f"{type(self.model).__name__} {reason}"
-
-    def _first_positions(self) -> tuple[int, ...]:
-        padding = self.model.config.get_text_config().pad_token_id
-        return (0, padding + 1) if self.takes_positions and isinstance(padding, int) else (0,)
-
-    def _whole(self, beginning: TokenIds, rest: TokenIds) -> Tensor:
-        """Rows (length of `rest`, width) from one pass over both."""
-        tokens = np.concatenate([beginning, rest]).astype(np.int32)
-        return self.states(None, self._inputs([tokens], [0]))[0, len(beginning) :]
-
-    def _behind_keys(self, sequences: Sequence[tuple[TokenIds, TokenIds]]) -> list[Tensor]:
-        """Rows of each of `sequences` behind its beginning, all in one batch."""
-        pairs = [tuple(np.asarray(part, dtype=np.int32) for part in pair) for pair in sequences]
-        roots = [
-            _Row(Node(first, 0, [], children=[Node(rest, len(first), [])]), 0)
-            for first, rest in pairs
-        ]
-        parent = self._step(roots, None, True).key_values
-        below = [_Row(row.node.children[0], index) for index, row in enumerate(roots)]
-        rows = self._step(below, parent, False).rows
-        return [row[: len(rest)] for row, (_, rest) in zip(rows, pairs, strict=True)]
+        self.unshared = sharing.try_keys(self, tokens, cut)
 
     def run(
         self,
@@ -181,22 +154,23 @@ class PrefixRunner:
             longer |= {i: t for i, t in others.items() if padding in t}
             others = {i: t for i, t in others.items() if i not in longer}
         for group, share in ((longer, False), (others, self.shares)):
-            rows = [_Row(node, 0) for node in build_tree(group, share=share)]
-            longest = max((len(tokens) for tokens in group.values()), default=0)
-            yield from self._run_rows(rows, None, _Plan(longest, frozenset(done), reserve))
+            rows = [Row(node, 0) for node in build_tree(group, share=share)]
+            yield from self._run_rows(rows, None, _Plan(group, frozenset(done), reserve))
 
-    def _run_rows(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> Iterator[Step]:
-        waiting = self._batches(rows, parent, plan)[::-1]
+    def _run_rows(self, rows: list[Row], parent: KeyValues | None, plan: _Plan) -> Iterator[Step]:
+        lines, rows = self._lay_out(rows, parent, plan)
+        waiting: list[Batch] = [*line_batches(lines, parent, self.budget)]
+        waiting += row_batches(rows, parent, self.budget, plan.longest, plan.reserve or 0)[::-1]
         while waiting:
             batch = waiting.pop()
-            if all(plan.done.issuperset(row.node.sequences) for row in batch):
+            if all(plan.done.issuperset(node.sequences) for row in batch for node in row.nodes):
                 continue
             step = self._try_step(batch, parent, plan)
             if step is None:
-                waiting.extend(halves(batch))
+                waiting.extend(smaller(batch))
                 self._tell_halved(len(waiting[-1]))
                 continue
-            below = [_Row(child, i) for i, row in enumerate(batch) for child in row.node.children]
+            below = [Row(child, i) for i, row in enumerate(batch) for child in row.below]
             key_values = step.key_values if below else None
             # Nothing of the step is kept here while its receiver works, or the batches below run.
             handed = [step]
@@ -205,13 +179,19 @@ class PrefixRunner:
             if below:
                 yield from self._run_rows(below, key_values, plan)
 
-    def _try_step(self, batch: list[_Row], parent: KeyValues | None, plan: _Plan) -> Step | None:
+    def _try_step(self, batch: Batch, parent: KeyValues | None, plan: _Plan) -> Step | None:
         """One forward pass; None when it did not fit in memory and can be halved."""
-        keep = plan.reserve is not None or any(row.node.children for row in batch)
-        longest = f"sequence of {max(row.node.end for row in batch)} tokens"
+        keep = plan.reserve is not None or any(row.below for row in batch)
+        longest = f"sequence of {max(node.end for row in batch for node in row.nodes)} tokens"
+
+        def run() -> Step:
+            lines = [row for row in batch if isinstance(row, Line)]
+            rows = [row for row in batch if isinstance(row, Row)]
+            return self.line_step(lines, parent) if lines else self.step(rows, parent, keep)
+
         return run_or_halve(
-            lambda: self._step(batch, parent, keep),
-            len(batch),
+            run,
+            sum(len(row.nodes) for row in batch),
             longest,
             self.model.device,
             halve=self.budget.halve,
@@ -221,41 +201,44 @@ class PrefixRunner:
         if self.on_halved is not None:
             self.on_halved(rows)
 
-    def _batches(self, rows: list[_Row], parent: KeyValues | None, plan: _Plan) -> list[list[_Row]]:
-        """Rows by falling length, as many a batch as the budget admits.
+    def _lay_out(
+        self, rows: list[Row], parent: KeyValues | None, plan: _Plan
+    ) -> tuple[list[Line], list[Row]]:
+        """Lines of small trees, where the model takes such, and the rows that are left."""
+        if self._packs is False or plan.reserve is not None or self.first_position:
+            return [], rows
+        if not any(row.below for row in rows):
+            return [], rows
+        past = max((parent.lengths[row.parent] for row in rows), default=0) if parent else 0
+        config = self.model.config
+        most = getattr(config.get_text_config(), "max_position_embeddings", None) or LINE_TOKENS
+        most = min(most, short_rope_length(config) or most)
+        room = min(LINE_TOKENS, self.budget.batch_tokens, most - past)
+        small = [tree_tokens(row.node) <= min(MOST_TREE_TOKENS, room) for row in rows]
+        trees = [(row.node, row.parent) for row, fits in zip(rows, small, strict=True) if fits]
+        lines = lay_out(trees, room)
+        if lines and self._packs is None:
+            self._packs = sharing.try_line(self, smallest_line(trees), parent, plan.sequences)
+        if not self._packs:
+            return [], rows
+        return lines, [row for row, fits in zip(rows, small, strict=True) if not fits]
 
-        No batch spans more slots than the longest sequence has tokens: models that look at the
-        number of slots (longrope, the context check of Phi-3 Small) then see nothing unusual.
-        """
+    def line_step(self, lines: list[Line], parent: KeyValues | None) -> Step:
+        """One pass over `lines`, whose keys and values nothing extends."""
+        past = [parent.lengths[line.parent] if parent else 0 for line in lines]
+        cache = extending(parent, [line.parent for line in lines], past, False) if parent else None
+        arrays = {"input_ids": ids_of(lines), "position_ids": positions_of(lines)}
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        inputs["attention_mask"] = mask_of(lines, past, self.model.dtype)
+        device = self.model.device
+        states = self.states(cache, {name: to_device(t, device) for name, t in inputs.items()})
+        firsts = [
+            row * states.shape[1] + first for row, line in enumerate(lines) for first in line.firsts
+        ]
+        return Step([node for line in lines for node in line.nodes], firsts, states, None)
 
-        room = self.budget.cache_tokens
-        if self.budget.all_levels and parent is not None:
-            room -= parent.held
-
-        def past(row: _Row) -> int:
-            return parent.lengths[row.parent] if parent else 0
-
-        def admits(batch: list[_Row], row: _Row) -> bool:
-            length = len(batch[0].node.tokens)
-            slots = length + max(past(member) for member in [*batch, row])
-            tokens = (len(batch) + 1) * length
-            alike = len(row.node.tokens) >= _SHORTEST_ROW * length
-            return (
-                (alike or tokens <= _SMALL_BATCH * self.budget.batch_tokens)
-                and tokens <= self.budget.batch_tokens
-                and (len(batch) + 1) * (slots + (plan.reserve or 0)) <= room
-                and slots <= plan.longest
-            )
-
-        batches: list[list[_Row]] = []
-        for row in sorted(rows, key=lambda row: (-len(row.node.tokens), -past(row))):
-            if batches and admits(batches[-1], row):
-                batches[-1].append(row)
-            else:
-                batches.append([row])
-        return batches
-
-    def _step(self, rows: list[_Row], parent: KeyValues | None, keep: bool) -> Step:
+    def step(self, rows: list[Row], parent: KeyValues | None, keep: bool) -> Step:
+        """One pass over `rows` behind those of `parent`, whose keys and values it may `keep`."""
         nodes = [row.node for row in rows]
         lengths = [len(node.tokens) for node in nodes]
         past = [parent.lengths[row.parent] if parent else 0 for row in rows]
@@ -264,15 +247,16 @@ class PrefixRunner:
             cache = extending(parent, [row.parent for row in rows], past, keep)
         elif keep:
             cache = recording()
-        states = self.states(cache, self._inputs([node.tokens for node in nodes], past))
+        states = self.states(cache, self.inputs([node.tokens for node in nodes], past))
+        firsts = [row * states.shape[1] for row in range(len(nodes))]
         if cache is None or not keep:
-            return Step(nodes, states, None)
+            return Step(nodes, firsts, states, None)
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         ends = [max(past) + length for length in lengths]
         held = len(nodes) * max(ends) + (parent.held if parent else 0)
         awaited = any(node.children for node in nodes)
         real = [node.end for node in nodes]
-        return Step(nodes, states, KeyValues(layers, ends, real, held, awaited))
+        return Step(nodes, firsts, states, KeyValues(layers, ends, real, held, awaited))
 
     def states(self, cache: DynamicCache | None, inputs: Mapping[str, Tensor]) -> Tensor:
         """Rows (batch, length, width) of `Forward` for `inputs` after what `cache` holds."""
@@ -282,7 +266,7 @@ class PrefixRunner:
         states: Tensor = output.last_hidden_state if hidden else output.logits
         return states
 
-    def _inputs(self, tokens: list[Tokens], past: list[int]) -> dict[str, Tensor]:
+    def inputs(self, tokens: list[Tokens], past: list[int]) -> dict[str, Tensor]:
         """Right-padded ids; with a past also positions, and a mask where rows differ in it."""
         lengths, before = np.asarray([len(row) for row in tokens]), np.asarray(past)
         ids = np.zeros((len(tokens), lengths.max()), dtype=np.int64)

@@ -88,7 +88,7 @@ def score_requests(
     sums = _Sums([targets for _, targets, _ in fitted], [len(run) for run, _, _ in fitted])
     for step in runner.run([run for run, _, _ in fitted], done=known):
         wanted = sums.wanted(step)
-        if not len(wanted.rows):
+        if not len(wanted.places):
             continue
         values, greedy = _score(step.rows, runner.forward, wanted, softmax_dtype)
         ended = sums.add(wanted.owners, values, greedy)
@@ -100,10 +100,9 @@ def score_requests(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Tokens that a step can score: row and position that predict them, request, token id."""
+    """Tokens that a step can score: place among its rows that predicts them, request, token id."""
 
-    rows: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    places: NDArray[np.int64]
     owners: NDArray[np.int64]
     targets: NDArray[np.int64]
 
@@ -120,11 +119,11 @@ class _Sums:
 
     def wanted(self, step: Step) -> _Wanted:
         found = [
-            (row, position, owner, target)
-            for row, node in enumerate(step.nodes)
+            (first + position, owner, target)
+            for first, node in zip(step.firsts, step.nodes, strict=True)
             for position, owner, target in self._wanted_of(node)
         ]
-        return _Wanted(*np.asarray(found, dtype=np.int64).reshape(-1, 4).T)
+        return _Wanted(*np.asarray(found, dtype=np.int64).reshape(-1, 3).T)
 
     def _wanted_of(self, node: Node) -> Iterator[tuple[int, int, int]]:
         for owner in node.sequences:
@@ -150,7 +149,7 @@ def _score(
     states: Tensor, forward: Forward, wanted: _Wanted, softmax_dtype: torch.dtype | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Log-probability of each wanted token, and whether it is the most probable one."""
-    places, back = np.unique(wanted.rows * states.shape[1] + wanted.positions, return_inverse=True)
+    places, back = np.unique(wanted.places, return_inverse=True)
     scored = states.flatten(0, 1)[torch.from_numpy(places).to(states.device)]
     values = np.empty(len(wanted.targets), dtype=np.float64)
     greedy = np.empty(len(wanted.targets), dtype=bool)

@@ -45,6 +45,24 @@ class Node:
         return self.start + len(self.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A node that extends row `parent` of the batch before."""
+
+    node: Node
+    parent: int
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The node alone."""
+        return [self.node]
+
+    @property
+    def below(self) -> list[Node]:
+        """Nodes that extend this row."""
+        return self.node.children
+
+
 @dataclass(slots=True)
 class _Span:
     """Distinct sequences `low` to `high` of the sorted order, to become `siblings`.

@@ -13,13 +13,23 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 def keeps_every_token(model: PreTrainedModel) -> bool:
     """Whether all layers keep keys and values a token: a state can be neither shared nor cut."""
+    return _caches_in(model, DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def attends_to_all(model: PreTrainedModel) -> bool:
+    """Whether all layers keep keys and values a token, and none looks at a window of them only."""
+    return _caches_in(model, DynamicLayer)
+
+
+def _caches_in(model: PreTrainedModel, *kinds: type) -> bool:
+    """Whether every layer's cache is one of `kinds`."""
     if getattr(model, "_is_stateful", False):
         return False
     try:
         layers = DynamicCache(config=model.config).layers
     except KeyError:  # layers of kinds that only a cache of the model's own knows
         return False
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return all(type(layer) in kinds for layer in layers)
 
 
 # What a pass leaves for the next one: keys and values, or a state.

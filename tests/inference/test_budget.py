@@ -221,7 +221,7 @@ def choosing(patch: pytest.MonkeyPatch, refuse: Refuse) -> None:
 
 
 def prefilling(patch: pytest.MonkeyPatch, refuse: Refuse) -> None:
-    step = PrefixRunner._step
+    step = PrefixRunner.step
 
     def limited(runner: Any, rows: Any, *rest: Any) -> Any:
         refuse(len(rows))
@@ -229,7 +229,7 @@ def prefilling(patch: pytest.MonkeyPatch, refuse: Refuse) -> None:
 
     # Its passes are compared beforehand, and not halved.
     patch.setattr(PrefixRunner, "compare", lambda *_: None)
-    patch.setattr(PrefixRunner, "_step", limited)
+    patch.setattr(PrefixRunner, "step", limited)
 
 
 def more_than(limit: int) -> Refuse:
@@ -327,7 +327,7 @@ def test_a_full_card_reads_fewer_tokens_in_a_pass(monkeypatch: pytest.MonkeyPatc
 
 def test_held_levels_leave_room_for_those_below() -> None:
     """A budget of all levels counts what earlier batches keep; one of each batch does not."""
-    model = model_of("llama-tied")
+    model = model_of("phi-3-small")
     few = [[*range(10, 60), 100 + row] for row in range(12)]
     batches = {
         together: max(

@@ -23,7 +23,7 @@ def model() -> LlamaForCausalLM:
 def test_samples_are_seeded_and_of_one_length(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS", 4)
+    monkeypatch.setattr(module, "WRITTEN_TOGETHER", 4)
     done: list[tuple[int, int]] = []
     told: list[float] = []
     first = [1, 2, 1, 2, 5, 6]
