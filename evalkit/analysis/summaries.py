@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,9 @@ class TokenTable:
 
     windows: Columns
     tokens: Callable[[str], NDArray[Any]]
+    _units: dict[int | None, Units] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def select(self, slice_index: int | None) -> NDArray[np.bool_]:
         """Mask of the windows that were scored and belong to the slice (None: all)."""
@@ -46,8 +49,11 @@ class TokenTable:
 
     def units(self, slice_index: int | None) -> Units:
         """The units of the windows that were scored and belong to the slice (None: all)."""
-        document, text = self.windows["document"], self.windows["slice"]
-        return cut_units(self.tokens("window"), self.select(slice_index), document, text)
+        if slice_index not in self._units:
+            document, text = self.windows["document"], self.windows["slice"]
+            chosen = self.select(slice_index)
+            self._units[slice_index] = cut_units(self.tokens("window"), chosen, document, text)
+        return self._units[slice_index]
 
     def restricted(self, sample: TokenTable) -> TokenTable:
         """This pass with only the windows that `sample`, another pass over them, scored."""
