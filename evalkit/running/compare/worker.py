@@ -85,7 +85,8 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
         measure_share(store, part, session, send)
         return
     run, start = begin(store, part, session), time.perf_counter()
-    whole = not run.measurements
+    # A task that may stop asks fewer items than its cost counts.
+    whole = not run.measurements and part.stopping is None
     try:
         if part.is_probe:
             run = _probe(store, part, run, loaded(session), send)
