@@ -151,7 +151,7 @@ def test_print_shows_the_table_and_not_the_record(
 
 def test_a_run_has_a_line_a_measurement() -> None:
     lines = render(RESULTS["run"]).splitlines()
-    assert lines[3].split() == ["nll", "2.5", "nats", "3", "mean"]
+    assert lines[3].split() == ["nll", "2.500", "nats", "3", "mean"]
     assert lines[4].split()[:3] == ["kl", "–", "stored"]
     assert lines[-1] == "fp16@transformers: ok"
 
