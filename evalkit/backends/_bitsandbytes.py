@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,16 +25,29 @@ import bitsandbytes.nn  # noqa: E402
 _FUSED_ROWS, _FUSED_COLUMNS = 32, 64
 
 
-def choose_cpu_kernels(model: PreTrainedModel) -> None:
-    """Keep 4-bit layers that the fused CPU kernel cannot repack on the general one.
+def prepare_layers(model: PreTrainedModel) -> None:
+    """Let the packed layers of `model` take what its code gives them, on CPU and CUDA.
 
-    It would fail at the first forward pass. On CUDA the switch has no meaning.
+    The fused CPU kernel would fail at the first pass of a 4-bit layer that it cannot repack: such
+    layers are kept on the general one (on CUDA the switch has no meaning). 8-bit layers take
+    inputs of two or three dimensions, and latent attention gives four.
     """
     for module in model.modules():
+        if _is_8bit(module):
+            vars(module)["forward"] = _of_any_shape(module.forward)
         if _is_4bit(module) and (
             module.out_features % _FUSED_ROWS or module.in_features % _FUSED_COLUMNS
         ):
             module.support_avx512bf16_for_cpu = False
+
+
+def _of_any_shape(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def run(inputs: Tensor) -> Tensor:
+        if inputs.dim() <= 3:
+            return forward(inputs)
+        return forward(inputs.flatten(0, -2)).unflatten(0, inputs.shape[:-1])
+
+    return run
 
 
 def fill_at_random(module: nn.Module, memory: Memory) -> bool:

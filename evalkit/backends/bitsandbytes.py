@@ -175,7 +175,7 @@ def load(
 
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
-    from evalkit.backends._bitsandbytes import choose_cpu_kernels
+    from evalkit.backends._bitsandbytes import prepare_layers
     from evalkit.backends._bitsandbytes_convert import FORMATS, convert
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
@@ -199,7 +199,7 @@ def load(
         )
         if own:
             convert(model, _config(variant, options, None), device)
-        choose_cpu_kernels(model)
+        prepare_layers(model)
         return model
 
     model = load_model()
@@ -218,7 +218,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     """The architecture of `checkpoint` with random weights, quantized layer by layer."""
     import torch
 
-    from evalkit.backends._bitsandbytes import choose_cpu_kernels, fill_at_random
+    from evalkit.backends._bitsandbytes import fill_at_random, prepare_layers
     from evalkit.backends._bitsandbytes_convert import FORMATS, convert
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
@@ -240,7 +240,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     if own:
         convert(model, config, device)
     check_quantized(model, variant)
-    choose_cpu_kernels(model)
+    prepare_layers(model)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), (NOTE,), formats=FORMATS)
 

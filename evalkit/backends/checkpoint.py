@@ -185,9 +185,9 @@ def load(
             trust_remote_code=trust_remote_code,
         )
         if method == "bitsandbytes":
-            from evalkit.backends._bitsandbytes import choose_cpu_kernels
+            from evalkit.backends._bitsandbytes import prepare_layers
 
-            choose_cpu_kernels(model)
+            prepare_layers(model)
         return model, ()
 
     model, notes = load_model()

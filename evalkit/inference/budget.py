@@ -14,6 +14,7 @@ import torch
 
 from evalkit.inference.prefix_cache import recording
 from evalkit.models.caches import keeps_every_token
+from evalkit.models.context import context_limit
 from evalkit.scoring.device_memory import DeviceMemory, memory_of
 from evalkit.scoring.head import Forward
 
@@ -97,9 +98,7 @@ def plan_budget(
 
 def measure_tokens(forward: Forward, memory: DeviceMemory) -> TokenBytes:
     """Run a few tokens and see what they take."""
-    config = forward.model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or _TRIED_TOKENS
-    many = min(_TRIED_TOKENS, context)
+    many = min(_TRIED_TOKENS, context_limit(forward.model.config) or _TRIED_TOKENS)
     few = max(1, many // 2)
     # The first pass also makes what stays: workspaces, repacked weights.
     slot = _slot_bytes(forward, few)

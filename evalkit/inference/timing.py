@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evalkit.inference.engines import Eager, Engine
+from evalkit.models.context import context_limit
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class GenerationTime:
 
 def generation_lengths(model: Any, prompt: int, generate: int) -> tuple[int, int]:
     """`prompt` and `generate` cut to the model's context, a quarter of it for generation."""
-    limit = int(getattr(model.config, "max_position_embeddings", 0) or prompt + generate)
+    limit = context_limit(model.config) or prompt + generate
     generate = min(generate, max(1, limit // 4))
     return max(1, min(prompt, limit - generate)), generate
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,18 +140,33 @@ def _reason(error: Exception) -> str:
 
 @torch.inference_mode()
 def _check_causal(path: Path, model: PreTrainedModel) -> None:
-    """Raise ModelError for an encoder, in which a token changes what lies before it."""
-    if getattr(model.config.get_text_config(), "is_decoder", True):
+    """Raise ModelError for a model in which a token changes what lies before it."""
+    encoder = not getattr(model.config.get_text_config(), "is_decoder", True)
+    if not encoder and not _masks_nothing(model):
         return
     ids = torch.arange(2 * _TRIED_TOKENS, device=model.device)[None] + _TRIED_TOKENS
     others = ids.flip(1).roll(_TRIED_TOKENS, 1)
     others[:, :_TRIED_TOKENS] = ids[:, :_TRIED_TOKENS]
     one, other = (model(input_ids=x).logits[:, :_TRIED_TOKENS].float() for x in (ids, others))
     if not torch.allclose(one, other, rtol=0, atol=0.01 * float(one.abs().max())):
+        why = " (is_decoder is false in config.json)" if encoder else ""
         raise ModelError(
-            f"{path} is a {type(model).__name__} that reads in both directions (is_decoder is false"
-            " in config.json), so a text has no likelihood: give a causal language model"
+            f"{path} is a {type(model).__name__} that reads in both directions{why}, so a text has"
+            " no likelihood: give a causal language model"
         )
+
+
+def _masks_nothing(model: PreTrainedModel) -> bool:
+    """Whether the code of an unquantized `model` makes no causal mask.
+
+    Recurrent models need none; XLNet and CPM-Ant look ahead where nobody gives them one. Packed
+    weights stay as they were loaded, and are not run here.
+    """
+    if hasattr(model, "hf_quantizer"):
+        return False
+    code = sys.modules.get(type(model).__module__)
+    file = getattr(code, "__file__", None)
+    return file is not None and "causal_mask" not in Path(file).read_text(encoding="utf-8")
 
 
 def _check_report(path: Path, report: dict[str, Any]) -> None:

@@ -31,7 +31,9 @@ def same_logits(one: Tensor, other: Tensor) -> bool:
 
 
 def same_rows(one: Tensor, other: Tensor) -> bool:
-    """Whether hidden states or logits of equal shape differ no more than by rounding."""
+    """Whether hidden states or logits differ no more than by rounding; their shapes must agree."""
+    if one.shape != other.shape:
+        return False
     left, right = (x.float().clamp(min=MASKED_BELOW) for x in (one, other))
     return float((left - right).norm() / right.norm()) <= _LARGEST_ROUNDING
 

@@ -58,6 +58,9 @@ class LocalLanguageModel(LanguageModel):
             options: further arguments of `LanguageModel` (max_gen_toks, double_bos, seed, …).
         """
         length = max_length or resolve_max_length(model.config, tokenizer)
+        if length < 1:
+            # No limit, which lm-eval takes for one.
+            length = resolve_max_length(None, tokenizer)
         vocabulary = model.config.get_text_config().vocab_size
         # The last token of a request is predicted and never read.
         super().__init__(

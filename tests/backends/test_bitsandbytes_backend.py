@@ -28,6 +28,7 @@ from transformers import (
 
 from evalkit.backends import KernelChoice, bitsandbytes, for_scoring, kernel_for, parse_variant
 from evalkit.backends import transformers as plain
+from evalkit.backends._bitsandbytes import empty_layer, prepare_layers, quantized_weight
 from evalkit.backends._bitsandbytes_convert import _packed_experts, convert, packs_enough
 from evalkit.errors import VariantError
 from evalkit.models.layers import packed_share, unquantized_layers
@@ -213,6 +214,17 @@ def test_experts_that_hold_inputs_first_have_a_scale_for_each_output() -> None:
     stored, unpacking = _packed_experts(module, weights, BitsAndBytesConfig(load_in_8bit=True))
     assert bool((stored == 127).all())
     assert torch.equal(unpacking(stored), weights)
+
+
+def test_eight_bit_layers_take_the_four_dimensions_of_latent_attention() -> None:
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    layer = empty_layer(32, 64, False, config)
+    layer.weight = quantized_weight(layer, torch.randn(32, 64).half(), torch.device("cpu"))
+    model = torch.nn.Sequential(layer)
+    prepare_layers(model)  # type: ignore[arg-type]
+    inputs = torch.randn(2, 3, 4, 64).half()
+    with torch.inference_mode():
+        assert torch.equal(model(inputs), model(inputs.flatten(0, 2)).unflatten(0, (2, 3, 4)))
 
 
 def test_transposed_linear_layers_are_quantized(tmp_path: Path) -> None:

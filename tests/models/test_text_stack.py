@@ -18,6 +18,8 @@ from evalkit.models.text_stack import full_matrices, fused_experts, tower_note
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
+XLNET = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32, "initializer_range": 0.5}
+
 
 def on_meta(config: PreTrainedConfig) -> Any:
     with torch.device("meta"):
@@ -57,6 +59,10 @@ def test_what_is_no_causal_language_model_is_told_in_one_line(tmp_path: Path) ->
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "bert")
     with pytest.raises(ModelError, match="reads in both directions"):
         load_causal_lm(tmp_path / "bert", dtype="float32", device="cpu")
+    config = CONFIG_MAPPING["xlnet"](vocab_size=64, **XLNET)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "xlnet")
+    with pytest.raises(ModelError, match="XLNetLMHeadModel that reads in both directions, so"):
+        load_causal_lm(tmp_path / "xlnet", dtype="float32", device="cpu")
     CONFIG_MAPPING["t5"](d_model=32, num_layers=1, num_heads=2).save_pretrained(tmp_path / "t5")
     with pytest.raises(ModelError, match="no causal language model of this type"):
         load_causal_lm(tmp_path / "t5", dtype="float32", device="cpu")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from zoo.build import TEXT, build, ids_of
 from zoo.in_process import Watched, in_this_process
 
 from evalkit import api
-from evalkit.backends import parse_variant
+from evalkit.backends import gptq, parse_variant
 from evalkit.errors import EvalkitError
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
 from evalkit.inference.prefix_scores import Request, score_requests
 from evalkit.models.loading import load_tokenizer
+from evalkit.models.resolve import resolve_model
 from evalkit.scoring import head
 from evalkit.tasks.local_model import LocalLanguageModel
 from evalkit.texts.windows import Windows
@@ -32,11 +35,10 @@ from evalkit.view.rendering import render
 
 TASKS = TEXT.parents[1] / "tasks"
 CALIBRATION = TEXT.parents[1] / "calibration" / "town_calibration.txt"
-# Groups under 64 are counted apart.
-GPTQ = "int4@gptq,group_size=64"
-# GPTQ last: its library changes how transformers builds experts in the process that imports it.
-VARIANTS = ("fp32", "int8", "int4@bitsandbytes", GPTQ)
-_QUICK_GPTQ = f",samples=8,sample_length=64,calibration={CALIBRATION}"
+# The bare int4 is GPTQ in the largest group that fits, else NF4. It comes last: GPTQ's library
+# changes how transformers builds experts in the process that imports it.
+VARIANTS = ("fp32", "int8", "int4@bitsandbytes", "int4")
+_QUICK = {"samples": 8, "sample_length": 64, "calibration": str(CALIBRATION)}
 PACKED_SHARE = 0.9
 # Relative to a sum of log-likelihoods, and to a perplexity, both in float32.
 TOLERANCE = 2e-4
@@ -52,6 +54,7 @@ class Findings:
     parameters: int = 0
     steps: dict[str, str] = field(default_factory=dict)
     packed: dict[str, float] = field(default_factory=dict)
+    int4: str = ""
     raw: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     bad_advice: list[str] = field(default_factory=list)
@@ -80,7 +83,8 @@ class Findings:
             return "raw error"
         if self.bad_advice:
             return "advice fails"
-        if any(found != "ok" for found in self.steps.values()):
+        # A comparison asks for int4 by its bare name, which takes another method than GPTQ's.
+        if any(found != "ok" for step, found in self.steps.items() if step != "int4@gptq"):
             return "refused"
         return "works"
 
@@ -95,6 +99,8 @@ def examine(model_type: str, folder: Path, *, whole_tokens: int = head.WHOLE_TOK
     try:
         build(model_type, path)
         plain = plain_model(path)
+        given = torch.tensor([ids_of(TEXT.read_text(encoding="utf-8"), 40)])
+        plain.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=2)
     except Exception as error:  # whatever transformers makes of the type by itself
         found.steps["transformers"] = f"{type(error).__name__}: {error}"[:300]
         return found
@@ -108,7 +114,7 @@ def examine(model_type: str, folder: Path, *, whole_tokens: int = head.WHOLE_TOK
         found.hold("generation", lambda: greedy_tokens(path, plain))
         found.hold("long window", lambda: long_window(plain, whole_tokens))
     found.hold("plan", lambda: planned(found, path))
-    with in_this_process() as watched:
+    with in_this_process() as watched, quick_gptq():
         compared(found, path, store, plain, watched)
     found.raw += watched.raw
     shutil.rmtree(store, ignore_errors=True)
@@ -179,7 +185,7 @@ def long_window(plain: PreTrainedModel, whole_tokens: int) -> str:
 
 def planned(found: Findings, path: Path) -> str:
     """The plan counts the bytes of the checkpoint, and is valid JSON."""
-    plan = api.plan("fp32", "fp16", "int8", GPTQ, "int4@bitsandbytes", model=str(path))
+    plan = api.plan("fp32", "fp16", *VARIANTS[1:], model=str(path))
     shown = render(plan, "json")
     if "Infinity" in shown or "NaN" in shown:
         return "its JSON holds Infinity or NaN"
@@ -197,7 +203,10 @@ def compared(
 ) -> None:
     """`evalkit compare`: every row is ok, or says in one line what to do, which then works."""
     try:
-        rows = _compare(path, store, VARIANTS)
+        rows = _compare(path, store, VARIANTS[:-1])
+        if rows[0].status == "ok":
+            found.hold("perplexity", lambda: _perplexity(rows[0], store, plain))
+        rows += _compare(path, store, ("fp32", VARIANTS[-1]))[1:]
     except EvalkitError as error:
         found.steps["compare"] = f"refused: {error}"
         return
@@ -210,17 +219,51 @@ def compared(
         if row.status != "ok":
             _follow_advice(found, path, store, asked, row.message)
             continue
-        share = next((s for text, s in watched.packed.items() if _is(text, asked)), 0.0)
         if asked != "fp32":
-            found.packed[asked] = round(share, 3)
-            if share < PACKED_SHARE:
-                found.steps[asked] = f"only {share:.0%} of the linear weights are packed"
-        size = row.metrics["weight_bytes"].value
-        counted = next((b for text, b in watched.weight_bytes.items() if _is(text, asked)), 0)
+            found.packed[asked] = round(_of(watched.packed, row.variant.text), 3)
+            if found.packed[asked] < PACKED_SHARE:
+                share = f"{found.packed[asked]:.0%}"
+                found.steps[asked] = f"only {share} of the linear weights are packed"
+        size, counted = (
+            row.metrics["weight_bytes"].value,
+            _of(watched.weight_bytes, row.variant.text),
+        )
         if asked == "fp32" and size != counted:
             found.wrong.append(f"{asked} is said to take {size} bytes, counted {counted}")
-    if rows[0].status == "ok":
-        found.hold("perplexity", lambda: _perplexity(rows[0], store, plain))
+    found.int4 = rows[-1].variant.text if rows[-1].status == "ok" else ""
+    refused = gptq_refusal(path)
+    if refused:
+        found.steps["int4@gptq"] = refused
+        _follow_advice(found, path, store, "int4@gptq", refused)
+
+
+def gptq_refusal(path: Path) -> str:
+    """Why GPTQ in groups of 64 is refused, and what to use instead; "" where it is not."""
+    variant = parse_variant("int4@gptq,group_size=64")
+    try:
+        gptq.check(resolve_model(str(path)), variant)
+    except EvalkitError as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def quick_gptq() -> Iterator[None]:
+    """Little calibration, from a file: what GPTQ makes of random weights is not the question."""
+    own = gptq.SPEC
+    options = tuple(
+        dataclasses.replace(option, default=_QUICK.get(option.name, option.default))
+        for option in own.options
+    )
+    gptq.SPEC = dataclasses.replace(own, options=options)
+    try:
+        yield
+    finally:
+        gptq.SPEC = own
+
+
+def _of(counts: Mapping[str, Any], resolved: str) -> Any:
+    return next((count for text, count in counts.items() if _is(text, resolved)), 0)
 
 
 def _is(text: str, asked: str) -> bool:
@@ -233,7 +276,7 @@ def _compare(path: Path, store: Path, variants: tuple[str, ...]) -> Any:
     text.parent.mkdir(parents=True, exist_ok=True)
     text.write_text(TEXT.read_text(encoding="utf-8")[:4000].replace("<|endoftext|>", ""))
     return api.compare(
-        *(f"{v}{_QUICK_GPTQ}" if "@gptq" in v else v for v in variants),
+        *variants,
         model=str(path),
         text=[str(text)],
         tasks=["demo_where", "demo_sums"],

@@ -12,6 +12,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, OutOfMemoryError
 from evalkit.metrics import Protocol
 from evalkit.models.layer_format import format_of
+from evalkit.models.packed_parameters import Unpacking
 from evalkit.running import process
 from evalkit.running.compare import worker
 from evalkit.running.session import LoadedSession
@@ -88,6 +89,8 @@ def _look(watched: Watched, text: str, session: LoadedSession) -> None:
     held = packed = 0
     text_stack = model.get_decoder() if model.get_decoder() is not None else model
     for module in text_stack.modules():
+        if isinstance(module, Unpacking):
+            held, packed = held + module.shape.numel(), packed + module.shape.numel()
         if not hasattr(module, "in_features") or module is model.get_output_embeddings():
             continue
         size = module.in_features * module.out_features

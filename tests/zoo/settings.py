@@ -171,6 +171,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "expert_ffn_hidden_size": 128, "moe_topk": 2, "n_routed_experts": 4,
     },
     "mamba2": {"num_heads": 8, "head_dim": 32, "n_groups": 1, "expand": 2},
+    "mimo_v2_flash": {"num_attention_heads": 4, "num_key_value_heads": 2},
     "mistral": {"num_hidden_layers": 3},
     "moshi": {"audio_vocab_size": VOCABULARY},
     "qwen2": {"use_sliding_window": False},
@@ -188,6 +189,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh"], "num_hidden_layers": 2, "max_position_embeddings": 1024,
     },
     "rwkv": {"attention_hidden_size": 128, "context_length": POSITIONS},
+    "xlstm": {"num_heads": 4},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 1,

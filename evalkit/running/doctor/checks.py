@@ -92,14 +92,17 @@ def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
 
 
 def head_is_tied_as_configured(loaded: LoadedVariant) -> Iterator[Finding]:
-    """Where the configuration ties head and embedding, they hold the same values."""
+    """Where the configuration ties head and embedding, they hold the same values.
+
+    Of other shapes they cannot be tied, whatever the configuration says: then both were loaded.
+    """
     head, embedding = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
     if not getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False):
         return
     one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
     if one is None or other is None or one.data_ptr() == other.data_ptr():
         return
-    if one.shape != other.shape or not same_numbers(one, other):
+    if one.shape == other.shape and not same_numbers(one, other):
         yield _problem(
             "tied head", "head and embedding differ although the configuration ties them",
             "a head that was not loaded is random: every prediction is noise",
