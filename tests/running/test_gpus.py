@@ -305,4 +305,4 @@ def test_what_quantizes_and_what_measures_are_shown_the_same_card(
         "int4@gptq,group_size=32", model="demo", device="cuda:1", text=[tmp_path / "text.txt"],
         context=64, out=tmp_path / "store", progress=ignore,
     )  # fmt: skip
-    assert shown == [("_check", ""), ("_make", "GPU-4090"), ("_measure", "GPU-4090")]
+    assert shown == [("_make", "GPU-4090"), ("_measure", "GPU-4090")]
