@@ -9,14 +9,13 @@ Ramdas 2023, "Estimating means of bounded random variables by betting", Journal 
 Statistical Society B 86:1, sections 4 and 5).
 
 One bet stakes the share b of the capital on a unit (an item, or a group of items that belong
-together): with values from a on, a unit of z = Σ (value − a) over its n items turns 1 into
+together), drawn independently: with values from a on, a unit of z = Σ (value − a) over its n items
+leaves the part
 
-    1 − b · n / n_max + b · z / (n_max · (m − a))          independent draws
-    1 − b + b · z / expected(m)                            without replacement
+    1 − b · n / n_max + b · z / (n_max · (m − a))
 
-where expected(m) is the mean of z over the units not yet drawn, were the mean of all of them m. It
-is never negative, its expectation is at most 1 where the mean is at most m, and it falls in m,
-so that the means not refuted are an interval. How much to stake best is not known beforehand: the
+of its capital. That is never negative, its expectation is at most 1 where the mean is at most m,
+and it falls in m, so that the means not refuted are an interval. How much to stake best is not known beforehand: the
 capital is spread over a dozen stakes (their "diversified Kelly betting"), which no look at the data
 changes and which costs little against the best of them.
 """
@@ -45,14 +44,6 @@ _HALVINGS = 16
 
 
 @dataclass(frozen=True)
-class Population:
-    """Everything that draws without replacement come from: `units`, and `items` in all of them."""
-
-    units: int
-    items: float
-
-
-@dataclass(frozen=True)
 class Draws:
     """What was drawn so far, in the order of drawing, which must be random.
 
@@ -62,12 +53,11 @@ class Draws:
         sizes: items of each unit, shape (units,) or that of `totals`.
         low, high: bounds of the value of an item.
         largest: items of the largest unit that there is, drawn or not.
-        population: where units are drawn without replacement, what they are drawn from: the mean
-            is that of its items. None: units are independent, and the mean is E[total] / E[size].
+
+    Units are independent, and the mean is E[total] / E[size].
 
     Raises:
-        EvalkitError: for totals outside the bounds, units beyond the largest, or more units than
-            the population has.
+        EvalkitError: for totals outside the bounds, or units beyond the largest.
     """
 
     totals: FloatArray
@@ -75,7 +65,6 @@ class Draws:
     low: float = -1.0
     high: float = 1.0
     largest: float = 1.0
-    population: Population | None = None
 
     def __post_init__(self) -> None:
         rounding = 1e-9 * self.largest * (self.high - self.low)
@@ -88,11 +77,6 @@ class Draws:
             raise EvalkitError(
                 f"units of at most {self.largest:g} items with values from {self.low:g} to"
                 f" {self.high:g} were declared: one is larger, or its values lie outside"
-            )
-        if self.population is not None and excess.shape[-1] > self.population.units:
-            raise EvalkitError(
-                f"{excess.shape[-1]} units drawn from {self.population.units}: without replacement"
-                " each is drawn once"
             )
 
     @property
@@ -155,18 +139,9 @@ def confidence_sequence(draws: Draws, confidence: float = 0.95) -> Interval:
 def _returns(draws: Draws, mean: float) -> tuple[FloatArray, FloatArray]:
     """What a unit brings and costs for each part of the capital staked on it."""
     excess = draws.excess
-    if draws.population is None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain = np.asarray(excess / (draws.largest * (mean - draws.low)))
-        return np.where(excess <= 0, 0.0, gain), np.asarray(draws.sizes / draws.largest)
-    left = draws.population.units - np.arange(excess.shape[-1])
-    after = (mean - draws.low) * draws.population.items - np.cumsum(excess, axis=-1)
-    expected = (after + excess) / left
-    # Where nothing is left to rounding, nothing is won or lost; where more came, all is won.
-    rounding = 1e-9 * draws.largest * (draws.high - draws.low)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(expected > rounding, excess / expected, 1.0)
-    return np.where(after < -rounding, np.inf, gain), np.ones(())
+        gain = np.asarray(excess / (draws.largest * (mean - draws.low)))
+    return np.where(excess <= 0, 0.0, gain), np.asarray(draws.sizes / draws.largest)
 
 
 def _best(draws: Draws, mean: float) -> FloatArray:

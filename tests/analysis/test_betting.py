@@ -9,7 +9,6 @@ import pytest
 
 from evalkit.analysis.betting import (
     Draws,
-    Population,
     anytime_p,
     confidence_sequence,
     log_capital,
@@ -41,40 +40,10 @@ def test_capital_is_fair_for_clusters_of_unequal_size() -> None:
     assert chances.prod(axis=1) @ capital == pytest.approx(np.ones(3))
 
 
-def test_capital_is_fair_when_each_unit_is_drawn_once() -> None:
-    values = np.array([0.0, 0.3, 0.5, 1.0])
-    orders = np.array(list(itertools.permutations(values)))
-    draws = Draws(orders, _ones(4), low=0.0, population=Population(4, 4))
-    assert np.exp(log_capital(draws, values.mean()))[:, :3].mean(axis=0) == pytest.approx(_ones(3))
-
-
-def test_a_whole_population_is_known_exactly() -> None:
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 5, 30).astype(float)
-    totals = sizes * rng.random(30)
-    draws = Draws(totals, sizes, low=0.0, largest=4, population=Population(30, float(sizes.sum())))
-    found = confidence_sequence(draws)
-    truth = totals.sum() / sizes.sum()
-    assert [found.low, found.estimate, found.high] == pytest.approx([truth] * 3, abs=1e-6)
-
-
-def test_less_is_left_open_without_replacement() -> None:
-    values = (np.random.default_rng(1).random(150) < 0.3).astype(float)
-    independent = confidence_sequence(Draws(values, _ones(150), low=0.0))
-    finite = Draws(values, _ones(150), low=0.0, population=Population(200, 200))
-    once = confidence_sequence(finite)
-    assert once.high - once.low < 0.8 * (independent.high - independent.low)
-
-
-@pytest.mark.parametrize("population", [None, Population(400, 400)])
-def test_sequences_cover_at_every_look(population: Population | None) -> None:
+def test_sequences_cover_at_every_look() -> None:
     rng = np.random.default_rng(2)
-    whole = rng.choice([-1.0, 0.0, 1.0], size=(400, 400), p=[0.06, 0.9, 0.04])
-    truth = np.full(400, -0.02) if population is None else whole.mean(axis=1)
-    # A series of its own mean each: shifted so that one claim serves all.
-    shift = truth[:, None] - truth.mean()
-    draws = Draws(whole - shift, _ones(400), low=-1.1, high=1.1, population=population)
-    above, below = anytime_p(draws, truth.mean()), anytime_p(draws.mirrored(), -truth.mean())
+    draws = Draws(rng.choice([-1.0, 0.0, 1.0], size=(400, 400), p=[0.06, 0.9, 0.04]), _ones(400))
+    above, below = anytime_p(draws, -0.02), anytime_p(draws.mirrored(), 0.02)
     assert (np.minimum(above, below) < 0.025).mean() <= 0.05
 
 
@@ -104,12 +73,10 @@ def test_without_flips_the_sequence_is_wide_at_first_and_narrows() -> None:
     assert [empty.low, empty.estimate, empty.high] == pytest.approx([-1, 0, 1], abs=1e-6)
 
 
-def test_values_beyond_their_bounds_and_too_many_units_are_refused() -> None:
+def test_values_beyond_their_bounds_are_refused() -> None:
     with pytest.raises(EvalkitError, match="its values lie outside"):
         Draws(np.array([1.5]), _ones(1))
     with pytest.raises(EvalkitError, match="one is larger"):
         Draws(np.array([1.5]), np.array([2.0]))
-    with pytest.raises(EvalkitError, match="each is drawn once"):
-        Draws(np.zeros(3), _ones(3), population=Population(2, 2))
     with pytest.raises(EvalkitError, match="confidence 2"):
         confidence_sequence(Draws(np.zeros(3), _ones(3)), 2)
