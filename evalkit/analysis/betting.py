@@ -15,9 +15,9 @@ leaves the part
     1 − b · n / n_max + b · z / (n_max · (m − a))
 
 of its capital. That is never negative, its expectation is at most 1 where the mean is at most m,
-and it falls in m, so that the means not refuted are an interval. How much to stake best is not known beforehand: the
-capital is spread over a dozen stakes (their "diversified Kelly betting"), which no look at the data
-changes and which costs little against the best of them.
+and it falls in m, so that the means not refuted are an interval. How much to stake best is not
+known beforehand: the capital is spread over a dozen stakes (their "diversified Kelly betting"),
+which no look at the data changes and which costs little against the best of them.
 """
 
 from __future__ import annotations
