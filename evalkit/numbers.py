@@ -41,6 +41,11 @@ def signed(value: float, decimals: int) -> str:
     return f"{'+' if value > 0 else MINUS} {text}"
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 variant", "1,024 windows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def byte_size(value: float) -> str:
     """Bytes in decimal units: "14.8 GB", "525 kB"."""
     units = ("B", "kB", "MB", "GB", "TB")

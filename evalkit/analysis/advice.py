@@ -26,6 +26,8 @@ def advise(comparison: Comparison) -> Comparison:
 def sentence(comparison: Comparison) -> str:
     """What to do: the smallest variant without loss, and what is known against the others.
 
+    A variant whose weights are no smaller than the baseline's is not advised.
+
     Says so where nothing was measured, nothing can be concluded, or every variant is worse.
     """
     rows = [row for row in comparison.rows[1:] if row.status == "ok"]
@@ -33,7 +35,7 @@ def sentence(comparison: Comparison) -> str:
         if len(comparison.rows) == 1:
             return f"Only the baseline {comparison.baseline} was measured: add a variant."
         return f"No variant could be measured beside {comparison.baseline}: see the messages."
-    harmless = [row for row in rows if Word(row.verdict.word).is_harmless]
+    harmless = [row for row in rows if Word(row.verdict.word).is_harmless and _is_smaller(row)]
     other = [row for row in rows if row not in harmless]
     words = []
     if harmless:
@@ -54,6 +56,12 @@ def _size(row: Row) -> float:
     return value.value if value is not None and value.value is not None else float("inf")
 
 
+def _is_smaller(row: Row) -> bool:
+    """Whether its weights take less than the baseline's; also where that was not measured."""
+    size = row.metrics.get("weight_bytes")
+    return size is None or float(size.details.get("ratio") or 0.0) < 1
+
+
 def _gains(row: Row) -> list[str]:
     """What the row buys, as one line; empty where it was not measured."""
     gains = []
@@ -72,6 +80,8 @@ def _objection(row: Row, rows: Sequence[Row], margin: str) -> str:
     # The strongest evidence, and how much changed; what lies between stands below the table.
     strongest = dict.fromkeys((*verdict.evidence[:1], *verdict.evidence[-1:]))
     told = _told([*strongest, *_beside(row, rows)])
+    if Word(verdict.word).is_harmless:
+        return f"{name} loses nothing beyond {margin}, but its weights are no smaller"
     if verdict.word == Word.WORSE and verdict.is_beyond_margin:
         return f"{name} is worse by more than {margin} allows{told}"
     if verdict.word == Word.WORSE:

@@ -114,7 +114,7 @@ def _suite_remarks(found: DryRun) -> Iterable[str]:
     if counts is not None:
         yield (
             f"texts: {', '.join(text.name for text in suite.texts)}; convention"
-            f" {suite.convention}, context {suite.context}: {counts.windows:,} windows,"
+            f" {suite.convention}, context {suite.context}: {numbers.counted(counts.windows, 'window')},"
             f" {counts.tokens:,} tokens, {counts.scored:,} scored"
         )
         size = numbers.byte_size(counts.reference_bytes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from evalkit.analysis.gate import Judgement
-from evalkit.numbers import clean
+from evalkit.numbers import clean, counted
 from evalkit.view.export import json_text
 
 SCHEMA = "evalkit.check/1"
@@ -37,7 +37,7 @@ def to_text(found: Judgements) -> str:
         for one in found.items
     ]
     failed = sum(not one.passed for one in found.items)
-    return "\n".join([*lines, f"{len(found.items)} limits checked, {failed} not held"])
+    return "\n".join([*lines, f"{counted(len(found.items), 'limit')} checked, {failed} not held"])
 
 
 def to_json(found: Judgements) -> str:

@@ -150,6 +150,9 @@ def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
     assert "int4 is worse" in result.sentence
     only_bad = compare(MODEL, SUITE, [rows[0], rows[2]], MARGIN)
     assert only_bad.sentence.startswith("Stay with fp16")
+    larger = compare(MODEL, SUITE, [rows[1], rows[0]], MARGIN)
+    stays = "Stay with int8; fp16 loses nothing beyond 1pp, but its weights are no smaller."
+    assert larger.sentence == stays
     assert "add a variant" in compare(MODEL, SUITE, rows[:1], MARGIN).sentence
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from evalkit.numbers import counted
 from evalkit.plain_text import duration
 from evalkit.progress import Event, Listener, Planned
 from evalkit.running.compare.expected import Expectation
@@ -43,7 +44,7 @@ def _sentence(expected: Expectation) -> str:
     left = sum(step.time.seconds for step in steps)
     end = time.strftime("%H:%M", time.localtime(time.time() + left))
     words = (
-        f"{_counted(len(expected.steps), 'variant')} in {_counted(len(steps), 'step')}, about"
+        f"{counted(len(expected.steps), 'variant')} in {counted(len(steps), 'step')}, about"
         f" {duration(left)}, done at {end} (within a factor of {expected.whole.factor:.1f}, told"
         f" from {expected.whole.source})"
     )
@@ -54,7 +55,3 @@ def _sentence(expected: Expectation) -> str:
             " int4@bitsandbytes, shortens it"
         )
     return words
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
