@@ -112,10 +112,11 @@ def _remarks(found: DryRun) -> Iterable[str]:
 def _suite_remarks(found: DryRun) -> Iterable[str]:
     suite, counts = found.suite, found.texts
     if counts is not None:
+        windows = numbers.counted(counts.windows, "window")
         yield (
             f"texts: {', '.join(text.name for text in suite.texts)}; convention"
-            f" {suite.convention}, context {suite.context}: {numbers.counted(counts.windows, 'window')},"
-            f" {counts.tokens:,} tokens, {counts.scored:,} scored"
+            f" {suite.convention}, context {suite.context}: {windows}, {counts.tokens:,} tokens,"
+            f" {counts.scored:,} scored"
         )
         size = numbers.byte_size(counts.reference_bytes)
         yield f"reference on disk: {size}"
