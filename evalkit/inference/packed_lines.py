@@ -7,7 +7,8 @@ row of it.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,22 +79,26 @@ def tree_tokens(root: Node) -> int:
 def lay_out(trees: Sequence[tuple[Node, int]], room: int) -> list[Line]:
     """Lines of at most `room` tokens over `trees`, each a root and the row it extends.
 
-    The longest tree is laid first, each into the fullest line that has room for it.
+    They are as few as can be and of like length, for a batch is as long as its longest line.
     """
-    lines: list[list[tuple[Node, int]]] = []
-    left: dict[int, list[tuple[int, int]]] = {}
-    sizes = [tree_tokens(root) for root, _ in trees]
-    for index in sorted(range(len(trees)), key=lambda i: -sizes[i]):
-        tree, size = trees[index], sizes[index]
-        # (tokens left, line), sorted: the first that is large enough is the fullest.
-        open_lines = left.setdefault(tree[1], [])
-        place = bisect_left(open_lines, (size, -1))
-        free, line = open_lines.pop(place) if place < len(open_lines) else (room, len(lines))
-        if line == len(lines):
-            lines.append([])
-        lines[line].append(tree)
-        insort(open_lines, (free - size, line))
-    return [_line(one) for one in lines]
+    groups: dict[int, list[tuple[Node, int]]] = {}
+    for tree in trees:
+        groups.setdefault(tree[1], []).append(tree)
+    return [line for group in groups.values() for line in _balanced(group, room)]
+
+
+def _balanced(trees: Sequence[tuple[Node, int]], room: int) -> list[Line]:
+    """The longest tree first, each into the shortest line."""
+    sized = sorted(((tree_tokens(tree[0]), tree) for tree in trees), key=lambda one: -one[0])
+    count = math.ceil(sum(size for size, _ in sized) / room)
+    while True:
+        lines: list[tuple[int, int, list[tuple[Node, int]]]] = [(0, i, []) for i in range(count)]
+        for size, tree in sized:
+            length, index, held = lines[0]
+            heapq.heapreplace(lines, (length + size, index, [*held, tree]))
+        if max(length for length, _, _ in lines) <= room:
+            return [_line(held) for _, _, held in lines]
+        count += 1
 
 
 def smallest_line(trees: Sequence[tuple[Node, int]]) -> Line:
