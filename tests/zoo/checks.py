@@ -26,7 +26,7 @@ from evalkit.errors import EvalkitError
 from evalkit.inference.decoding import Decoding
 from evalkit.inference.generate import generate_texts
 from evalkit.inference.prefix_scores import Request, score_requests
-from evalkit.models.loading import load_tokenizer
+from evalkit.models.loading import load_causal_lm, load_tokenizer
 from evalkit.models.resolve import resolve_model
 from evalkit.scoring import head
 from evalkit.tasks.local_model import LocalLanguageModel
@@ -106,6 +106,11 @@ def examine(model_type: str, folder: Path, *, whole_tokens: int = head.WHOLE_TOK
         return found
     found.architecture = type(plain).__name__
     found.parameters = sum(p.numel() for p in plain.parameters())
+    try:
+        load_causal_lm(path, dtype=torch.float32, device="cpu")
+    except EvalkitError as error:
+        found.steps["model"] = f"refused: {error}"
+        return found
     head.WHOLE_TOKENS, head.CHUNK_TOKENS = whole_tokens, whole_tokens // 4
     store = folder / "stores" / model_type
     shutil.rmtree(store, ignore_errors=True)

@@ -94,10 +94,10 @@ def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
 def head_is_tied_as_configured(loaded: LoadedVariant) -> Iterator[Finding]:
     """Where the configuration ties head and embedding, they hold the same values.
 
-    Of other shapes they cannot be tied, whatever the configuration says: then both were loaded.
+    As in transformers the model's own counts, not that of the text model inside it. Of other shapes they cannot be tied, whatever the configuration says: then both were loaded.
     """
     head, embedding = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
-    if not getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False):
+    if not getattr(loaded.model.config, "tie_word_embeddings", False):
         return
     one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
     if one is None or other is None or one.data_ptr() == other.data_ptr():
