@@ -94,7 +94,8 @@ def layers_are_as_promised(loaded: LoadedVariant) -> Iterator[Finding]:
 def head_is_tied_as_configured(loaded: LoadedVariant) -> Iterator[Finding]:
     """Where the configuration ties head and embedding, they hold the same values.
 
-    As in transformers the model's own counts, not that of the text model inside it. Of other shapes they cannot be tied, whatever the configuration says: then both were loaded.
+    As in transformers the model's own counts, not that of the text model inside it. Of other
+    shapes they cannot be tied, whatever the configuration says: then both were loaded.
     """
     head, embedding = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
     if not getattr(loaded.model.config, "tie_word_embeddings", False):
