@@ -99,8 +99,8 @@ def _without_data(config: dict[str, Any]) -> Any:
     model.eval()
     cast(model, DTYPES[2])
     for one in (model.config, model.config.get_text_config()):
-        # Ids would be searched for it, and there are none.
-        one.pad_token_id = None
+        # Ids would be searched for it, and there are none. Some configurations check what is set.
+        vars(one)["pad_token_id"] = None
     return model
 
 

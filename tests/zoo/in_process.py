@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from evalkit.errors import EvalkitError, OutOfMemoryError
 from evalkit.metrics import Protocol
 from evalkit.models.layer_format import format_of
@@ -87,7 +89,8 @@ def _look(watched: Watched, text: str, session: LoadedSession) -> None:
         seen.add(place)
     watched.weight_bytes[text] = total
     held = packed = 0
-    text_stack = model.get_decoder() if model.get_decoder() is not None else model
+    decoder = model.get_decoder()
+    text_stack = decoder if isinstance(decoder, PreTrainedModel) else model.base_model
     for module in text_stack.modules():
         if isinstance(module, Unpacking):
             held, packed = held + module.shape.numel(), packed + module.shape.numel()
