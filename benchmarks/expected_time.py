@@ -21,13 +21,14 @@ from evalkit.analysis.duration import (
     Sizes,
     expected,
     loading_unseen,
-    probes_cost,
+    probe_cost,
     quantizing_cost,
     task_cost,
     text_cost,
     total,
 )
 from evalkit.metrics import Protocol
+from evalkit.metrics.memory import DECODE_TOKENS
 from evalkit.records import Cost
 
 MODEL, SUITE = "phi-3-small", "standard"
@@ -41,7 +42,11 @@ def count(data: Path) -> dict[str, Any]:
     """Tokens of the suite's texts and of each task's prompts, and the sizes of the model."""
     from evalkit.models.phi3_small.tokenizer import Phi3SmallTokenizer
     from evalkit.models.resolve import resolve_config
-    from evalkit.running.compare.cost import model_sizes, noise_sample, prompt_counts
+    from evalkit.running.compare.cost import (
+        model_sizes,
+        noise_sample,
+        prompt_counts,
+    )
     from evalkit.tasks.loading import load_tasks
     from evalkit.tasks.prompts import build_requests
     from evalkit.texts.documents import load_texts
@@ -93,11 +98,14 @@ def expect(counts: dict[str, Any], gpu: str) -> dict[str, Any]:
 
 def costs(counts: dict[str, Any], variant: str) -> dict[str, Cost]:
     """What each part of a variant asks of the card, as `evalkit.running.compare.cost` counts it."""
+    from evalkit.running.compare.cost import SPEED_REPETITIONS
+
     sizes, texts, baseline = Sizes(**counts["sizes"]), counts["texts"], variant == VARIANTS[0]
     protocol = Protocol()
-    steps = (protocol.prompt, protocol.generate, protocol.repetitions)
+    steps = (protocol.prompt, protocol.generate, SPEED_REPETITIONS)
     found = {"quantizing": quantizing_cost(sizes, CALIBRATION_TOKENS)} if variant == "int4" else {}
-    found["speed and memory"] = probes_cost(sizes, *steps, WEIGHTS)
+    found["memory"] = probe_cost("memory", sizes, protocol.prompt, DECODE_TOKENS, 1, WEIGHTS)
+    found["speed"] = probe_cost("speed", sizes, *steps, WEIGHTS)
     noise = min(1.0, NOISE_TOKENS / texts["scored"])
     found["texts"] = text_cost(
         sizes, texts["tokens"], texts["scored"], baseline=baseline, noise=noise

@@ -10,7 +10,7 @@ from evalkit.analysis.duration import (
     Rates,
     Sizes,
     expected,
-    probes_cost,
+    probe_cost,
     task_cost,
     text_cost,
     total,
@@ -41,9 +41,10 @@ def test_generated_tokens_read_the_weights() -> None:
     assert some.operations > none.operations
 
 
-def test_each_repetition_of_a_probe_and_the_warm_up_count() -> None:
-    once, thrice = (probes_cost(SIZES, 8, 4, n, 2_000) for n in (1, 3))
-    assert (once.bytes, thrice.bytes) == (2 * 4 * 2_000, 4 * 4 * 2_000)
+def test_each_repetition_of_a_probe_counts() -> None:
+    once, thrice = (probe_cost("speed", SIZES, 8, 4, n, 2_000) for n in (1, 3))
+    assert (once.bytes, thrice.bytes) == (4 * 2_000, 3 * 4 * 2_000)
+    assert thrice.operations == 3 * once.operations
 
 
 def test_the_nearest_earlier_runs_count() -> None:

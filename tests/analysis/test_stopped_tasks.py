@@ -69,7 +69,7 @@ def test_no_loss_is_said_with_the_sequences_own_difference() -> None:
     assert (value.delta, value.delta_low, value.delta_high) == (
         sequence.estimate, sequence.low, sequence.high,
     )  # fmt: skip
-    assert value.verdict == "no loss" == found.rows[1].verdict
+    assert value.verdict == "no loss" == found.rows[1].verdict.word
     assert value.details["decided"] == {"items": 800, "of": OF, "valid": "at every look"}
     ordinary = value.details["ordinary"]
     assert ordinary["valid"] == "not under stopping" and value.delta_low < ordinary["low"]

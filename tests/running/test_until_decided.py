@@ -74,7 +74,7 @@ def _accuracy(found: Comparison) -> dict[str, object]:
 def test_a_task_stops_goes_on_and_is_never_taken_for_the_whole(house: House) -> None:
     found, events = house.compare(until_decided=True, margin="20pp")
     first = _accuracy(found)
-    assert first["verdict"] == "no loss" == found.rows[1].verdict
+    assert first["verdict"] == "no loss" == found.rows[1].verdict.word
     assert first["decided"] == {"items": 64, "of": ITEMS, "valid": "at every look"}
     assert first["n"] == 64 and found.rows[0].metrics["chooses.acc"].n == ITEMS
     ordinary = first["details"]["ordinary"]  # type: ignore[index]

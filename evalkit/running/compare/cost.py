@@ -36,7 +36,7 @@ from evalkit.tasks.language_model import MAX_GEN_TOKS
 # Texts of a task that are tokenised to learn how many characters make a token.
 _SAMPLED = 64
 # Of a generation whose speed is measured, in the usual case.
-_SPEED_REPETITIONS = 8
+SPEED_REPETITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Costs:
         protocol, weights = self.job.settings.protocol, self.job.checkpoint.weight_bytes
         if part.kind == "memory":
             return probe_cost("memory", self.sizes, protocol.prompt, DECODE_TOKENS, 1, weights)
-        steps = (protocol.prompt, protocol.generate, _SPEED_REPETITIONS)
+        steps = (protocol.prompt, protocol.generate, SPEED_REPETITIONS)
         return probe_cost("speed", self.sizes, *steps, weights)
 
     @property
