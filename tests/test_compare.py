@@ -165,11 +165,11 @@ def test_the_command_prints_json_and_its_exit_code_says_what_failed(
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--dry-run"])
     out = capsys.readouterr().out
-    assert ended.value.code == 0
+    assert ended.value.code == 1
     assert "12 windows" in out and "int4@gptq,group_size=128" in out and "cannot run" in out
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--dry-run", "--format", "json"])
-    assert ended.value.code == 0
+    assert ended.value.code == 1
     printed = json.loads(capsys.readouterr().out)
     assert printed["schema"] == "evalkit.dry_run/1" and printed["rows"][2]["message"]
 

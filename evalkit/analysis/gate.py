@@ -147,7 +147,8 @@ def _said(limit: Limit, metric: str, value: Value, bound: float) -> str:
     end, relation = ("lower", "at least") if limit.at_least else ("upper", "at most")
     what = f"{end} end of the interval" if limit.judged == "value" else "largest loss not ruled out"
     words = f"{metric}: {what} {limit.worst_words(value)}"
-    noise = noise_of(value) / limit.scale(value)
+    scale = limit.scale(value)
+    noise = noise_of(value) / scale if scale else 0.0
     if limit.judged != "value" and noise > bound:
         words += f", noise floor {limit.figure(noise, value)}"
     return f"{words}, allowed {relation} {limit.figure(bound, value)}"

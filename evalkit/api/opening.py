@@ -208,7 +208,7 @@ def _comparison_line(file: Path, one: Comparison) -> str:
     """Id, when, model, suite, and the verdict of each variant."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(file.stat().st_mtime))
     rows = ", ".join(
-        f"{row.variant.label} ({row.verdict if row.status == 'ok' else row.status})"
+        f"{row.variant.label} ({row.verdict.text if row.status == 'ok' else row.status})"
         for row in one.rows
     )
     partial = "  partial" if one.is_partial else ""

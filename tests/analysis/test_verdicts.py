@@ -27,6 +27,7 @@ def test_the_text_forms() -> None:
         "changed",
         "not comparable",
         "not measured",
+        "not asked for",
         "baseline",
     ]
 

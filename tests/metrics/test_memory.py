@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from evalkit.inference import timing
 from evalkit.metrics import Probe, Protocol, load_time, memory
@@ -86,7 +87,7 @@ def test_the_peak_is_the_largest_of_its_phases_and_not_of_what_lies_between(
 
         monkeypatch.setattr(timing, name, phase)
     monkeypatch.setattr(timing, "random_prompts", lambda *_: None)
-    config = SimpleNamespace(max_position_embeddings=512)
+    config = LlamaConfig(max_position_embeddings=512)
     probe = Probe(
         SimpleNamespace(config=config), "cuda:1", "", Protocol(), 0, {},
         load_peaks={"allocated": load, "reserved": load, "used": load},

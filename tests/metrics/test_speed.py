@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from evalkit.analysis.samples import median_interval
 from evalkit.inference import timing
@@ -33,7 +34,7 @@ class Machine:
 
 
 def probe(**protocol: Any) -> tuple[Probe, list[tuple[float, float, str]]]:
-    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
+    model = SimpleNamespace(config=LlamaConfig(max_position_embeddings=4096))
     told: list[tuple[float, float, str]] = []
     made = Probe(
         model, "cpu", "", Protocol(**protocol), 0, {}, advance=lambda *far: told.append(far)

@@ -51,7 +51,9 @@ def test_every_setting_of_every_variant_is_a_point(found: Bench) -> None:
         for point in points:
             assert point.status == "ok"
             assert (point.n, len(point.rounds)) == (4, 2)
-            assert point.low < point.tokens_per_second < point.high
+            # Two rounds give no interval.
+            assert point.low is None and point.high is None
+            assert point.tokens_per_second > 0
             assert point.latency_ms_p50 <= point.latency_ms_p95 <= point.latency_ms_p99
             assert point.engine == "eager"
             assert 0 < point.bandwidth_utilization < 1

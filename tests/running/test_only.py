@@ -77,7 +77,7 @@ def test_what_was_left_out_is_not_asked_for_and_found_by_a_later_run(
     speed = evalkit.compare("fp32", "bf16", **asked, only=["speed"])
     assert begun == ["open_variant", "_probe"] * 2
     assert speed.rows[1].metrics.keys() & (SPEEDS | MEMORY | {"perplexity"}) == SPEEDS
-    assert {row.verdict for row in speed.rows} == {"not asked for"}
+    assert {row.verdict.word for row in speed.rows} == {"not asked for"}
     assert speed.sentence == "Quality was not asked for."
     left_out = "not asked for: size, peak, perplexity, KL, top-1, tasks (--only speed)"
     assert left_out in render(speed, "table")

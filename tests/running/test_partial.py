@@ -10,7 +10,7 @@ import pytest
 
 import evalkit
 from evalkit import cli
-from evalkit.records import Comparison, Model, Row, Status, Suite, Variant
+from evalkit.records import Comparison, Model, Row, Status, Suite, Variant, Verdict
 from evalkit.running.compare.run import _partial, _save
 from evalkit.store.store import Store
 
@@ -18,7 +18,7 @@ from evalkit.store.store import Store
 def comparison(*statuses: Status, name: str = "m", runs: str = "r") -> Comparison:
     variants = [Variant("fp32", "transformers"), Variant("int8", "bitsandbytes")]
     rows = tuple(
-        Row(variant, status, verdict="no loss", runs=(f"{runs}{variant.text}",))
+        Row(variant, status, verdict=Verdict("no loss"), runs=(f"{runs}{variant.text}",))
         for variant, status in zip(variants, statuses, strict=True)
     )
     return Comparison(Model(name, "i"), Suite("custom"), "fp32", "1pp", rows)

@@ -78,7 +78,7 @@ def test_on_a_card_the_key_says_what_cannot_be_compiled(
 
     def key(words: str, device: str) -> Any:
         changed = {"variant": parse_variant(words), "device": device}
-        return keys.probes_key(Job(**(vars(job) | changed)))
+        return keys.probes_key(Job(**(vars(job) | changed)), "speed")
 
     def all_keys() -> list[Any]:
         return [key(words, device) for words in ("int4", "int8") for device in ("cuda", "cpu")]

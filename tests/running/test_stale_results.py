@@ -91,7 +91,10 @@ class House:
         assert [row.status for row in found.rows] == ["ok"] * len(found.rows), [
             row.message for row in found.rows
         ]
-        return found, {(e.variant, e.stage) for e in events if e.stage and not e.message}
+        # A task is named by its file before it is opened.
+        names = {str(self.generate): "goes_on", str(self.choose): "chooses"}
+        stages = {(e.variant, names.get(e.stage, e.stage)) for e in events if e.stage}
+        return found, {one for one in stages if one[1] not in ("starting", "texts")}
 
     @property
     def tasks(self) -> str:
@@ -114,7 +117,7 @@ def stages(measured: set[tuple[str, str]], variant: str) -> set[str]:
     return {stage for name, stage in measured if name == variant}
 
 
-PROBES = {f"measuring {name}" for name in ("load_time", "memory", "size", "speed")}
+PROBES = {f"measuring {name}" for name in ("load time", "memory", "size", "speed")}
 
 
 def test_a_directory_that_is_quantized_again(house: House) -> None:
