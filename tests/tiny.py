@@ -26,6 +26,21 @@ def documents(seed: int, count: int, sentences: int = 6) -> str:
     return "\n<|endoftext|>\n".join(text(seed + i, sentences) for i in range(count)) + "\n"
 
 
+def multiple_choice(name: str, data: Path) -> str:
+    """YAML of a task over the JSON lines of `data`: q, choices, and the answer's number."""
+    return f"""
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{answer}}}}"
+doc_to_choice: "{{{{choices}}}}"
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
 def make_llama(path: Path, *, hidden: int = 64, intermediate: int = 96) -> Path:
     """Save a random float32 Llama of two layers and a byte-level BPE tokenizer into `path`."""
     import torch

@@ -8,6 +8,7 @@ matrices of one module at a time are held in floating point.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
-class Unpacking(nn.Module):
+class Unpacking(nn.Module, ABC):
     """How one packed parameter is unpacked; `forward` maps what is stored to weights in `dtype`.
 
     `method` names how it is packed, `shape` is that of the weights.
@@ -29,9 +30,9 @@ class Unpacking(nn.Module):
         self.shape = shape
         self.dtype = dtype
 
+    @abstractmethod
     def forward(self, stored: Tensor) -> Tensor:
         """The weights in `dtype`."""
-        raise NotImplementedError
 
 
 def pack(module: nn.Module, name: str, stored: Tensor, unpacking: Unpacking) -> None:

@@ -19,18 +19,6 @@ from evalkit.running.compare.cost import Costs, _distinct_characters
 from evalkit.running.compare.plan import make_plan
 from evalkit.store.store import Store
 
-TASK = """
-task: own
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{q}}"
-doc_to_target: "{{answer}}"
-doc_to_choice: "{{choices}}"
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
-
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -88,7 +76,7 @@ def test_a_task_is_counted_from_its_prompts(words: dict[str, Any]) -> None:
         {"q": f"the old house {i}", "choices": [" sees", " has"], "answer": 0} for i in range(3)
     ]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "own.yaml").write_text(TASK.replace("FILE", str(folder / "test.jsonl")))
+    (folder / "own.yaml").write_text(tiny.multiple_choice("own", folder / "test.jsonl"))
     asked = {**words, "tasks": str(folder / "own.yaml"), "out": folder / "tasks"}
     options: Any = {name: value for name, value in asked.items() if name != "progress"}
     before = make_plan(["fp32"], resolved(CompareOptions, options))

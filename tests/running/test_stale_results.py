@@ -35,17 +35,6 @@ doc_to_target: "{{target}}"
 generation_kwargs: {until: ["<never>"], max_gen_toks: 8}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
-CHOOSE = """
-task: chooses
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{q}}"
-doc_to_target: "{{answer}}"
-doc_to_choice: "{{choices}}"
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 QUESTIONS = ("the old house sees", "a bird brings the", "who had the river", "the tree is")
 
 
@@ -58,7 +47,7 @@ class House:
         self.text = root / "text.txt"
         self.text.write_text(tiny.documents(1, 8), encoding="utf-8")
         self.generate = self._task("goes_on", GENERATE)
-        self.choose = self._task("chooses", CHOOSE)
+        self.choose = self._task("chooses", tiny.multiple_choice("chooses", root / "chooses.jsonl"))
         self.store = root / "store"
 
     def _task(self, name: str, yaml: str) -> Path:

@@ -21,17 +21,6 @@ from evalkit.store.store import Store
 from evalkit.store.task_requests import TaskItem, TaskRequests
 from evalkit.view.comparison import to_json
 
-YAML = """
-task: chooses
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{q}}"
-doc_to_target: "{{answer}}"
-doc_to_choice: "{{choices}}"
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 ITEMS = 240
 
 
@@ -47,7 +36,7 @@ class House:
         ]
         (root / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         self.task = root / "chooses.yaml"
-        self.task.write_text(YAML.replace("FILE", str(root / "data.jsonl")), encoding="utf-8")
+        self.task.write_text(tiny.multiple_choice("chooses", root / "data.jsonl"), encoding="utf-8")
 
     def compare(self, **words: object) -> tuple[Comparison, list[Event]]:
         """fp32 beside bf16, and the events of answering the task."""

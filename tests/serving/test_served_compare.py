@@ -12,22 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import servers
+import tiny
 
 import evalkit
 from evalkit.cli import main
 from evalkit.records import Comparison
-
-TASK = """
-task: choices
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{q}}"
-doc_to_target: "{{answer}}"
-doc_to_choice: "{{choices}}"
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 
 
 def compare(store: Path, checkpoint: Path, *variants: str, **words: object) -> Comparison:
@@ -43,7 +32,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     data = folder / "test.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    (folder / "choices.yaml").write_text(TASK.replace("FILE", str(data)))
+    (folder / "choices.yaml").write_text(tiny.multiple_choice("choices", data))
     return folder / "choices.yaml"
 
 
