@@ -54,6 +54,17 @@ def test_the_rest_is_corrected_by_what_was_finished(clock: Clock) -> None:
     assert forecast.outlook() == "40 s gone, about 1 min 20 s left"
 
 
+def test_one_step_that_takes_far_longer_does_not_make_all_others_so_long(clock: Clock) -> None:
+    """Of a tiny model the first speed took fourteen times as long, and "20 min left" was said."""
+    plan = tuple(Planned("fp16", step, seconds) for step, seconds in (("speed", 1), ("texts", 40)))
+    forecast = Forecast(clock)
+    forecast.hear(Event("evalkit", "", plan=plan))
+    forecast.hear(Event("fp16", "speed"))
+    clock.now += 14
+    forecast.hear(Event("fp16", "texts"))
+    assert forecast.left() == pytest.approx(3 * 40)
+
+
 def test_a_stage_without_a_plan_of_its_own_stays_in_its_step(clock: Clock) -> None:
     forecast = Forecast(clock)
     forecast.hear(Event("evalkit", "", message="", plan=PLAN))

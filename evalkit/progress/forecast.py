@@ -12,6 +12,9 @@ from evalkit.progress.events import Event, Planned
 
 # From this part of a step on, what was seen of it counts alone.
 _SEEN = 0.25
+# Steps of another name correct a step by no more than this: a plan may be that far off in all, and
+# what differs by more is a matter of the step.
+_FROM_OTHERS = 3.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,11 @@ class Forecast:
     def _ratio(self, step: Planned) -> float:
         """Real over expected seconds of finished steps of this name, else of all of them."""
         same = [one for one in self._finished if one.step.step == step.step]
-        known = same or self._finished
-        expected = math.fsum(one.step.seconds for one in known)
-        return math.fsum(one.seconds for one in known) / expected if expected > 0 else 1.0
+        if same:
+            return _ratio_of(same)
+        return min(_FROM_OTHERS, max(1 / _FROM_OTHERS, _ratio_of(self._finished)))
+
+
+def _ratio_of(finished: Sequence[_Finished]) -> float:
+    expected = math.fsum(one.step.seconds for one in finished)
+    return math.fsum(one.seconds for one in finished) / expected if expected > 0 else 1.0

@@ -159,9 +159,11 @@ def _steps(
     for name, cost in counts.parts:
         found = expected(cost, rates, past, model, variant)
         if name == "speed":
-            # No more is allowed, however slow the variant is.
+            # Repeated until its median is known, within the seconds that are allowed: where no
+            # speed was measured before, that takes about half of them however fast the model is.
             most = job.settings.protocol.seconds
-            found = dataclasses.replace(found, seconds=min(found.seconds, most))
+            least = 0.0 if any(p.cost.kind == "speed" for p in past) else most / 2
+            found = dataclasses.replace(found, seconds=min(max(found.seconds, least), most))
         yield Step(name, found)
 
 
