@@ -18,13 +18,16 @@ from evalkit.inference.prefix_cache import KeyValues
 from evalkit.inference.prefix_tree import Node, Row, TokenIds
 from evalkit.models.caches import attends_to_all
 from evalkit.scoring.head import Forward
-from evalkit.scoring.rounding import same_rows
+from evalkit.scoring.rounding import row_difference, same_rows
 
 if TYPE_CHECKING:
     from evalkit.inference.prefix import PrefixRunner
 
+_Pair = tuple[TokenIds, TokenIds]
 # Kinds of attention that take any mask.
 _ANY_MASK = ("eager", "sdpa")
+# How much more rows may differ than those of another batch do.
+_OF_ROUNDING = 2.0
 
 
 def try_keys(runner: PrefixRunner, tokens: TokenIds, cut: int) -> str:
@@ -45,7 +48,7 @@ def try_keys(runner: PrefixRunner, tokens: TokenIds, cut: int) -> str:
         for first in _first_positions(runner):
             runner.first_position = first
             found = _behind_keys(runner, pairs)
-            if all(same_rows(one, other) for one, other in zip(found, wanted, strict=True)):
+            if _same(runner, pairs, found, wanted):
                 return ""
     except Exception as error:  # whatever a foreign model makes of these keys and values
         if is_out_of_memory(error):
@@ -77,15 +80,46 @@ def try_line(
     try:
         step = runner.line_step([line], parent)
         rows = step.rows.flatten(0, 1)
+        pairs, found = [], []
         for place in {leaves[0], leaves[-1]}:
             node, first = line.nodes[place], step.firsts[place]
             tokens = sequences[node.sequences[0]]
-            wanted = _alone(runner, tokens[: node.start], tokens[node.start :])
-            if not same_rows(rows[first : first + len(node.tokens)], wanted):
-                return False
+            pairs.append((tokens[: node.start], tokens[node.start :]))
+            found.append(rows[first : first + len(node.tokens)])
+        return _same(runner, pairs, found, [_alone(runner, *pair) for pair in pairs])
     except Exception as error:  # whatever a foreign model makes of such a mask
         return is_out_of_memory(error)
-    return True
+
+
+def _same(
+    runner: PrefixRunner,
+    pairs: Sequence[_Pair],
+    found: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+) -> bool:
+    """Whether rows `found` of each of `pairs` are those `wanted` of passes of their own.
+
+    Some methods round a row by what else is in the batch (LLM.int8()): no more is asked of them
+    than that the rows differ as little as in one batch without anything shared.
+    """
+    if all(same_rows(one, other) for one, other in zip(found, wanted, strict=True)):
+        return True
+    together = _together(runner, pairs)
+    rounding, apart = (
+        max(row_difference(one, other) for one, other in zip(rows, wanted, strict=True))
+        for rows in (together, found)
+    )
+    return apart <= _OF_ROUNDING * rounding
+
+
+def _together(runner: PrefixRunner, pairs: Sequence[_Pair]) -> list[Tensor]:
+    """Rows of the second of each of `pairs` behind the first, whole sequences in one batch."""
+    tokens = [np.concatenate(pair).astype(np.int32) for pair in pairs]
+    rows = runner.states(None, runner.inputs(tokens, [0] * len(tokens)))
+    return [
+        row[len(beginning) : len(whole)]
+        for row, whole, (beginning, _) in zip(rows, tokens, pairs, strict=True)
+    ]
 
 
 def _first_positions(runner: PrefixRunner) -> tuple[int, ...]:
@@ -99,9 +133,7 @@ def _alone(runner: PrefixRunner, beginning: TokenIds, rest: TokenIds) -> Tensor:
     return runner.states(None, runner.inputs([tokens], [0]))[0, len(beginning) :]
 
 
-def _behind_keys(
-    runner: PrefixRunner, sequences: Sequence[tuple[TokenIds, TokenIds]]
-) -> list[Tensor]:
+def _behind_keys(runner: PrefixRunner, sequences: Sequence[_Pair]) -> list[Tensor]:
     """Rows of each of `sequences` behind its beginning, all in one batch."""
     pairs = [tuple(np.asarray(part, dtype=np.int32) for part in pair) for pair in sequences]
     roots = [

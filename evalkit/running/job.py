@@ -14,7 +14,8 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.records import Environment, Model, Run, Variant
 
 NOISE_VERSION = 1
-TASK_VERSION = 1
+# 2: LLM.int8() shares what prompts begin with, and questions lie side by side in a row.
+TASK_VERSION = 2
 Kind = Literal["memory", "speed", "texts", "task"]
 PROBES: tuple[Topic, ...] = ("memory", "speed")
 

@@ -30,12 +30,17 @@ def same_logits(one: Tensor, other: Tensor) -> bool:
     return float((left - right).abs().max()) <= allowed
 
 
+def row_difference(one: Tensor, other: Tensor) -> float:
+    """How far hidden states or logits lie apart, as a part of their length; inf in other shapes."""
+    if one.shape != other.shape:
+        return float("inf")
+    left, right = (x.float().clamp(min=MASKED_BELOW) for x in (one, other))
+    return float((left - right).norm() / right.norm())
+
+
 def same_rows(one: Tensor, other: Tensor) -> bool:
     """Whether hidden states or logits differ no more than by rounding; their shapes must agree."""
-    if one.shape != other.shape:
-        return False
-    left, right = (x.float().clamp(min=MASKED_BELOW) for x in (one, other))
-    return float((left - right).norm() / right.norm()) <= _LARGEST_ROUNDING
+    return row_difference(one, other) <= _LARGEST_ROUNDING
 
 
 def same_mostly(one: Tensor, other: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from prefix_models import runner_of
@@ -69,6 +71,25 @@ def test_log_likelihoods_behind_shared_prefixes_are_those_of_whole_passes(name: 
     wanted = [alone(model, request) for request in requests()]
     assert [score.log_likelihood for score in scores] == pytest.approx(wanted, abs=2e-3)
     assert runner.shares == (name != "bart")
+    assert runner.first_position == (2 if name == "roberta" else 0)
+
+
+@pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
+def test_what_rounds_by_the_whole_batch_shares_all_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLM.int8() picks its columns in 16 bit from all tokens of a batch: no fault of positions."""
+    model = model_of(name)
+    layers = model.get_decoder() or model.base_model
+
+    def coarse(_module: object, _inputs: object, output: Any) -> None:
+        scale = 1 + 0.1 * float(torch.sin(1e3 * output.last_hidden_state.double().sum()))
+        output.last_hidden_state.mul_(scale)
+
+    runner = runner_of(model)
+    layers.register_forward_hook(coarse)
+    score_requests(runner, requests(), max_length=200)
+    assert runner.shares == (name != "bart"), runner.unshared
     assert runner.first_position == (2 if name == "roberta" else 0)
 
 
