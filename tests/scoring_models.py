@@ -107,6 +107,7 @@ def windows_of(rows: Sequence[Sequence[int]], score_from: Sequence[int] | None =
         slice_names=("text",),
         words=np.zeros(count, np.int64),
         bytes=np.zeros(count, np.int64),
+        left_out=np.zeros(count, np.int64),
     )
 
 

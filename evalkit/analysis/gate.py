@@ -14,7 +14,7 @@ from evalkit.records import Comparison, Row, Value
 
 # What a unit is worth; any other is that of the metric itself.
 _UNITS = {"%": 0.01, "pp": 0.01, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s*(\S*)\s*")
+_NUMBER = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s*(\S*)\s*")
 
 BYTES = ("kB", "MB", "GB", "TB", "")
 SPEEDS = ("tok/s", "")
@@ -108,6 +108,11 @@ def parse_limits(words: Mapping[str, Any], known: Mapping[str, Limit]) -> dict[L
         match = _NUMBER.fullmatch(str(text))
         if isinstance(text, bool) or match is None or match[2] not in limit.units:
             raise UsageError(f"{name} {text!r}: write a number such as {limit.example}")
+        if match[1].startswith("-"):
+            raise UsageError(
+                f"{name} {text!r}: a limit is 0 or more, as the loss and size that are allowed;"
+                f" write a number such as {limit.example}"
+            )
         found[limit] = float(match[1]) * _UNITS.get(match[2], 1.0)
     if not found:
         raise UsageError(f"no limit given: name at least one of {', '.join(known)}")

@@ -33,12 +33,14 @@ class Step:
 class TextCounts:
     """Windows of the texts, their tokens, how many of those are scored, and what is kept of them.
 
-    `reference_bytes` are those of the baseline's hidden states on disk.
+    `left_out` tokens of the texts stand in no window. `reference_bytes` are those of the baseline's
+    hidden states on disk.
     """
 
     windows: int
     tokens: int
     scored: int
+    left_out: int
     reference_bytes: int
 
 

@@ -16,6 +16,8 @@ from evalkit.running.job import Job
 
 # What a speed depends on beside the machine and the backend's own libraries.
 SPEED_PACKAGES = ("torch", "transformers")
+# Of the windows as they are stored, without which no older file is read.
+WINDOWS_VERSION = 2
 
 
 def variant_key(job: Job) -> list[Any]:
@@ -59,7 +61,7 @@ def texts_key(job: Job, texts: Suite) -> str:
 
 def windows_key(job: Job, texts: Suite) -> str:
     """The key of the tokenised windows, which all variants share."""
-    return content_hash([job.checkpoint.identity.tokenizer, texts.id])
+    return content_hash([WINDOWS_VERSION, job.checkpoint.identity.tokenizer, texts.id])
 
 
 def task_key(job: Job, task: Suite, *, generates: bool) -> str:

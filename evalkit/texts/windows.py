@@ -54,7 +54,8 @@ class Windows:
     Window i is tokens[offsets[i]:offsets[i + 1]]; its tokens from score_from[i] ≥ 1 on are scored,
     each given all tokens of the window before it. `slice` indexes `slice_names`; `document` counts
     documents over all texts (a joined text is one). `words` and `bytes` are those of the original
-    document, on its last window, under the convention lm-eval; else 0.
+    document, on its last window, under the convention lm-eval; else 0. `left_out` counts the tokens
+    that follow a window in its text or document and stand in no window.
     """
 
     tokens: NDArray[np.int32]
@@ -65,6 +66,7 @@ class Windows:
     slice_names: tuple[str, ...]
     words: NDArray[np.int64]
     bytes: NDArray[np.int64]
+    left_out: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.score_from)
@@ -111,6 +113,7 @@ class _Window:
     document: int
     words: int = 0
     bytes: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -221,14 +224,17 @@ def _stream_windows(rules: _Rules, text: Text, document: int) -> Iterator[_Windo
     # llama.cpp scores logits n_ctx/2 … n_ctx-2, whose targets are one token further.
     score_from = context // 2 + 1 if rules.convention == "llama.cpp" else 1
     for start in range(0, len(stream) - context + 1, context):
-        window = _opened(rules, stream[start : start + context])
-        yield _Window(window, score_from, document)
+        end = start + context
+        tail = len(stream) - end
+        left_out = tail if tail < context else 0
+        yield _Window(_opened(rules, stream[start:end]), score_from, document, left_out=left_out)
 
 
 def _document_windows(rules: _Rules, page: str, pages: bool, document: int) -> Iterator[_Window]:
-    window = _led(rules, page)[: rules.context]
+    tokens = _led(rules, page)
+    window = tokens[: rules.context]
     if len(window) > 1:
-        yield _Window(window, 1, document)
+        yield _Window(window, 1, document, left_out=len(tokens) - len(window))
 
 
 def _rolling_windows(rules: _Rules, page: str, pages: bool, document: int) -> Iterator[_Window]:
@@ -275,4 +281,5 @@ def _assembled(windows: list[_Window], slices: list[int], names: tuple[str, ...]
         slice_names=names,
         words=np.array([window.words for window in windows], dtype=np.int64),
         bytes=np.array([window.bytes for window in windows], dtype=np.int64),
+        left_out=np.array([window.left_out for window in windows], dtype=np.int64),
     )

@@ -3,14 +3,13 @@
 The JSON object has the schema "evalkit.dry_run/1": `model`, `checkpoint` (its directory),
 `weight_bytes`, `device`, `machine`, `memory` (`free_bytes` and `total_bytes` of the device, now),
 `disk_bytes` (written to the store), `context`, `suite`, `texts` (`names`, `windows`, `tokens`,
-`scored`, `reference_bytes`; null without texts), `tasks` (`name`, `shots`, `limit`), `shares` (of
-the texts on a Ray cluster, else 0),
-`preparing`, `rows`, `time` (`seconds`, within `factor` either way, told from `source`; null where
-nothing is left, or `time_unknown` says why), `finish` (ISO 8601, "" without a time), `notes` and
-`store`. A row has `variant` (as asked for), `resolved`, `status` ("to measure", "measured before",
-"cannot run"), `message`, `remaining` (parts left), `memory_needed_bytes` at batch 1 and `context`,
-`fits_now` (null where that is not known), `seconds`, and `steps`, each with `name`, `seconds`,
-`factor` and `source`, as those of `preparing`.
+`scored`, `left_out`, `reference_bytes`; null without texts), `tasks` (`name`, `shots`, `limit`),
+`shares` (of the texts on a Ray cluster, else 0), `preparing`, `rows`, `time` (`seconds`, within
+`factor` either way, told from `source`; null where nothing is left, or `time_unknown` says why),
+`finish` (ISO 8601, "" without a time), `notes` and `store`. A row has `variant` (as asked for),
+`resolved`, `status` ("to measure", "measured before", "cannot run"), `message`, `remaining` (parts
+left), `memory_needed_bytes` at batch 1 and `context`, `fits_now` (null where that is not known),
+`seconds`, and `steps`, each with `name`, `seconds`, `factor` and `source`, as those of `preparing`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 from evalkit import numbers
 from evalkit.plain_text import duration
 from evalkit.records import to_json as plain
-from evalkit.records.dry_run import DryRun, DryRunRow, Step
+from evalkit.records.dry_run import DryRun, DryRunRow, Step, TextCounts
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet
@@ -116,7 +115,7 @@ def _suite_remarks(found: DryRun) -> Iterable[str]:
         yield (
             f"texts: {', '.join(text.name for text in suite.texts)}; convention"
             f" {suite.convention}, context {suite.context}: {windows}, {counts.tokens:,} tokens,"
-            f" {counts.scored:,} scored"
+            f" {counts.scored:,} scored{_left_out(counts)}"
         )
         size = numbers.byte_size(counts.reference_bytes)
         yield f"reference on disk: {size}"
@@ -129,6 +128,10 @@ def _suite_remarks(found: DryRun) -> Iterable[str]:
         shots = "its own" if task.shots is None else task.shots
         items = "all items" if task.limit is None else f"first {task.limit} items"
         yield f"task {task.name}: {shots} shots, {items}"
+
+
+def _left_out(counts: TextCounts) -> str:
+    return f"; {counts.left_out:,} more tokens stand in no window" if counts.left_out else ""
 
 
 def _too_large(found: DryRun) -> str:

@@ -89,6 +89,7 @@ def test_limits_in_words() -> None:
     [
         ({"max_tasks_loss": "1pp"}, "did you mean 'max_task_loss'"),
         ({"max_task_loss": "a lot"}, "write a number such as 1pp"),
+        ({"max_task_loss": "-1pp"}, "a limit is 0 or more.*write a number such as 1pp"),
         ({"max_memory": "8 parsecs"}, "such as 8GB"),
         ({"max_memory": True}, "such as 8GB"),
         ({"max_memory": "-1GB"}, "such as 8GB"),

@@ -247,3 +247,25 @@ def test_perplexity_of_the_first_stories(shared: Path) -> None:
         total += nll[windows.score_from[index] - 1 :].double().sum().item()
     assert len(windows) == 40
     assert math.exp(total / windows.scored.sum()) == pytest.approx(3.694, abs=0.002)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@given(pages=documents, context=contexts)
+@settings(max_examples=30)
+def test_every_token_stands_in_a_window_or_is_counted_as_left_out(
+    convention: str, pages: list[str], context: int
+) -> None:
+    try:
+        windows = make_windows(
+            BARE if convention != "lm-eval" else PLAIN, [text(*pages)], convention, context
+        )
+    except DataError:
+        return
+    stream = len("\n\n".join(pages))
+    if convention == "lm-eval":
+        assert windows.left_out.sum() == 0
+    elif convention == "document":
+        held = [page for page in pages if len(page) > 1]
+        assert windows.left_out.tolist() == [max(0, len(page) - context) for page in held]
+    else:
+        assert windows.lengths.sum() + windows.left_out.sum() == stream

@@ -38,7 +38,7 @@ FOUND = DryRun(
                    step("arc", 50.0))),
         DryRunRow("served", "served@endpoint", "cannot run", "no server <b>answers</b>"),
     ),
-    texts=TextCounts(10, 2_000, 1_990, 8_000_000),
+    texts=TextCounts(10, 2_000, 1_990, 350, 8_000_000),
     preparing=(step("texts, prompts and libraries", 12.0),),
     time=Duration(1077.0, 3.0, "the roofline alone"),
     finish="2026-01-02T03:04:05+0000",
@@ -68,6 +68,13 @@ def test_the_whole_names_memory_now_and_when_it_ends() -> None:
     assert "time: not known, as no config.json" in render(unknown)
     nothing = dataclasses.replace(FOUND, time=None, finish="")
     assert "time: nothing is left to measure" in render(nothing)
+
+
+def test_tokens_that_stand_in_no_window_are_told() -> None:
+    assert "1,990 scored; 350 more tokens stand in no window" in render(FOUND)
+    assert FOUND.texts is not None
+    whole = dataclasses.replace(FOUND, texts=dataclasses.replace(FOUND.texts, left_out=0))
+    assert "in no window" not in render(whole)
 
 
 def test_json_is_one_object_with_the_documented_fields() -> None:

@@ -79,15 +79,16 @@ def _needed(plan: ComparePlan, send: Listener) -> dict[str, float]:
 def _text_counts(plan: ComparePlan, job: Job, listener: Listener) -> TextCounts | None:
     if not plan.suite.texts:
         return None
-    windows, tokens, scored = run_child(_count, job, listener, gpu="")
+    windows, tokens, scored, left_out = run_child(_count, job, listener, gpu="")
     reference = scored * plan.checkpoint.hidden_size * state_bytes(job)
-    return TextCounts(windows, tokens, scored, reference)
+    return TextCounts(windows, tokens, scored, left_out, reference)
 
 
-def _count(job: Job, send: Listener) -> tuple[int, int, int]:
-    """Windows of the texts, their tokens, and how many of those are scored."""
+def _count(job: Job, send: Listener) -> tuple[int, int, int, int]:
+    """Windows of the texts, their tokens, how many of those are scored, and the tokens left out."""
     from evalkit.running.compare.texts import load_windows
 
     part = next(part for part in job.parts if part.kind == "texts")
     windows = load_windows(Store(job.store), job, part)
-    return len(windows), int(windows.lengths.sum()), int(windows.scored.sum())
+    sums = [int(of.sum()) for of in (windows.lengths, windows.scored, windows.left_out)]
+    return len(windows), sums[0], sums[1], sums[2]

@@ -16,7 +16,7 @@ from evalkit.models.compute import weights_only
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.vocabulary import require_embedded
 from evalkit.progress import Listener
-from evalkit.records import Measurement, Run
+from evalkit.records import Measurement, Run, Suite
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.compare.worst_tokens import save_worst_tokens
 from evalkit.running.job import NOISE_VERSION, Job, Part
@@ -30,6 +30,7 @@ from evalkit.texts.windows import Windows, make_windows
 
 NOISE_TOKENS = 20_000
 WEIGHTS_ONLY_VERSION = 1
+_LEFT_OUT_SHARE = 0.05
 
 
 def load_windows(store: Store, job: Job, part: Part) -> Windows:
@@ -71,7 +72,8 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     """
     job = session.job
     windows = load_windows(store, job, part)
-    run = dataclasses.replace(run, notes=tuple(dict.fromkeys((*run.notes, *session.quality_notes))))
+    told = (*run.notes, *session.quality_notes, *_left_out(windows, part.run.suite))
+    run = dataclasses.replace(run, notes=tuple(dict.fromkeys(told)))
     again = float(windows.scored[list(_noise_sample(windows))].sum()) * job.is_baseline
     scoring = Scoring(store, run, windows, session, send, again)
     convention = part.run.suite.convention
@@ -98,6 +100,18 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
         noisy = token_metrics(convention, is_baseline=False, divergence=job.divergence)
         measured.append(_noise(scoring, noisy))
     return add(store, run, measured)
+
+
+def _left_out(windows: Windows, suite: Suite) -> tuple[str, ...]:
+    """A note where more of the texts stands in no window than ends of texts commonly do."""
+    left_out, held = int(windows.left_out.sum()), int(windows.lengths.sum())
+    if left_out <= _LEFT_OUT_SHARE * (left_out + held):
+        return ()
+    cut = "documents are cut" if suite.convention == "document" else "the last window is not full"
+    return (
+        f"{left_out:,} of {left_out + held:,} tokens of the texts are not scored: {cut} at"
+        f" {suite.context} tokens (convention {suite.convention}); lm-eval scores all",
+    )
 
 
 def _save_worst_tokens(scoring: Scoring, table: Path) -> None:
