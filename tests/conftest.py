@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from evalkit.declaration import declared
+from evalkit.options import CompareOptions
+
 # In a fresh checkout hypothesis first builds its tables of characters, which takes seconds; how
 # long an example takes is not tested but where a test says so.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +23,12 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("../shared is not there")
     return path.resolve()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_speeds() -> None:
+    """No test judges how fast this machine is: a second for the speed of each variant."""
+    object.__setattr__(declared(CompareOptions)["speed_seconds"].option, "default", 1.0)
 
 
 # Files whose tests start many processes of their own: begun first, so that no worker ends with

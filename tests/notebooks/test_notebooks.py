@@ -13,14 +13,15 @@ import pytest
 from evalkit.running.batch.grid import notebook_parameters, shipped_notebooks
 
 SMALL = {"limit": 12}
+SHORT = {"speed_seconds": 1.0}
 BENCH = {
     "batch_sizes": [1, 2], "prompt": 16, "generate": 4, "rounds": 1, "soak": 1,
 }  # fmt: skip
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "01_quickstart": SMALL,
-    "02_compare": SMALL,
-    "03_tradeoffs": SMALL | {"variants": ["fp16", "int8", "int4", "int4@bitsandbytes"]},
-    "04_where_it_hurts": SMALL,
+    "01_quickstart": SMALL | SHORT,
+    "02_compare": SMALL | SHORT,
+    "03_tradeoffs": SMALL | SHORT | {"variants": ["fp16", "int8", "int4", "int4@bitsandbytes"]},
+    "04_where_it_hurts": SMALL | SHORT,
     "05_plan_and_speed": BENCH | {"variants": ["fp16", "int8"], "contexts": [64]},
     "06_phi3_small_4090": BENCH | SMALL
     | {"model": "demo", "suite": "demo", "variants": ["fp16", "int8"]},
@@ -96,6 +97,7 @@ def test_another_model_and_text(shared: Path, store: Path, tmp_path: Path) -> No
             "variants": ["fp32", "fp16"],
             "texts": [str(shared / "data" / "text" / "tinystories_1000.txt")],
             "limit": 10,
+            "speed_seconds": 1.0,
             "out": str(store),
         },
     )
