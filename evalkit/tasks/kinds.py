@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evalkit.errors import EvalkitError
 from evalkit.records import TaskSlice
 from evalkit.tasks.lm_eval_index import Leaf, Registry, open_registry
 
@@ -20,19 +19,15 @@ def generating_tasks(
 ) -> dict[str, bool]:
     """For each name whether its task, or any task of its group, generates text.
 
-    A task of which this cannot be known counts as one that does: a Python class, or a name that
-    cannot be read, whose failure is told where it is loaded. Raises DataError only for an
-    `include_path` that does not exist.
+    A Python class, of which this cannot be known, counts as one that does. Raises DataError for an
+    unknown name, a file that cannot be read, and an `include_path` that does not exist.
     """
     registry = open_registry([one.name for one in names], include_path, allow_code=allow_code)
     return {one.name: _generates(registry, one.name) for one in names}
 
 
 def _generates(registry: Registry, name: str) -> bool:
-    try:
-        leaves, _ = registry.expand(name)
-    except EvalkitError:
-        return True
+    leaves, _ = registry.expand(name)
     return any(_leaf_generates(leaf) for leaf in leaves)
 
 

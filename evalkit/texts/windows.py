@@ -167,6 +167,27 @@ def make_windows(
     return _assembled(windows, slices, tuple(text.name for text in texts))
 
 
+def check_lengths(texts: Sequence[Text], convention: str, context: int) -> None:
+    """Raise DataError for a text that cannot fill one window, without its tokens being known.
+
+    A token is a byte at least, and a tokenizer may add one or two of its own.
+    """
+    if convention not in ("llama.cpp", "gptq"):
+        return
+    for text in texts:
+        most = len("\n\n".join(text.documents).encode()) + 2
+        if most < context:
+            raise _too_short(text, f"at most {most}", convention, context)
+
+
+def _too_short(text: Text, tokens: str, convention: str, context: int) -> DataError:
+    return DataError(
+        f"text {text.name} has {tokens} tokens, less than one window of {context} under "
+        f"convention {convention}: give a longer text, a shorter context, or use "
+        "convention document"
+    )
+
+
 def _check(convention: str, context: int, bos: str) -> None:
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
@@ -216,11 +237,7 @@ def _stream_windows(rules: _Rules, text: Text, document: int) -> Iterator[_Windo
     stream = _led(rules, "\n\n".join(text.documents))
     context = rules.context
     if len(stream) < context:
-        raise DataError(
-            f"text {text.name} has {len(stream)} tokens, less than one window of {context} under "
-            f"convention {rules.convention}: give a longer text, a shorter context, or use "
-            "convention document"
-        )
+        raise _too_short(text, str(len(stream)), rules.convention, context)
     # llama.cpp scores logits n_ctx/2 … n_ctx-2, whose targets are one token further.
     score_from = context // 2 + 1 if rules.convention == "llama.cpp" else 1
     for start in range(0, len(stream) - context + 1, context):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from task_helpers import own_tasks
 
+from evalkit.errors import DataError
 from evalkit.records import TaskSlice
 from evalkit.tasks import lm_eval_index
 from evalkit.tasks.kinds import generating_tasks
@@ -36,14 +37,22 @@ def test_own_tasks_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, text in GROUPS.items():
         (folder / f"{name}.yaml").write_text(text)
     found = asked(
-        "choices", "sums", "pages", "mixed", "quiet", "nested", "coded", "broken", "no_such_task",
+        "choices", "sums", "pages", "mixed", "quiet", "nested", "coded",
         str(folder / "sums.yaml"), include_path=[folder],
     )  # fmt: skip
     assert found == {
         "choices": False, "sums": True, "pages": False, "mixed": True, "quiet": False,
-        "nested": True, "coded": True, "broken": True, "no_such_task": True,
-        str(folder / "sums.yaml"): True,
+        "nested": True, "coded": True, str(folder / "sums.yaml"): True,
     }  # fmt: skip
+
+
+def test_what_is_no_task_or_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    folder = own_tasks(tmp_path)
+    (folder / "broken.yaml").write_text(GROUPS["broken"])
+    with pytest.raises(DataError, match=r"unknown task 'choises' .*did you mean 'choices'"):
+        asked("sums", "choises", include_path=[folder])
+    with pytest.raises(DataError, match=r"nowhere\.yaml"):
+        asked("broken", include_path=[folder])
 
 
 def test_the_demos_and_lm_evals() -> None:

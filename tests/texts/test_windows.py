@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from evalkit.errors import DataError, UsageError
 from evalkit.texts.documents import Text, load_text
 from evalkit.texts.encoding import TextEncoder, text_encoder
-from evalkit.texts.windows import CONVENTIONS, Windows, default_context, make_windows
+from evalkit.texts.windows import (
+    CONVENTIONS,
+    Windows,
+    check_lengths,
+    default_context,
+    make_windows,
+)
 
 BOS, EOS = 100_001, 100_002
 
@@ -269,3 +275,10 @@ def test_every_token_stands_in_a_window_or_is_counted_as_left_out(
         assert windows.left_out.tolist() == [max(0, len(page) - context) for page in held]
     else:
         assert windows.lengths.sum() + windows.left_out.sum() == stream
+
+
+def test_a_text_that_is_too_short_is_found_by_its_bytes() -> None:
+    check_lengths([text("x" * 510)], "llama.cpp", 512)
+    check_lengths([text("x")], "document", 512)
+    with pytest.raises(DataError, match=r"has at most 511 tokens, less than one window of 512"):
+        check_lengths([text("x" * 600), text("é" * 254 + "x")], "gptq", 512)

@@ -15,7 +15,7 @@ from evalkit.records import Suite, TaskSlice, TextSlice
 from evalkit.tasks.files import task_files_hash
 from evalkit.texts.documents import Text, load_texts
 from evalkit.texts.presets import load_preset
-from evalkit.texts.windows import default_context
+from evalkit.texts.windows import check_lengths, default_context
 
 EVERYTHING = frozenset().union(*MEASURED.values())
 
@@ -52,12 +52,14 @@ def choose_suite(
     tasks = _tasks(options, preset.tasks if preset else ()) if "tasks" in wanted else ()
     convention = options["convention"] or (preset.convention if preset else "lm-eval")
     context = preset.context if preset and preset.context else default_context(convention)
+    context = _context(options["context"], context, checkpoint)
     texts = load_texts(sources, limit=options["limit"], offline=options["offline"])
+    check_lengths(texts, convention, context)
     suite = Suite(
         name=name or "custom",
         texts=tuple(TextSlice(t.name, t.sha256, len(t.documents)) for t in texts),
         convention=convention,
-        context=_context(options["context"], context, checkpoint),
+        context=context,
         tasks=tasks,
         limit=options["limit"],
         seed=options["seed"],
