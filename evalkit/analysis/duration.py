@@ -30,6 +30,8 @@ MEASURED = "measured just now"
 # How far an estimate may be off: learned from the same variant, the same model, another model,
 # nothing. A run on a machine at rest still differs from the next by a fifth.
 _FACTORS = (1.2, 1.4, 2.0, 3.0)
+# A part this many times smaller took the time of its own beginning, and tells nothing of a rate.
+_FAR_SMALLER = 20.0
 _SOURCES = (
     "this variant's earlier runs here",
     "this model's earlier runs here",
@@ -143,8 +145,13 @@ def loading_unseen(weights: float) -> Duration:
 
 
 def expected(cost: Cost, rates: Rates, past: Iterable[Past], model: str, variant: str) -> Duration:
-    """The seconds of `cost` on this machine, from those of the nearest `past` parts of its kind."""
-    known = [p for p in past if p.cost.kind == cost.kind and rates.seconds(p.cost) > 0]
+    """The seconds of `cost` on this machine, from those of the nearest `past` parts of its kind.
+
+    Parts that asked for far less than `cost` does are left out.
+    """
+    least = rates.seconds(cost) / _FAR_SMALLER
+    alike = [p for p in past if p.cost.kind == cost.kind]
+    known = [p for p in alike if rates.seconds(p.cost) > 0 and rates.seconds(p.cost) >= least]
     nearest: tuple[Sequence[Past], ...] = (
         [p for p in known if (p.model, p.variant) == (model, variant)],
         [p for p in known if p.model == model],

@@ -73,3 +73,11 @@ def test_the_whole_is_as_sure_as_its_longest_parts() -> None:
     assert whole.seconds == 100
     assert 1.2 < whole.factor < 1.3
     assert total([]).seconds == 0
+
+
+def test_a_part_far_smaller_tells_nothing_of_a_larger_one() -> None:
+    # Two words of text took 4 s, nearly all of them before the first token was read.
+    tiny = Past(Cost("texts", 1e3, 0.0, 4.0), "own", "fp16")
+    found = expected(Cost("texts", 1e6, 0.0), RATES, [tiny], "own", "fp16")
+    assert (found.seconds, found.source) == (2.0, "the roofline alone")
+    assert expected(Cost("texts", 1e4, 0.0), RATES, [tiny], "own", "fp16").seconds == 40.0
