@@ -25,6 +25,8 @@ LABELS = {
     "int8@gptq": "int8 GPTQ g128",
     "int8@torchao": "int8 torchao",
     "int8@torchao,activations=dynamic": "int8 torchao dynamic",
+    "fp8": "fp8 torchao",
+    "fp8@torchao,activations=dynamic": "fp8 torchao dynamic",
     "int4@torchao": "int4 torchao g128",
     "served@endpoint,url=http://host:8000": "served endpoint http://host:8000",
     "someone/a-model-awq": "someone/a-model-awq",
