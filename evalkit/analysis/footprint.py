@@ -46,8 +46,8 @@ class Scheme:
     `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
 
     `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
-    are 8-bit integers too. `fraction` of the decode roofline is what to expect at batch 1, as
-    `source` found it.
+    have 8 bit too: products run at the card's rate of INT8, which is that of FP8 where it has it.
+    `fraction` of the decode roofline is what to expect at batch 1, as `source` found it.
     """
 
     title: str

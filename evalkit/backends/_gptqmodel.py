@@ -112,6 +112,8 @@ def _register_phi3_small() -> None:
 
     class Phi3SmallQModel(BaseQModel):
         pre_lm_head_norm_module = "model.final_layernorm"
+        # AWQ runs blocks alone, and would make cosines by the arguments of Llama's module.
+        awq_preserve_explicit_position_embeddings = True
         module_tree: ClassVar[list[Any]] = [
             "model",
             "layers",

@@ -132,11 +132,15 @@ def _marlin_fits(shape: Shape, layout: Layout) -> bool:
     return packed and (padded or _is_tiled(shape))
 
 
-# The fastest first.
+# The fastest first. transformers has no name for the AWQ kernel that it takes by itself on a CPU.
 KERNELS = (
     Kernel("aten", "TorchAtenLinear", "gptq_torch_aten", device="cpu", bits=(4,),
            group_sizes=(32, 64, 128)),
     Kernel("torch", "TorchLinear", "gptq_torch", device="cpu"),
+    Kernel("aten", "TorchAtenAwqLinear", "auto", methods=("awq",), device="cpu",
+           bits=(4,), group_sizes=(32, 64, 128), fits=_divides(32, 32)),
+    Kernel("torch", "AwqTorchLinear", "torch_awq", methods=("awq",), device="cpu",
+           group_sizes=(-1, 16, 32, 64, 128), fits=_divides(8, 1)),
     Kernel("machete", "MacheteLinear", "gptq_machete", bits=(4, 8), group_sizes=(-1, 64, 128),
            capabilities=((9, 0), (9, 0)), fits=_divides(128, 64), tools="cuda", by_itself=False),
     Kernel("marlin", "MarlinLinear", "gptq_marlin", bits=(4, 8), group_sizes=_MARLIN_GROUPS,

@@ -15,6 +15,9 @@ from evalkit.models.random_weights import DEVIATION, Memory
 # The kernels on torch's int4 operator take any activations and compute in bfloat16.
 _BFLOAT16_KERNELS = ("TorchAtenLinear", "TorchAtenAwqLinear")
 
+# The kernels that hold AWQ's words in the order of the checkpoint until they first run.
+_AWQ_AS_STORED = ("TorchAtenAwqLinear", "AwqTorchLinear", "AwqGEMMTritonLinear")
+
 
 def fill_at_random(module: nn.Module, memory: Memory) -> bool:
     """Give a layer random packed weights, symmetric around zero; False for other modules."""
@@ -23,21 +26,23 @@ def fill_at_random(module: nn.Module, memory: Memory) -> bool:
     memory.give(module)
     layer: Any = module
     layer.qweight.random_(-(2**31), 2**31 - 1)
-    layer.qzeros.copy_(_constant_zeros(layer.qzeros, layer.bits))
+    # GPTQ stores zero points less one.
+    code = 2 ** (layer.bits - 1) - int(hasattr(layer, "g_idx"))
+    layer.qzeros.copy_(_constant_zeros(layer.qzeros, layer.bits, code))
     # Codes are uniform: their standard deviation is 2^bits / √12.
     layer.scales.fill_(DEVIATION * math.sqrt(12) / 2**layer.bits)
-    columns = torch.arange(layer.in_features, dtype=torch.int32) // layer.group_size
-    if layer.desc_act:
-        columns = columns[torch.randperm(layer.in_features)]
-    layer.g_idx.copy_(columns)
+    if hasattr(layer, "g_idx"):
+        columns = torch.arange(layer.in_features, dtype=torch.int32) // layer.group_size
+        if layer.desc_act:
+            columns = columns[torch.randperm(layer.in_features)]
+        layer.g_idx.copy_(columns)
     if layer.bias is not None:
         layer.bias.zero_()
     return True
 
 
-def _constant_zeros(zeros: Tensor, bits: int) -> Tensor:
-    """Packed zero points of 2^(bits-1), which the format stores less one, as `zeros` is shaped."""
-    code = 2 ** (bits - 1) - 1
+def _constant_zeros(zeros: Tensor, bits: int, code: int) -> Tensor:
+    """Packed zero points that are all `code`, as `zeros` is shaped."""
     stream = sum(code << (bits * position) for position in range(32))
     words = [(stream >> (32 * index)) & 0xFFFFFFFF for index in range(bits)]
     signed = torch.tensor([word - 2**32 if word >= 2**31 else word for word in words])
@@ -60,8 +65,11 @@ def _unpack_gptq(layer: Any) -> Tensor:
 
 
 def _unpack_awq(layer: Any) -> Tensor:
-    layer.scales = layer.scales.float()
-    weight: Tensor = layer.awq_weight_dequantize(device=layer.scales.device, dtype=torch.float32)
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    weight: Tensor = dequantize_gemm(
+        layer.qweight, layer.qzeros, layer.scales.float(), layer.bits, layer.group_size
+    )
     return weight.t().contiguous()
 
 
@@ -72,7 +80,7 @@ def _is_repacked(layer: Any) -> bool:
 FORMATS = (
     LayerFormat(
         "AWQ",
-        lambda module: hasattr(module, "awq_weight_dequantize"),
+        lambda module: type(module).__name__ in _AWQ_AS_STORED,
         kernel=_kernel,
         unpack=_unpack_awq,
         is_repacked=_is_repacked,

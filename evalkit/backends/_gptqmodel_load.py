@@ -38,13 +38,12 @@ def settle(
 ) -> tuple[Kernel, KernelChoice] | None:
     """The kernel of a checkpoint whose config.json has `made` as its quantization_config.
 
-    None for a format whose kernel GPTQModel chooses, and for AWQ on a CPU. Raises VariantError
-    where none can run.
+    None for a format whose kernel GPTQModel chooses. Raises VariantError where none can run.
     """
     method = str(made["quant_method"])
     known = _FORMATS[method]
     written = made.get("checkpoint_format") or made.get("format") or made.get("version") or known[0]
-    if str(written).lower() not in known or (method == "awq" and on is None):
+    if str(written).lower() not in known:
         return None
     return kernels.choose(Layout.of_config(made, dtype), shapes, on, asked)
 

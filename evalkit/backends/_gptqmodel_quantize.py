@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends._checks import DTYPES, INSTEAD, check_quantized
+from evalkit.backends._checks import INSTEAD, check_quantized
 from evalkit.backends._gptqmodel import import_quietly, silence
 from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.progress import Event, Listener
-from evalkit.records import OptionValue, Variant
+from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,19 +28,22 @@ _CHECKED_TOKENS = 32
 def quantize(
     source: Path,
     variant: Variant,
-    options: dict[str, OptionValue],
+    asked: dict[str, Any],
     out: Path,
     device: str,
-    calibration: Sequence[Sequence[int]],
+    calibration: Sequence[Sequence[int]] | None,
     *,
+    dtype: str,
+    arithmetic: str,
     allow_pickle: bool,
     trust_remote_code: bool,
     left: Sequence[str],
     listener: Listener,
 ) -> None:
-    """Quantize the checkpoint `source` into the directory `out`; see `evalkit.backends.gptq`.
+    """Quantize the checkpoint `source` into the directory `out`; see `_gptqmodel_maker`.
 
-    Layers called `left` stay as they are.
+    `asked` is what QuantizeConfig takes for the method; what it leaves unquantized is held in
+    `arithmetic` meanwhile and written in `dtype`. Layers called `left` stay as they are.
     """
     import torch
 
@@ -52,58 +55,48 @@ def quantize(
     with silence(), _one_line(variant):
         model = gptqmodel.GPTQModel.load(
             str(source),
-            _config(
-                gptqmodel, variant, options, device, offload if _is_large(source) else None, left
+            gptqmodel.QuantizeConfig(
+                **asked, **_settings(device, offload if _is_large(source) else None, left)
             ),
-            dtype=getattr(torch, arithmetic(str(options["dtype"]), device)),
+            dtype=getattr(torch, arithmetic),
             trust_remote_code=trust_remote_code,
             **({} if allow_pickle else {"use_safetensors": True}),
         )
         model.subset_callback = _progress(variant, model.model, listener)
-        lengths = {len(sample) for sample in calibration}
-        model.quantize(_batches(calibration), batch_size=_BATCH if len(lengths) == 1 else 1)
+        _run(model, calibration, is_awq=asked.get("method") == "awq")
         check_quantized(model.model, variant)
-        _cast_rest(model.model, getattr(torch, DTYPES[str(options["dtype"])]))
+        _cast_rest(model.model, getattr(torch, dtype))
         model.save(str(out))
-        _check_written(model, out, variant, DTYPES[str(options["dtype"])], device, calibration[0])
+        ids = calibration[0] if calibration else range(_CHECKED_TOKENS)
+        _check_written(model, out, variant, dtype, device, ids)
     shutil.rmtree(offload, ignore_errors=True)
 
 
-def arithmetic(dtype: str, device: str) -> str:
-    """The dtype in which weights are held and calibration runs: the variant's own, on a card.
+def _run(model: Any, calibration: Sequence[Sequence[int]] | None, *, is_awq: bool) -> None:
+    """Quantize the library's `model`, with calibration where there is any.
 
-    CPUs multiply float16 slowly, and bfloat16 would round the weights beforehand.
+    AWQ packs by default with a kernel that is compiled for a card, and runs blocks alone, whose
+    other inputs it keeps of the last batch only: batches of one are all alike.
     """
-    return "float32" if device == "cpu" else DTYPES[dtype]
+    lengths = {len(sample) for sample in calibration or ()}
+    model.quantize(
+        _batches(calibration) if calibration else None,
+        batch_size=_BATCH if len(lengths) == 1 and not is_awq else 1,
+        **({"backend": "awq_torch"} if is_awq else {}),
+    )
 
 
-def _config(
-    gptqmodel: Any,
-    variant: Variant,
-    options: dict[str, OptionValue],
-    device: str,
-    offload: Path | None,
-    left: Sequence[str],
-) -> Any:
-    group_size, desc_act = int(options["group_size"]), bool(options["desc_act"])
-    return gptqmodel.QuantizeConfig(
-        bits=int(variant.precision.removeprefix("int")),
-        group_size=group_size,
-        desc_act=desc_act,
-        # Ordering columns within groups needs groups, and excludes ordering across them.
-        act_group_aware=not desc_act and group_size > 0,
-        sym=bool(options["sym"]),
-        damp_percent=float(options["damp_percent"]),
-        # Plain rounding where calibration reached a layer too rarely would be a silent fallback.
-        fallback=None,
+def _settings(device: str, offload: Path | None, left: Sequence[str]) -> dict[str, Any]:
+    """What QuantizeConfig takes whatever the method: where it computes, and what it leaves."""
+    return {
         # Without them GPTQModel takes the first card, and every other one that it sees. The
         # number of a card cannot be given here, and a device must not be given again at loading.
-        device=device.partition(":")[0],
-        compute_device_filter=None if device == "cpu" else lambda cards: _only(device, cards),
-        offload_to_disk=offload is not None,
-        dynamic={f"-:^{re.escape(name)}$": {} for name in left} or None,
+        "device": device.partition(":")[0],
+        "compute_device_filter": None if device == "cpu" else lambda cards: _only(device, cards),
+        "offload_to_disk": offload is not None,
+        "dynamic": {f"-:^{re.escape(name)}$": {} for name in left} or None,
         **({} if offload is None else {"offload_to_disk_path": str(offload)}),
-    )
+    }
 
 
 def _only(device: str, cards: Sequence[Any]) -> list[Any]:
@@ -164,7 +157,7 @@ def _check_written(
 
     live = model.model.to(device)
     for module in live.modules():
-        if hasattr(module, "qzeros"):
+        if hasattr(module, "qzero_format"):
             # What is written has zero points less one, which its kernels take back on loading.
             convert_gptq_v1_to_v2_format_module(module, module.bits, module.pack_dtype)
     inputs = torch.tensor([list(ids)[:_CHECKED_TOKENS]], device=device)

@@ -18,6 +18,7 @@ BARE = {
     "fp16": "fp16@transformers",
     "bf16": "bf16@transformers",
     "int8": "int8@bitsandbytes",
+    "fp8": "fp8@torchao",
     "int4": "int4@gptq,group_size=128",
     "int3": "int3@gptq,group_size=128",
     "int2": "int2@gptq,group_size=128",

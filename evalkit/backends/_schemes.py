@@ -66,6 +66,23 @@ def torchao_int8(*, dynamic: bool) -> Scheme:
     )
 
 
+def torchao_fp8(*, dynamic: bool) -> Scheme:
+    """torchao's FP8: a float32 scale a row, no zero point; products of FP8 run at INT8's rate.
+
+    Weight-only they are unpacked to float32, scaled there, and rounded to 16 bit.
+    """
+    return Scheme(
+        "torchao dynamic" if dynamic else "torchao",
+        8,
+        0.84,
+        "calm in FP8 on an RTX 4090",
+        scale_bytes=4,
+        int8=dynamic,
+        cuda=Work(input=1) if dynamic else Work(weight=8),
+        cpu=Work(weight=8),
+    )
+
+
 def torchao_int4(group_size: int) -> Scheme:
     """torchao's INT4 in tiles: a scale and a zero point in bfloat16 for a group of inputs.
 

@@ -99,13 +99,14 @@ def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionVal
     return {o.name: variant.option(o.name, o.default) for o in spec.options_for(variant.precision)}
 
 
-def method_label(variant: Variant, method: str) -> str:
+def method_label(variant: Variant, method: str, left_out: tuple[str, ...] = ()) -> str:
     """Precision, method and options in the words of the field, such as "int4 GPTQ g128".
 
-    An empty `method` is left out: plain 16 and 32 bit weights have none.
+    An empty `method` is left out: plain 16 and 32 bit weights have none. So are options that are
+    named in `left_out`: those that `method` already says.
     """
     words = [variant.precision, method]
-    words += [_option_word(name, value) for name, value in variant.options]
+    words += [_option_word(name, value) for name, value in variant.options if name not in left_out]
     return " ".join(word for word in words if word)
 
 

@@ -1,9 +1,9 @@
-"""INT8 and INT4 by torchao: tensor subclasses whose products torch.compile fuses.
+"""INT8, FP8 and INT4 by torchao: tensor subclasses whose products torch.compile fuses.
 
-INT8 has one scale a row; weight-only INT8 multiplies 16-bit activations, the dynamic form
-quantizes each token's activations too. INT4 has a scale and a zero point for a group of inputs and
-needs CUDA. Nothing is calibrated. The path is fast with `evalkit bench --engine compile`; eager, an
-unpacked copy is made for each product.
+INT8 and FP8 (E4M3) have one scale a row; weight-only they multiply 16-bit activations, the dynamic
+form quantizes each token's activations too, which FP8 can on cards alone. INT4 has a scale and a
+zero point for a group of inputs and needs CUDA. Nothing is calibrated. The path is fast with
+`evalkit bench --engine compile`; eager, an unpacked copy is made for each product.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 SPEC = BackendSpec(
     name="torchao",
-    summary="INT8 weight-only or dynamic, INT4 weight-only (CUDA); fast when compiled",
-    precisions=("int8", "int4"),
+    summary="INT8 and FP8 weight-only or dynamic, INT4 weight-only (CUDA); fast when compiled",
+    precisions=("int8", "fp8", "int4"),
     options=(
         Option(
             "activations",
             "16bit",
             "kept in 16 bit, or quantized to 8 bit token by token",
             allowed=("16bit", "dynamic"),
-            precisions=("int8",),
+            precisions=("int8", "fp8"),
         ),
         Option(
             "group_size",
@@ -56,17 +56,24 @@ SPEC = BackendSpec(
     quantizes=True,
 )
 _INT4_CAPABILITY = (8, 0)
+# From Ada and Hopper on, tensor cores multiply FP8.
+_FP8_CAPABILITY = (8, 9)
 _ALTERNATIVE = "int8@bitsandbytes or int4@bitsandbytes"
 
 
 def check(checkpoint: Checkpoint, variant: Variant) -> None:
-    """Raise VariantError for a quantized checkpoint, or what INT4 cannot take: a dtype, a width."""
+    """Raise VariantError for a quantized checkpoint, or a dtype or width that it cannot take."""
     from evalkit.models.shapes import decoder_shapes
 
     check_unquantized(checkpoint, variant)
+    options = resolved_options(SPEC, variant)
+    if _is_dynamic_fp8(variant) and options["dtype"] != "bf16":
+        raise VariantError(
+            f"{variant.text} is not possible: products of FP8 with a scale a row give bf16 only;"
+            " use dtype=bf16, or activations=16bit"
+        )
     if variant.precision != "int4":
         return
-    options = resolved_options(SPEC, variant)
     if options["dtype"] != "bf16":
         raise VariantError(
             f"{variant.text} is not possible: torchao's tiles of 4-bit weights take bf16 only; use"
@@ -86,23 +93,24 @@ def scheme(variant: Variant) -> Scheme:
     options = resolved_options(SPEC, variant)
     if variant.precision == "int8":
         return _schemes.torchao_int8(dynamic=options["activations"] == "dynamic")
+    if variant.precision == "fp8":
+        return _schemes.torchao_fp8(dynamic=_is_dynamic_fp8(variant))
     return _schemes.torchao_int4(int(options["group_size"]))
 
 
 def kernel_for(
     variant: Variant, shapes: Mapping[str, Shape], capability: Capability
 ) -> KernelChoice:
-    """torch's own linear layer over a packed weight; INT4 has a kernel from capability 8.0 on."""
+    """torch's own linear layer over a packed weight.
+
+    INT4 has a kernel from capability 8.0 on, products of FP8 one from 8.9 on.
+    """
     if variant.precision == "int8":
         return KernelChoice("Linear Int8Tensor")
-    if capability is None:
-        raise VariantError(_needs_cuda(variant))
-    if capability < _INT4_CAPABILITY:
-        raise VariantError(
-            f"{variant.text} needs compute capability 8.0, and this card has {capability[0]}."
-            f"{capability[1]}: use int4@gptq or int4@bitsandbytes"
-        )
-    return KernelChoice("Linear Int4TilePackedTo4dTensor")
+    if variant.precision == "int4" or _is_dynamic_fp8(variant):
+        _check_capability(variant, capability)
+    fp8 = variant.precision == "fp8"
+    return KernelChoice("Linear Float8Tensor" if fp8 else "Linear Int4TilePackedTo4dTensor")
 
 
 def prepare() -> None:
@@ -194,13 +202,30 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
 
 
 def _check_device(variant: Variant, device: str) -> None:
+    from evalkit.models.cuda_build import capability
+
     check_device(SPEC, device)
-    if variant.precision == "int4" and device == "cpu":
-        raise VariantError(_needs_cuda(variant))
+    if variant.precision == "int4" or _is_dynamic_fp8(variant):
+        _check_capability(variant, capability(device))
 
 
-def _needs_cuda(variant: Variant) -> str:
-    return f"{variant.text} needs CUDA: on a CPU use int4@gptq,group_size=128 or int4@bitsandbytes"
+def _is_dynamic_fp8(variant: Variant) -> bool:
+    return variant.precision == "fp8" and variant.option("activations", "16bit") == "dynamic"
+
+
+def _check_capability(variant: Variant, capability: Capability) -> None:
+    """Raise VariantError where no kernel multiplies what the variant packs, on a CPU or a card."""
+    fp8 = _is_dynamic_fp8(variant)
+    least = _FP8_CAPABILITY if fp8 else _INT4_CAPABILITY
+    if capability is None:
+        instead = "fp8@torchao" if fp8 else "int4@gptq,group_size=128 or int4@bitsandbytes"
+        raise VariantError(f"{variant.text} needs CUDA: on a CPU use {instead}")
+    if capability < least:
+        instead = "fp8@torchao" if fp8 else "int4@gptq or int4@bitsandbytes"
+        raise VariantError(
+            f"{variant.text} needs compute capability {least[0]}.{least[1]}, and this card has"
+            f" {capability[0]}.{capability[1]}: use {instead}"
+        )
 
 
 def _config(variant: Variant) -> Any:
@@ -212,12 +237,19 @@ def _config(variant: Variant) -> Any:
 def _torchao(variant: Variant) -> Any:
     """torchao's own configuration of the variant."""
     from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
         Int4WeightOnlyConfig,
         Int8DynamicActivationInt8WeightConfig,
         Int8WeightOnlyConfig,
+        PerRow,
     )
 
     options = resolved_options(SPEC, variant)
+    if _is_dynamic_fp8(variant):
+        return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    if variant.precision == "fp8":
+        return Float8WeightOnlyConfig()
     if variant.precision == "int4":
         return Int4WeightOnlyConfig(
             group_size=int(options["group_size"]), int4_packing_format="tile_packed_to_4d"

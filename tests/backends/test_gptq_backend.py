@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_checkpoints import (
     calibration,
     disk_bytes,
@@ -118,6 +119,30 @@ def test_every_option_quantizes_and_runs(phi: Path, text: str, tmp_path: Path) -
     assert kl_divergence(reference(phi), scored) < BOUNDS[variant.precision]
     # The kernel's own arithmetic is far closer to exact arithmetic than the quantizer's error.
     assert kl_divergence(scored, native) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["method=gptaq", "method=foem", "mse=2.4"])
+def test_each_method_rounds_in_its_own_way(
+    llama: Path, tmp_path: Path, option: str, made_plainly: dict[str, torch.Tensor]
+) -> None:
+    variant = parse_variant(f"int4,group_size=64,{option}")
+    gptq.quantize(llama, variant, tmp_path, "cpu", calibration())
+    found = load_file(tmp_path / "model.safetensors")
+    assert {name: one.shape for name, one in found.items()} == {
+        name: one.shape for name, one in made_plainly.items()
+    }
+    packed = [name for name in found if name.endswith("qweight")]
+    assert not any(torch.equal(found[name], made_plainly[name]) for name in packed)
+    loaded = for_scoring(gptq.load(tmp_path, variant, "cpu"), "cpu")
+    assert kl_divergence(reference(llama), logits(loaded.model)) < BOUNDS["int4"]
+
+
+@pytest.fixture(scope="module")
+def made_plainly(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("plain")
+    gptq.quantize(llama, parse_variant("int4,group_size=64"), out, "cpu", calibration())
+    return load_file(out / "model.safetensors")
 
 
 def test_the_size_on_disk_is_the_reported_one(tmp_path: Path) -> None:

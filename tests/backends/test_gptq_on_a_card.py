@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_checkpoints import calibration
 
+from evalkit import plugins
 from evalkit.backends import (
     _artifacts,
     _gptqmodel_kernels,
@@ -18,6 +19,7 @@ from evalkit.backends import (
     parse_variant,
 )
 from evalkit.backends._artifacts import Calibration, artifact_name, write_checkpoint
+from evalkit.backends._gptqmodel import import_quietly
 from evalkit.errors import VariantError
 from evalkit.models import cuda_build
 from evalkit.models.resolve import Checkpoint, resolve_model
@@ -85,6 +87,42 @@ def test_the_card_and_the_dtype_asked_for(
         assert only(cards) == [cards[1 if device == "cuda:1" else 0]]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("int4", {"gptaq": None, "foem": None, "mse": 0.0, "act_group_aware": True}),
+        ("int4,method=gptaq", {"gptaq": {}, "foem": None, "act_group_aware": False}),
+        ("int4,method=foem,mse=2.4", {"gptaq": None, "foem": {}, "mse": 2.4}),
+        ("int3@rtn,sym=false", {"bits": 3, "sym": False, "weight_only": {"method": "rtn"}}),
+        ("int4@awq,group_size=64", {"method": "awq", "format": "gemm", "sym": False}),
+    ],
+)
+def test_each_method_is_asked_for_by_the_librarys_words(
+    asked: dict[str, Any], llama: Path, tmp_path: Path, words: str, expected: dict[str, Any]
+) -> None:
+    variant = parse_variant(words)
+    backend = plugins.load("backends", variant.backend)
+    with pytest.raises(OSError, match="reached"):
+        backend.quantize(llama, variant, tmp_path, "cpu", calibration(2))
+    assert expected.items() <= asked["config"].items()
+    import_quietly()
+    from gptqmodel import QuantizeConfig
+
+    made = QuantizeConfig(**asked["config"])
+    assert made.bits == int(words[3]) and made.format == ("gemm" if "awq" in words else "gptq")
+    assert made.uses_weight_only_lifecycle() == ("rtn" in words)
+    if "gptq" in variant.backend:
+        assert (made.gptaq is not None, made.foem is not None) == (
+            "gptaq" in words,
+            "foem" in words,
+        )
+
+
+def test_each_method_is_another_artifact(checkpoint: Checkpoint) -> None:
+    words = ["int4", "int4,method=gptaq", "int4,method=foem", "int4,mse=2.4", "int4@rtn"]
+    assert len({artifact_name(checkpoint, parse_variant(word)) for word in words}) == len(words)
+
+
 @pytest.fixture
 def ada(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A card of capability 8.9 without nvcc, where quantizing is only noted."""
@@ -141,6 +179,8 @@ def test_an_artifact_of_another_kind_of_device_is_another(checkpoint: Checkpoint
         ("int4", "cpu", "float32"),
         ("int4", "cuda", "float16"),
         ("int4,dtype=bf16", "cuda", "bfloat16"),
+        ("int4@rtn", "cpu", "float32"),
+        ("int4@awq", "cpu", "float16"),
         ("int8", "cpu", "float16"),
     ],
 )

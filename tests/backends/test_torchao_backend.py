@@ -1,4 +1,4 @@
-"""torchao's INT8: standard checkpoints with the same logits, exact bytes, random weights."""
+"""torchao's INT8 and FP8: standard checkpoints, the same logits, exact bytes, random weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import evalkit
@@ -34,20 +35,34 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_llama(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("words", ["int8@torchao", "int8@torchao,activations=dynamic,dtype=fp16"])
-def test_a_checkpoint_reloads_with_the_same_logits(llama: Path, tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "held"),
+    [
+        ("int8@torchao", "Int8Tensor"),
+        ("int8@torchao,activations=dynamic,dtype=fp16", "Int8Tensor"),
+        ("fp8", "Float8Tensor"),
+        ("fp8@torchao,dtype=fp16", "Float8Tensor"),
+    ],
+)
+def test_a_checkpoint_reloads_with_the_same_logits(
+    llama: Path, tmp_path: Path, words: str, held: str
+) -> None:
     out = evalkit.quantize(words, model=str(llama), out=tmp_path / "out", progress=ignore)
     mine = torchao.load(out, parse_variant(words), "cpu").model
     plain = AutoModelForCausalLM.from_pretrained(out)
     with torch.inference_mode():
         assert torch.equal(mine(IDS).logits, plain(IDS).logits)
-    assert type(mine.model.layers[0].mlp.up_proj.weight).__name__ == "Int8Tensor"
+    assert type(mine.model.layers[0].mlp.up_proj.weight).__name__ == held
+    assert kernel_for(parse_variant(words), {}, None) == KernelChoice(f"Linear {held}")
 
 
-def test_bytes_are_counted_in_storage_and_agree_with_the_plan_and_the_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["int8@torchao", "fp8@torchao"])
+def test_bytes_are_counted_in_storage_and_agree_with_the_plan_and_the_disk(
+    tmp_path: Path, words: str
+) -> None:
     demo = demo_directory() / "model"
-    out = evalkit.quantize("int8@torchao", model="demo", out=tmp_path / "out", progress=ignore)
-    variant = parse_variant("int8@torchao")
+    out = evalkit.quantize(words, model="demo", out=tmp_path / "out", progress=ignore)
+    variant = parse_variant(words)
     loaded = torchao.load(out, variant, "cpu")
     sizes = weight_bytes(loaded.model, loaded.formats)
     assert sizes["packed"] == sum(rows * columns for rows, columns in torchao_shapes(demo))
@@ -64,8 +79,9 @@ def torchao_shapes(path: Path) -> list[tuple[int, int]]:
     return list(decoder_shapes(resolve_model(str(path))).values())
 
 
-def test_weight_only_layers_are_scored_in_float32(llama: Path) -> None:
-    loaded = torchao.load(llama, parse_variant("int8@torchao,dtype=fp16"), "cpu")
+@pytest.mark.parametrize("words", ["int8@torchao,dtype=fp16", "fp8@torchao,dtype=fp16"])
+def test_weight_only_layers_are_scored_in_float32(llama: Path, words: str) -> None:
+    loaded = torchao.load(llama, parse_variant(words), "cpu")
     own = loaded.model(IDS).logits.float()
     scored = for_scoring(loaded, "cpu")
     assert scored.model.dtype == torch.float32
@@ -78,10 +94,39 @@ def test_dynamic_layers_are_scored_by_their_own_kernels(llama: Path) -> None:
     assert any("own kernels" in note for note in for_scoring(loaded, "cpu").notes)
 
 
-def test_random_weights_are_packed_layer_by_layer(llama: Path) -> None:
+def test_fp8_weights_are_e4m3_numbers_times_a_scale_a_row(llama: Path) -> None:
+    """Each within half a step of E4M3: a sixteenth of the weight, or of the least normal number."""
+    checkpoint = load_file(llama / "model.safetensors")
+    loaded = torchao.load(llama, parse_variant("fp8"), "cpu")
+    (layout,) = loaded.formats
+    name = "model.layers.1.mlp.down_proj"
+    packed = loaded.model.get_submodule(name)
+    assert layout.matches(packed) and layout.unpack is not None
+    weight = checkpoint[f"{name}.weight"].bfloat16().float()
+    step = torch.maximum(weight.abs(), weight.abs().amax(1, keepdim=True) / 448 * 2**-6) / 16
+    assert ((layout.unpack(packed) - weight).abs() <= step * 1.001).all()
+    steps = layout.unpack(packed) / packed.weight.scale
+    assert torch.equal(steps.to(torch.float8_e4m3fn).float(), steps)
+
+
+def test_fp8_of_activations_is_for_cards_that_multiply_it(llama: Path) -> None:
+    variant = parse_variant("fp8,activations=dynamic")
+    message = "needs CUDA: on a CPU use fp8@torchao$"
+    with pytest.raises(VariantError, match=message):
+        torchao.load(llama, variant, "cpu")
+    with pytest.raises(VariantError, match=message):
+        evalkit.quantize(variant.text, model=str(llama), out=llama / "no", progress=ignore)
+    with pytest.raises(VariantError, match="give bf16 only; use dtype=bf16, or activations=16bit"):
+        torchao.check(resolve_model(str(llama)), parse_variant(f"{variant.text},dtype=fp16"))
+    scheme = torchao.scheme(variant)
+    assert scheme.int8 and not torchao.scheme(parse_variant("fp8")).int8
+
+
+@pytest.mark.parametrize(("words", "held"), [("int8@torchao", "Int8"), ("fp8", "Float8")])
+def test_random_weights_are_packed_layer_by_layer(llama: Path, words: str, held: str) -> None:
     checkpoint = resolve_config(str(llama))
-    model = torchao.load_random(checkpoint, parse_variant("int8@torchao"), "cpu").model
-    assert type(model.model.layers[1].self_attn.q_proj.weight).__name__ == "Int8Tensor"
+    model = torchao.load_random(checkpoint, parse_variant(words), "cpu").model
+    assert type(model.model.layers[1].self_attn.q_proj.weight).__name__ == f"{held}Tensor"
     with torch.inference_mode():
         assert torch.isfinite(model(IDS).logits).all()
 
@@ -137,6 +182,9 @@ def model_of(linears: list[Linear]) -> ModelShape:
     [
         ("int8@torchao", None, "Linear Int8Tensor"),
         ("int8@torchao", (8, 9), "Linear Int8Tensor"),
+        ("fp8", (8, 6), "Linear Float8Tensor"),
+        ("fp8,activations=dynamic", (8, 9), "Linear Float8Tensor"),
+        ("fp8,activations=dynamic", (8, 6), "needs compute capability 8.9, and this card has 8.6"),
         ("int4@torchao", (9, 0), "Linear Int4TilePackedTo4dTensor"),
         ("int4@torchao", (7, 5), "needs compute capability 8.0, and this card has 7.5"),
         ("int4@torchao", None, "needs CUDA"),
