@@ -32,6 +32,7 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "keeps",
     "kernel_for",
     "label",
     "libraries",
@@ -72,6 +73,11 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
 def needs_memory(variant: Variant) -> bool:
     """Whether `variant` must fit the device's memory: one that is offloaded or served need not."""
     return not variant.option("offload", False) and not spec_of(variant).served
+
+
+def keeps(variant: Variant) -> bool:
+    """Whether a checkpoint of `variant` is made once and kept: one that was given is there."""
+    return spec_of(variant).keeps and variant.checkpoint is None
 
 
 def libraries(variant: Variant) -> tuple[str, ...]:
