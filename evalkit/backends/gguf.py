@@ -250,7 +250,7 @@ def _unpacked(header: GgufHeader, device: str) -> Unpacked:
     why = "plain weights unpacked from the file are not what llama.cpp runs"
     missing = _llama_cpp.why_not_timed(device)
     if missing:
-        return Unpacked(header.weight_bytes, f"{why}; {missing}")
+        return Unpacked(header.weight_bytes, why, missing)
     import torch
 
     threads = torch.get_num_threads()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.analysis.gate import SPEEDS, Limit
 from evalkit.analysis.samples import median_interval
+from evalkit.errors import VariantError
 from evalkit.metrics._spec import Probe, ProbeMetric
 from evalkit.records import Column, Measurement
 
@@ -101,8 +102,7 @@ def _timing(probe: Probe) -> tuple[Callable[[int, int], GenerationTime], str]:
     if probe.unpacked is None:
         return functools.partial(time_generation, probe.model), "eager"
     if probe.unpacked.timed is None:
-        probe.check_runs_here()
-    assert probe.unpacked.timed is not None
+        raise VariantError(f"{probe.unpacked.why}; {probe.unpacked.engine}")
     return probe.unpacked.timed, probe.unpacked.engine
 
 

@@ -7,6 +7,7 @@ convert_hf_to_gguf finds the name by a table of hashes, here it is the tokenizer
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from evalkit.errors import ModelError
 from evalkit.models.gguf.check import vocabulary_of
 
+# Its remarks on templates of pairs of texts, which nothing here is.
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # The expression that a pre-tokenizer splits by, and llama.cpp's name of it.
