@@ -46,6 +46,7 @@ SPEC = BackendSpec(
     requires=("gguf",),
     quantizes=True,
     keeps=True,
+    unpacks=True,
 )
 
 
@@ -106,6 +107,11 @@ def scheme(variant: Variant) -> Scheme:
     kind = kind_of_preset(_preset(variant))
     own, head = bits_of(kind), max(bits_of(kind), bits_of(kind_of_preset("q8_0")))
     return _schemes.gguf(label(variant), own, own, head)
+
+
+def loaded_as(variant: Variant, device: str) -> Variant:
+    """Unpacked it is as large as the model in float32 on a CPU, in float16 on a card."""
+    return Variant("fp32" if device == "cpu" else "fp16", "transformers")
 
 
 def content(
