@@ -43,7 +43,8 @@ class Scheme:
 
     `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
-    `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
+    `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element,
+    or `embedding_bits` and `head_bits` where embedding and output head are packed as well.
 
     `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
     have 8 bit too: products run at the card's rate of INT8, which is that of FP8 where it has it.
@@ -59,6 +60,8 @@ class Scheme:
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
     rest_bytes: int = 2
+    embedding_bits: float = 0.0
+    head_bits: float = 0.0
     int8: bool = False
     cuda: Work = NO_WORK
     cpu: Work = NO_WORK
@@ -115,7 +118,6 @@ def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> Wei
     Symmetric GPTQ has one constant zero point; its checkpoint format writes one for each group
     all the same (and an index of groups), about 0.6 % more on disk, which kernels need not read.
     """
-    plain = shape.parameters - shape.linear_elements
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
     stored = [_padded(linear.outputs, linear.inputs, work) for linear in shape.linears]
@@ -124,8 +126,19 @@ def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> Wei
         packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
         scales=groups * scheme.scale_bytes + len(shape.linears) * scheme.layer_bytes,
         zeros=groups * scheme.zero_bits / 8,
-        rest=float(plain * scheme.rest_bytes),
+        rest=_rest_bytes(shape, scheme),
     )
+
+
+def _rest_bytes(shape: ModelShape, scheme: Scheme) -> float:
+    """Bytes of what is no linear layer."""
+    plain = shape.parameters - shape.linear_elements
+    if not scheme.embedding_bits:
+        return float(plain * scheme.rest_bytes)
+    # A tied embedding is held once, as the head is.
+    embedding = 0 if shape.tied else shape.embedding
+    packed = embedding * scheme.embedding_bits + shape.head * scheme.head_bits
+    return (plain - embedding - shape.head) * 4.0 + packed / 8
 
 
 def _padded(outputs: int, inputs: int, work: Work) -> tuple[int, int]:

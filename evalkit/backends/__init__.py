@@ -32,9 +32,11 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "keeps",
     "kernel_for",
     "label",
     "libraries",
+    "loaded_as",
     "method_label",
     "missing_tools",
     "next_method",
@@ -43,6 +45,7 @@ __all__ = [
     "run_settings",
     "settled",
     "spec_of",
+    "timed_elsewhere",
 ]
 
 
@@ -72,6 +75,30 @@ def for_scoring(loaded: Loaded, device: str) -> Loaded:
 def needs_memory(variant: Variant) -> bool:
     """Whether `variant` must fit the device's memory: one that is offloaded or served need not."""
     return not variant.option("offload", False) and not spec_of(variant).served
+
+
+def keeps(variant: Variant) -> bool:
+    """Whether a checkpoint of `variant` is made once and kept: one that was given is there."""
+    return spec_of(variant).keeps and variant.checkpoint is None
+
+
+def loaded_as(variant: Variant, device: str) -> Variant:
+    """The variant whose memory `variant` takes while it is evaluated: itself where none unpacks."""
+    backend = plugins.load("backends", variant.backend)
+    if not backend.SPEC.unpacks:
+        return variant
+    unpacked: Variant = backend.loaded_as(variant, device)
+    return unpacked
+
+
+def timed_elsewhere(variant: Variant) -> str:
+    """Why decoding `variant` here would time what nobody runs; "" where it would not."""
+    if not spec_of(variant).unpacks:
+        return ""
+    return (
+        f"{variant.label} is unpacked to be evaluated, and another engine runs it: compare measures"
+        " its speed there, or serve it and give served@endpoint"
+    )
 
 
 def libraries(variant: Variant) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ LADDERS = {
 }
 LADDERS["int4"] += ("int4@bitsandbytes",)
 CHECKPOINT = "checkpoint"
+# The backend of checkpoints in a file of their own, by its suffix.
+GGUF, GGUF_SUFFIX = "gguf", ".gguf"
 
 
 def parse_variant(text: str) -> Variant:
@@ -85,14 +87,18 @@ def spec_of(backend: str | Variant) -> BackendSpec:
 
 def _names_checkpoint(words: str, head: str) -> bool:
     """A path that exists, or a word with a slash; `int4` stays a precision beside a folder int4."""
-    if "/" in head or head in (".", "..", "~"):
+    if "/" in head or head in (".", "..", "~") or words.lower().endswith(GGUF_SUFFIX):
         return True
     return head.lower() not in BARE and "@" not in head and is_dir(Path(words))
 
 
 def _checkpoint_variant(words: str) -> Variant:
     path = expanded(words)
+    if _holds_gguf(path):
+        return Variant(CHECKPOINT, GGUF, checkpoint=words, asked=words)
     if not is_dir(path):
+        if path.suffix.lower() == GGUF_SUFFIX:
+            raise UsageError(f"no file {words!r}: give the path of a GGUF file")
         if is_file(path):
             raise UsageError(f"{words!r} is a file: give the directory of a quantized checkpoint")
         if words[0] in "./~" or words.count("/") != 1 or words.endswith("/"):
@@ -101,6 +107,13 @@ def _checkpoint_variant(words: str) -> Variant:
                 "NAMESPACE/NAME, or PRECISION[@BACKEND][,key=value…]"
             )
     return Variant(CHECKPOINT, CHECKPOINT, checkpoint=words, asked=words)
+
+
+def _holds_gguf(path: Path) -> bool:
+    """Whether `path` is a GGUF file, or a directory of no other weights."""
+    if not is_dir(path):
+        return is_file(path) and path.suffix.lower() == GGUF_SUFFIX
+    return any(path.glob(f"*{GGUF_SUFFIX}")) and not any(path.glob("*.safetensors"))
 
 
 def _expand_bare(precision: str, specs: dict[str, BackendSpec]) -> tuple[str, str, list[str]]:

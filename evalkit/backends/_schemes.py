@@ -14,6 +14,8 @@ from evalkit.analysis.footprint import NO_WORK, Scheme, Work
 _GPT_FAST = "gpt-fast in bf16 on an RTX 4090"
 _LLM_INT8 = "LLM.int8() is no faster than FP16 at batch 1: an upper bound"
 _LLAMA_CPP_Q4 = "llama.cpp Q4_K_M on an RTX 4090"
+# Above it, llama.cpp's Q8_0 is nearer than its Q4_K_M.
+_Q6_BITS = 6.6
 _GPTQ = {
     8: (0.68, "llama.cpp Q8_0 on an RTX 4090"),
     4: (0.71, "ExLlamaV2 in 4 bit on an RTX 4090"),
@@ -116,6 +118,22 @@ def four_bit(quant_type: str = "nf4", double_quant: bool = False) -> Scheme:
         layer_bytes=table + nested,
         cuda=Work(weight=2),
         cpu=Work(weight=2),
+    )
+
+
+def gguf(title: str, bits: float, embedding_bits: float, head_bits: float) -> Scheme:
+    """llama.cpp's blocks, whose bits count their scales; embedding and output head are blocks too.
+
+    A tied embedding is held as the head is.
+    """
+    fraction, source = _GPTQ[8] if bits > _Q6_BITS else (0.60, _LLAMA_CPP_Q4)
+    return Scheme(
+        title,
+        bits,
+        fraction,
+        source,
+        embedding_bits=embedding_bits,
+        head_bits=head_bits,
     )
 
 

@@ -24,6 +24,8 @@ A backend is one file in this folder with
 - `build(checkpoint, variant, device, listener) -> None`, where kernels are compiled at first use:
   compiles them, so that no clock runs meanwhile
 - `missing_tools(variant) -> tuple[str, ...]`, with `build`: what this machine lacks to compile
+- `loaded_as(variant, device) -> Variant`, where `SPEC.unpacks`: an unquantized variant that takes
+  the same memory while it is evaluated
 - `arithmetic(variant, device) -> str`, where `quantize` computes in another dtype than `load`
 - `prepare() -> None`: imports the libraries that `load` and `quantize` need, so that these are
   timed, and their memory counted, without
@@ -73,7 +75,8 @@ class BackendSpec:
     that a checkpoint can be made, `keeps` that to make one is slow: it is made once and kept in the
     store, while other weights are converted in seconds whenever they are loaded;
     `served` that the model runs in a server of its own and nothing is loaded here; `simulates`
-    that rounded weights stay in 16-bit layers, so that size and speed are the baseline's.
+    that rounded weights stay in 16-bit layers, so that size and speed are the baseline's;
+    `unpacks` that plain weights are evaluated here and another engine runs the packed ones.
     """
 
     name: str
@@ -88,6 +91,7 @@ class BackendSpec:
     needs_calibration: bool = False
     served: bool = False
     simulates: bool = False
+    unpacks: bool = False
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
         """The options that apply to `precision`."""

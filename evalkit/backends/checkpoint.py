@@ -263,6 +263,12 @@ def _check_method(variant: Variant, config: object) -> str:
             f"{variant.text} is not quantized (no quantization_config in its config.json): give "
             f"it as --model with variants such as fp16 int8 int4"
         )
+    if method == "gguf":
+        # Plain transformers loads it without a word as random weights.
+        raise VariantError(
+            f"{variant.text} is GPTQModel's own container of GGUF blocks, which llama.cpp cannot"
+            " read: make a GGUF file by a variant such as q4_0@gguf"
+        )
     if method not in METHODS:
         raise VariantError(
             f"{variant.text} is quantized by {method!r}: allowed are {', '.join(METHODS)}"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.errors import VariantError
 from evalkit.records import Direction, Measurement
 
 if TYPE_CHECKING:
     from evalkit.models.layer_format import LayerFormat
+    from evalkit.models.unpacked import Unpacked
 
 Columns = Mapping[str, NDArray[np.float32]]
 Topic = Literal["memory", "speed"]
@@ -95,7 +97,8 @@ class Probe:
     quantized layers that `model` may hold. `load_peaks` are the peaks of memory while it loaded, by
     the name of their counter; `files` says whether its files were in the page cache before ("warm",
     "partly cold", "cold", "unknown"). `advance` is called with what is done, of how much, and
-    the unit, by a measurement that takes longer than a second.
+    the unit, by a measurement that takes longer than a second. `unpacked` says what the plain
+    weights of `model` were unpacked from, where the variant is held and run otherwise.
     """
 
     model: Any
@@ -108,3 +111,9 @@ class Probe:
     load_peaks: Mapping[str, float] = field(default_factory=dict)
     files: str = "unknown"
     advance: Callable[[float, float, str], None] = _silent
+    unpacked: Unpacked | None = None
+
+    def check_runs_here(self) -> None:
+        """Raise VariantError where `model` is not what runs the variant, so nothing is its own."""
+        if self.unpacked is not None:
+            raise VariantError(self.unpacked.why)

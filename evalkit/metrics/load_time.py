@@ -26,6 +26,7 @@ SPECS = (LOAD_SECONDS, QUANTIZE_SECONDS)
 
 def measure(probe: Probe) -> list[Measurement]:
     """Report the times recorded while the variant was made; not made means no value."""
+    probe.check_runs_here()
     loaded = _timed(LOAD_SECONDS, probe.seconds.get("load"), f"wall time, files {probe.files}")
     return [loaded, _timed(QUANTIZE_SECONDS, probe.seconds.get("quantize"), "wall time")]
 

@@ -40,6 +40,7 @@ def measure(probe: Probe) -> list[Measurement]:
     from evalkit.inference.engines import Eager
     from evalkit.inference.timing import generation_lengths, random_prompts
 
+    probe.check_runs_here()
     meter = PeakMeter(probe.device, probe.resident_before)
     prompt, generate = generation_lengths(probe.model, probe.protocol.prompt, DECODE_TOKENS)
     ids = random_prompts(probe.model, 1, prompt)

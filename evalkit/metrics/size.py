@@ -31,10 +31,12 @@ LIMITS = (Limit("max_size", WEIGHT_BYTES.name, "5GB", "Bytes of the weights.", u
 
 
 def measure(probe: Probe) -> list[Measurement]:
-    """Count the storage of `probe.model`."""
+    """Count the storage of `probe.model`, or of what it was unpacked from."""
     from evalkit.models.storage import parameter_count, weight_bytes
 
-    categories = weight_bytes(probe.model, probe.formats)
+    unpacked = probe.unpacked
+    held = unpacked.weight_bytes if unpacked else weight_bytes(probe.model, probe.formats)
+    categories = dict(held)
     total, parameters = sum(categories.values()), parameter_count(probe.model)
     return [
         WEIGHT_BYTES.measured((float(total),), "storage", **categories),

@@ -7,12 +7,14 @@ measured apart.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from evalkit.analysis.gate import SPEEDS, Limit
 from evalkit.analysis.samples import median_interval
+from evalkit.errors import VariantError
 from evalkit.metrics._spec import Probe, ProbeMetric
 from evalkit.records import Column, Measurement
 
@@ -64,29 +66,44 @@ def measure(probe: Probe) -> list[Measurement]:
     Raw samples are kept. Where a first short generation shows that the prompt would take too long,
     a shorter one is read, which the convention and a note of the row say.
     """
-    from evalkit.inference.timing import generation_lengths, time_generation
+    from evalkit.inference.timing import generation_lengths
 
+    timed, engine = _timing(probe)
     protocol, begun = probe.protocol, time.perf_counter()
     wanted = protocol.speed or (protocol.prompt, protocol.generate)
     prompt, generate = generation_lengths(probe.model, *wanted)
     few = min(prompt, _FIRST_PROMPT), min(generate, _FIRST_STEPS)
-    time_generation(probe.model, *few)
-    first = time_generation(probe.model, *few)
+    timed(*few)
+    first = timed(*few)
     asked = prompt, generate
     prompt, generate = affordable(
         first.prefill / few[0], first.decode / few[1], prompt, generate, _PART * protocol.seconds
     )
     samples: list[GenerationTime] = []
     while not _is_enough(samples, time.perf_counter() - begun, protocol.seconds):
-        samples.append(time_generation(probe.model, prompt, generate))
+        samples.append(timed(prompt, generate))
         gone = min(time.perf_counter() - begun, protocol.seconds)
         probe.advance(gone, protocol.seconds, "s")
-    convention = f"batch 1, prompt {prompt}, generated {generate}, eager"
+    convention = f"batch 1, prompt {prompt}, generated {generate}, {engine}"
     note = _shortened(asked, (prompt, generate), protocol.seconds)
     return [
         PREFILL.measured(tuple(prompt / s.prefill for s in samples), convention, **note),
         DECODE.measured(tuple(generate / s.decode for s in samples), convention, **note),
     ]
+
+
+def _timing(probe: Probe) -> tuple[Callable[[int, int], GenerationTime], str]:
+    """What times a generation of the variant, and the engine that runs it.
+
+    Raises VariantError where none that runs it is here.
+    """
+    from evalkit.inference.timing import time_generation
+
+    if probe.unpacked is None:
+        return functools.partial(time_generation, probe.model), "eager"
+    if probe.unpacked.timed is None:
+        raise VariantError(f"{probe.unpacked.why}; {probe.unpacked.engine}")
+    return probe.unpacked.timed, probe.unpacked.engine
 
 
 def affordable(

@@ -24,6 +24,7 @@ import evalkit.models.phi3_small  # noqa: F401  registers the architecture with 
 from evalkit.errors import ModelError, is_out_of_memory
 from evalkit.models.layer_format import LayerFormat
 from evalkit.models.offload import placement
+from evalkit.models.unpacked import Unpacked
 from evalkit.models.vocabulary import vocabulary_fault
 
 _SHOWN_KEYS = 3
@@ -50,7 +51,8 @@ class Loaded:
     that a quantized model keeps in 16 bit by design; `notes` are lines for the run's record.
     `reload` loads the same weights again, for kernels that repack theirs when they first run.
     `formats` are the kinds of quantized layers the model may hold. `scoring` is this model as the
-    quality pass runs it, once `evalkit.models.compute.for_scoring` has made it.
+    quality pass runs it, once `evalkit.models.compute.for_scoring` has made it. `unpacked` is what
+    its plain weights were unpacked from, where the variant is held and run otherwise.
     """
 
     model: PreTrainedModel
@@ -60,6 +62,7 @@ class Loaded:
     reload: Callable[[], PreTrainedModel] | None = field(default=None, repr=False)
     formats: tuple[LayerFormat, ...] = field(default=(), repr=False)
     scoring: Loaded | None = field(default=None, repr=False)
+    unpacked: Unpacked | None = field(default=None, repr=False)
 
 
 def load_causal_lm(
@@ -76,17 +79,24 @@ def load_causal_lm(
     """The causal language model of the directory `path` on `device`, in evaluation mode.
 
     `dtype` is that of the floating point weights ("auto" keeps the checkpoint's); with `offload`
-    what does not fit the device stays elsewhere. `options` go to `from_pretrained`. Raises
+    what does not fit the device stays elsewhere. `options` go to `from_pretrained`: with
+    `state_dict`, all weights by their names for the architecture `config`, those of `path` are not
+    read. Raises
     ModelError where weights are missing or of another shape, or where the file holds tensors the
     model does not have (its own ignore list excepted).
     """
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
+    loader: Any = AutoModelForCausalLM
+    given = "state_dict" in options
+    if given:
+        # The Auto class takes no weights but those of a place.
+        loader = loader._model_mapping[type(options["config"])]
     options |= placement(device) if offload else {"device_map": {"": device}}
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path,
+            model, report = loader.from_pretrained(
+                None if given else path,
                 dtype=dtype,
                 use_safetensors=None if allow_pickle else True,
                 trust_remote_code=trust_remote_code,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evalkit.backends import spec_of
+from evalkit.backends import keeps
 from evalkit.running.job import Job
 
 # Tokenizers of the day make a token of four bytes of English; fewer elsewhere.
@@ -25,7 +25,7 @@ def bytes_written(jobs: Sequence[Job], text_bytes: float = 0.0) -> float:
         return 0.0
     checkpoint = jobs[0].checkpoint
     weights = checkpoint.weight_bytes
-    kept = sum(_share(job) * weights for job in jobs if spec_of(job.variant).keeps)
+    kept = sum(_share(job) * weights for job in jobs if keeps(job.variant))
     states = checkpoint.hidden_size * state_bytes(jobs[0])
     return kept + text_bytes / _BYTES_A_TOKEN * (states + len(jobs) * _VALUES_A_TOKEN)
 

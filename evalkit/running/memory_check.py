@@ -9,7 +9,7 @@ import psutil
 
 from evalkit.analysis.footprint import CPU, CUDA, Runtime
 from evalkit.analysis.planner import Memory, memory
-from evalkit.backends import needs_memory, parse_variant, spec_of
+from evalkit.backends import loaded_as, needs_memory, parse_variant, spec_of
 from evalkit.errors import ModelError
 from evalkit.models.resolve import Checkpoint
 from evalkit.records import Variant
@@ -96,7 +96,8 @@ def _needs(
     """What the plan says of each variant, by its text."""
     found = {}
     for variant in variants:
-        schemes, _, _ = schemes_of([variant], checkpoint)
+        held = loaded_as(variant, "cpu" if runtime is CPU else "cuda")
+        schemes, _, _ = schemes_of([held], checkpoint)
         for _, scheme in schemes:
             found[variant.text] = scheme
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalkit.backends import parse_variant, settled, spec_of
+from evalkit.backends import keeps, parse_variant, settled
 from evalkit.models.resolve import Checkpoint, resolve_model
 from evalkit.options import QuantizeOptions
 from evalkit.progress import Event, Listener
@@ -24,7 +24,7 @@ def make_checkpoint(job: Job, listener: Listener) -> None:
 
     It is made in a process of its own, so that nothing of the quantizer stays in memory.
     """
-    if spec_of(job.variant).keeps and job.model.weights == "checkpoint":
+    if keeps(job.variant) and job.model.weights == "checkpoint":
         run_child(_make, job, listener, gpu=job.visible)
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evalkit import plugins
-from evalkit.backends import for_scoring, spec_of
+from evalkit.backends import for_scoring, keeps, spec_of
 from evalkit.errors import VariantError
 from evalkit.inference.engines import Prepared, prepare_engine
 from evalkit.metrics import Probe
@@ -159,6 +159,7 @@ class LoadedSession(Session):
             self.loaded.formats,
             self.load_peaks,
             self.files,
+            unpacked=self.loaded.unpacked,
         )
 
     def engine(self, name: str, ids: Any, length: int) -> Prepared:
@@ -287,7 +288,7 @@ def _load(job: Job, send: Listener) -> LoadedSession:
 
 def _source(job: Job) -> tuple[Path, dict[str, float]]:
     """The directory to load: the original checkpoint, or the quantized one from the store."""
-    if not spec_of(job.variant).keeps or job.model.weights == "random":
+    if not keeps(job.variant) or job.model.weights == "random":
         return job.checkpoint.path, {}
     from evalkit.backends._artifacts import find_artifact
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalkit.backends import needs_memory
+from evalkit.backends import needs_memory, timed_elsewhere
 from evalkit.declaration import command_line, declared, words
 from evalkit.errors import UsageError, unknown
 from evalkit.models.resolve import Checkpoint
@@ -61,6 +62,10 @@ def make_bench_plan(
     jobs = [
         build_job(subject, variant, serve=command, send=send)
         for variant, command in zip(variants, serve, strict=True)
+    ]
+    jobs = [
+        dataclasses.replace(job, refusal=job.refusal or timed_elsewhere(job.variant))
+        for job in jobs
     ]
     length = measured["prompt"] + measured["generate"]
     jobs = with_memory_check(jobs, length, min(batches or (1,)))

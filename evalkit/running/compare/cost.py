@@ -20,7 +20,7 @@ from evalkit.analysis.duration import (
     text_cost,
     writing_cost,
 )
-from evalkit.backends import spec_of
+from evalkit.backends import keeps
 from evalkit.metrics.memory import DECODE_TOKENS
 from evalkit.models.loading import load_tokenizer
 from evalkit.models.shapes import meta_model
@@ -70,7 +70,7 @@ class Costs:
         """The costs of making the job's quantized checkpoint, the model's own calibration text
         included; empty where none is made."""
         variant, checkpoint = self.job.variant, self.job.checkpoint
-        if not spec_of(variant).keeps:
+        if not keeps(variant):
             return ()
         samples, length = sample_shape(variant, checkpoint)
         quantizing = quantizing_cost(self.sizes, samples * length)
