@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING
 from evalkit import plugins
 from evalkit.backends._checks import LEAST_PACKED
 from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
+from evalkit.backends._kv_cache import (
+    SIMULATED,
+    cache_format,
+    cache_words,
+    check_cache,
+    refuse_timing,
+    with_quantized_cache,
+    without_cache,
+)
 from evalkit.backends._ladder import next_method, settled
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
@@ -21,14 +30,18 @@ from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
 
 __all__ = [
     "BARE",
     "LEAST_PACKED",
+    "SIMULATED",
     "BackendSpec",
     "Capability",
     "KernelChoice",
     "Option",
+    "cache_format",
+    "check",
     "check_device",
     "check_installed",
     "for_scoring",
@@ -39,19 +52,30 @@ __all__ = [
     "missing_tools",
     "next_method",
     "parse_variant",
+    "refuse_timing",
     "resolved_options",
     "run_settings",
     "settled",
     "spec_of",
+    "with_quantized_cache",
+    "without_cache",
 ]
 
 
 def label(variant: Variant) -> str:
-    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8()"."""
-    backend = plugins.load("backends", variant.backend)
+    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8() KV int4"."""
+    backend, weights = plugins.load("backends", variant.backend), without_cache(variant)
     if hasattr(backend, "label"):
-        return str(backend.label(variant))
-    return method_label(variant, variant.backend)
+        words = str(backend.label(weights))
+    else:
+        words = method_label(weights, variant.backend)
+    return " ".join(filter(None, (words, cache_words(variant))))
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError where weights or KV cache of `variant` cannot be made of the model."""
+    plugins.load("backends", variant.backend).check(checkpoint, variant)
+    check_cache(checkpoint, variant)
 
 
 def run_settings(variant: Variant) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import psutil
 
 from evalkit.analysis.footprint import CPU, CUDA, Runtime
 from evalkit.analysis.planner import Memory, memory
-from evalkit.backends import needs_memory, parse_variant, spec_of
+from evalkit.backends import needs_memory, parse_variant, spec_of, without_cache
 from evalkit.errors import ModelError
 from evalkit.models.resolve import Checkpoint
 from evalkit.records import Variant
@@ -96,7 +96,8 @@ def _needs(
     """What the plan says of each variant, by its text."""
     found = {}
     for variant in variants:
-        schemes, _, _ = schemes_of([variant], checkpoint)
+        # What runs here holds keys and values unpacked, whatever they are rounded to.
+        schemes, _, _ = schemes_of([without_cache(variant)], checkpoint)
         for _, scheme in schemes:
             found[variant.text] = scheme
     try:

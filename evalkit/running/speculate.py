@@ -12,7 +12,7 @@ import numpy as np
 
 from evalkit.analysis.speculation import expected_speedup, expected_tokens_per_pass
 from evalkit.analysis.sweep import ratio
-from evalkit.backends import spec_of
+from evalkit.backends import refuse_timing, spec_of
 from evalkit.declaration import declared, resolved
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
 from evalkit.options import CompareOptions, SpeculateOptions
@@ -86,6 +86,7 @@ def _make(job: Job, listener: Listener) -> None:
             f"{job.variant.label} runs in a server: speculative decoding is set up there, and "
             "`evalkit bench` measures what it brings"
         )
+    refuse_timing(job.variant)
     make_checkpoint(job, listener)
 
 

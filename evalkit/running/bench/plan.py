@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalkit.backends import needs_memory
+from evalkit.backends import needs_memory, refuse_timing
 from evalkit.declaration import command_line, declared, words
 from evalkit.errors import UsageError, unknown
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import BenchOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import Model, content_hash
-from evalkit.running.build_job import build_job, resolve_subject
+from evalkit.running.build_job import build_job, refused, resolve_subject
 from evalkit.running.defaults import assign_servers, choose_variants
 from evalkit.running.job import Job
 from evalkit.running.keys import bench_key
@@ -59,7 +59,7 @@ def make_bench_plan(
     measured = _with_lengths(options, subject.checkpoint)
     batches = _numbers(options["batch_sizes"])
     jobs = [
-        build_job(subject, variant, serve=command, send=send)
+        refused(build_job(subject, variant, serve=command, send=send), refuse_timing)
         for variant, command in zip(variants, serve, strict=True)
     ]
     length = measured["prompt"] + measured["generate"]
