@@ -96,8 +96,8 @@ def _path_and_options(words: str) -> tuple[str, list[str]]:
     known = {option.name for option in spec_of(CHECKPOINT).options_for(CHECKPOINT)}
     path, assignments = words, list[str]()
     while not is_dir(expanded(path)):
-        before, comma, last = path.rpartition(",")
-        if not comma or last.partition("=")[0].strip().lower() not in known:
+        before, _, last = path.rpartition(",")
+        if not before.strip() or last.partition("=")[0].strip().lower() not in known:
             break
         path, assignments = before.strip(), [last.strip(), *assignments]
     return path, assignments
