@@ -6,8 +6,8 @@ each is from its own run with an unquantized cache, so that arithmetic of the we
 what llama.cpp's float32 cache differs from its float16 one by is its floor. llama.cpp rotates what
 it quantizes where a head has a multiple of 64 channels; LLAMA_ATTN_ROT_DISABLE=1 turns that off.
 
-evalkit's rows are also read in chunks, and their last tokens one by one: by how much that differs
-from one pass is the last two columns.
+evalkit's formats are read a second time, in chunks and the last tokens one by one: by how much
+that differs from one pass is the last two columns, of chunks and of single tokens.
 
 Goal: int8 below fp8 below int4 on either side, and figures of one size between the sides.
 
@@ -68,7 +68,7 @@ def compared(baseline: Logits, other: Logits, ids: list[int]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def read(model: PreTrainedModel, ids: Tensor, lengths: list[int]) -> Logits:
-    """Logits (tokens, vocabulary) of `ids` (1, tokens) in passes of `lengths`, one behind another."""
+    """Logits (tokens, vocabulary) of `ids` (1, tokens) in passes of `lengths`."""
     if len(lengths) == 1:
         return np.asarray(model(input_ids=ids, use_cache=False).logits[0].numpy())
     cache, found = None, []
@@ -82,8 +82,7 @@ def read(model: PreTrainedModel, ids: Tensor, lengths: list[int]) -> Logits:
 def ours(folder: Path, ids: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A row for each format of evalkit, beside the model with an unquantized cache."""
     text, count = torch.tensor([ids]), len(ids)
-    chunks = [len(part) for part in torch.arange(count).split(CHUNK)]
-    steps = [count - STEPS, *[1] * STEPS]
+    pieces = [*map(len, torch.arange(count - STEPS).split(CHUNK)), *[1] * STEPS]
     baseline = read(load_causal_lm(folder, dtype="float32", device="cpu"), text, [count])
     yield "16bit", compared(baseline, baseline, ids)
     for name, rotates in OURS:
@@ -91,9 +90,10 @@ def ours(folder: Path, ids: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         quantize_kv_cache(model, FORMATS[name], rotates=rotates)
         whole = read(model, text, [count])
         row = compared(baseline, whole, ids)
-        row["kl_of_chunks"] = float(divergences(whole, read(model, text, chunks)).mean())
-        last = slice(-STEPS, None)
-        row["kl_of_steps"] = float(divergences(whole[last], read(model, text, steps)[last]).mean())
+        if not rotates:
+            apart = divergences(whole, read(model, text, pieces))
+            row["kl_of_chunks"] = float(apart[:-STEPS].mean())
+            row["kl_of_steps"] = float(apart[-STEPS:].mean())
         yield f"{name} hadamard" if rotates else name, row
 
 

@@ -87,8 +87,8 @@ def with_quantized_cache(loaded: Loaded, variant: Variant) -> Loaded:
         return model
 
     note = (
-        f"the KV cache is {cache.name} for quality only: keys and values are quantized as they"
-        " enter it, and no packed cache runs"
+        f"the KV cache is {SIMULATED}: keys and values are quantized as they enter it, and no"
+        " packed cache runs"
     )
     return dataclasses.replace(
         loaded,

@@ -246,7 +246,8 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
         run = add(store, run, _without_values(module, job.environment.machine))
     if failures:
         raise OutOfMemoryError("; ".join(map(str, failures)))
-    return dataclasses.replace(run, notes=(*run.notes, *load.notes()))
+    timed = () if cache_format(job.variant) else load.notes()
+    return dataclasses.replace(run, notes=(*run.notes, *timed))
 
 
 def _advance(event: Event, send: Listener) -> Callable[[float, float, str], None]:
