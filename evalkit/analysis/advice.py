@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from evalkit import numbers
+from evalkit.analysis.cache_formats import FORMATS, CacheFormat
 from evalkit.analysis.evidence import KL
 from evalkit.records import Comparison, Row, Verdict, Word
 
 RANDOM = "random weights"
 # A smaller ratio of divergences is not worth a word.
 _CLEAR_RATIO = 2.0
+# Channels of a KV cache that share a scale, and bytes of one that is not quantized.
+_GROUP, _FULL_CHANNEL = 32, 2.0
 
 
 def advise(comparison: Comparison) -> Comparison:
@@ -26,7 +29,7 @@ def advise(comparison: Comparison) -> Comparison:
 def sentence(comparison: Comparison) -> str:
     """What to do: the smallest variant without loss, and what is known against the others.
 
-    A variant whose weights are no smaller than the baseline's is not advised.
+    A variant whose weights and KV cache are no smaller than the baseline's is not advised.
 
     Says so where nothing was measured, nothing can be concluded, or every variant is worse.
     """
@@ -35,11 +38,16 @@ def sentence(comparison: Comparison) -> str:
         if len(comparison.rows) == 1:
             return f"Only the baseline {comparison.baseline} was measured: add a variant."
         return f"No variant could be measured beside {comparison.baseline}: see the messages."
-    harmless = [row for row in rows if Word(row.verdict.word).is_harmless and _is_smaller(row)]
+    most = _channel_bytes(comparison.rows[0])
+    harmless = [
+        row
+        for row in rows
+        if Word(row.verdict.word).is_harmless and (_is_smaller(row) or _channel_bytes(row) < most)
+    ]
     other = [row for row in rows if row not in harmless]
     words = []
     if harmless:
-        best = min(harmless, key=_size)
+        best = min(harmless, key=lambda row: (_size(row), _channel_bytes(row)))
         kept = "loses nothing beyond" if best.verdict.word == Word.NO_LOSS else "is better, margin"
         words.append(
             f"Use {best.variant.label}: it {kept} {comparison.margin}"
@@ -56,6 +64,16 @@ def _size(row: Row) -> float:
     return value.value if value is not None and value.value is not None else float("inf")
 
 
+def _channel_bytes(row: Row) -> float:
+    """Bytes of a channel of its KV cache, scales included."""
+    cache = _cache(row)
+    return cache.channel_bytes(_GROUP) if cache else _FULL_CHANNEL
+
+
+def _cache(row: Row) -> CacheFormat | None:
+    return FORMATS.get(str(row.variant.option("kv_cache", "")))
+
+
 def _is_smaller(row: Row) -> bool:
     """Whether its weights take less than the baseline's; also where that was not measured."""
     size = row.metrics.get("weight_bytes")
@@ -68,6 +86,8 @@ def _gains(row: Row) -> list[str]:
     size = row.metrics.get("weight_bytes")
     if size is not None and size.details.get("ratio"):
         gains.append(f"weights ÷ {1 / size.details['ratio']:.1f}")
+    if cache := _cache(row):
+        gains.append(f"KV cache ÷ {_FULL_CHANNEL / cache.channel_bytes(_GROUP):.1f}")
     speed = row.metrics.get("decode_tokens_per_second")
     if speed is not None and speed.details.get("ratio"):
         gains.append(f"decode {numbers.times(speed.details['ratio'])}")

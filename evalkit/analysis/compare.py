@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
 from evalkit.analysis.row_verdict import row_verdict
-from evalkit.analysis.samples import sampled_value
+from evalkit.analysis.samples import not_measured, sampled_value
 from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
 from evalkit.analysis.summaries import (
     PAIRED_SUMMARIES,
@@ -172,6 +172,8 @@ def _row(
             continue
         if measurement.values:
             metrics[name] = sampled_value(measurement, base.get(name), one is baseline)
+        elif "reason" in measurement.details:
+            metrics[name] = not_measured(measurement)
     if one.tokens is not None and baseline.tokens is not None:
         specs = [m for m in known.values() if "summary" in m.details]
         metrics |= token_values(specs, baseline.tokens, one.tokens, margin, floor, None)

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from evalkit.analysis.architecture import ModelShape, Moment
+from evalkit.analysis.cache_formats import CacheFormat
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Scheme:
 
     `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
     have 8 bit too: products run at the card's rate of INT8, which is that of FP8 where it has it.
-    `fraction` of the decode roofline is what to expect at batch 1, as `source` found it.
+    `fraction` of the decode roofline is what to expect at batch 1, as `source` found it. `cache` is
+    the format of a quantized KV cache; without one keys and values have `rest_bytes` an element.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Scheme:
     int8: bool = False
     cuda: Work = NO_WORK
     cpu: Work = NO_WORK
+    cache: CacheFormat | None = None
 
     @property
     def quantized(self) -> bool:
@@ -162,15 +165,22 @@ def read_bytes(shape: ModelShape, scheme: Scheme, batch: int) -> float:
     return weight_bytes(shape, scheme, scheme.cuda).total - unread * element
 
 
-def kv_cache_bytes(shape: ModelShape, element: int, batch: int, length: int) -> float:
+def kv_cache_bytes(shape: ModelShape, scheme: Scheme, batch: int, length: int) -> float:
     """Bytes of keys, values and states of `batch` sequences of `length` tokens."""
     tokens = sum(a.layers * a.cached * a.kept(length) for a in shape.attention)
-    return float(batch * (tokens + shape.state) * element)
+    return batch * (tokens * cached_bytes(shape, scheme) + shape.state * scheme.rest_bytes)
 
 
-def kv_bytes_per_token(shape: ModelShape, element: int) -> float:
+def kv_bytes_per_token(shape: ModelShape, scheme: Scheme) -> float:
     """Bytes of keys and values that each further token of a short sequence adds."""
-    return float(sum(a.layers * a.cached for a in shape.attention) * element)
+    return sum(a.layers * a.cached for a in shape.attention) * cached_bytes(shape, scheme)
+
+
+def cached_bytes(shape: ModelShape, scheme: Scheme) -> float:
+    """Bytes of an element of keys and values, scales included."""
+    if scheme.cache is None:
+        return float(scheme.rest_bytes)
+    return scheme.cache.channel_bytes(shape.head_dim)
 
 
 def prefill_bytes(

@@ -144,7 +144,7 @@ def memory(
     """
     rows, length = _pass(batch, context, prefill_chunk)
     work = scheme.cpu if runtime.name == "CPU" else scheme.cuda
-    cache = kv_cache_bytes(shape, scheme.rest_bytes, batch, context)
+    cache = kv_cache_bytes(shape, scheme, batch, context)
     prefill = prefill_bytes(shape, scheme, rows, length, work)
     decode = decode_bytes(shape, scheme, batch, context, work)
     loading = mapped + runtime.fixed
@@ -183,7 +183,7 @@ def _row(plan: Plan, name: str, scheme: Scheme) -> PlanRow:
         variant=name,
         scheme=scheme,
         memory=needed,
-        kv_cache_bytes_per_token=kv_bytes_per_token(shape, scheme.rest_bytes),
+        kv_cache_bytes_per_token=kv_bytes_per_token(shape, scheme),
         headroom_bytes=card.memory - needed.total,
         max_batch=most_sequences(plan, scheme, plan.prefill_chunk),
         max_context=longest_context(plan, scheme),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card
-from evalkit.analysis.footprint import Scheme, read_bytes
+from evalkit.analysis.footprint import Scheme, cached_bytes, read_bytes
 
 
 def decode_roofline(shape: ModelShape, scheme: Scheme, card: Card, batch: int) -> float:
@@ -54,14 +54,14 @@ def prefill_flops(shape: ModelShape, batch: int, context: int) -> float:
     return tokens + batch * (2 * shape.head + _attention_flops(shape, context))
 
 
-def kv_read_bytes(shape: ModelShape, element: int, context: int) -> float:
+def kv_read_bytes(shape: ModelShape, scheme: Scheme, context: int) -> float:
     """Bytes of keys, values and state that a sequence behind `context` tokens reads in a step."""
     read = sum(a.layers * a.cached * a.attended(context) for a in shape.attention)
-    return (read + shape.state) * element
+    return read * cached_bytes(shape, scheme) + shape.state * scheme.rest_bytes
 
 
 def _decode_rate(shape: ModelShape, scheme: Scheme, card: Card, batch: int, context: int) -> float:
-    cache = batch * kv_read_bytes(shape, scheme.rest_bytes, context)
+    cache = batch * kv_read_bytes(shape, scheme, context)
     reading = (read_bytes(shape, scheme, batch) + cache) / card.bandwidth
     products = batch * _linear_flops(shape) / _rate(scheme, card)
     rest = _rest_flops(shape) + 2 * shape.head + _step_flops(shape, context)

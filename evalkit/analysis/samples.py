@@ -52,6 +52,13 @@ def sampled_value(measurement: Measurement, base: Measurement | None, is_baselin
     return valued(delta, _sampled_word(measurement, ratio))
 
 
+def not_measured(measurement: Measurement) -> Value:
+    """The Value of a measurement without values, whose detail "reason" says why there are none."""
+    return Value(
+        None, measurement.unit, details=dict(measurement.details), direction=measurement.direction
+    )
+
+
 def _sampled_word(measurement: Measurement, ratio: Interval) -> Word:
     """Better or worse where every ratio of samples is beyond the noise between processes.
 

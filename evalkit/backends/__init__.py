@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING
 from evalkit import plugins
 from evalkit.backends._checks import LEAST_PACKED
 from evalkit.backends._kernels import Capability, KernelChoice, kernel_for, missing_tools
+from evalkit.backends._kv_cache import (
+    SIMULATED,
+    cache_format,
+    cache_words,
+    check_cache,
+    refuse_simulated,
+    with_quantized_cache,
+    without_cache,
+)
 from evalkit.backends._ladder import next_method, settled
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
@@ -17,18 +26,23 @@ from evalkit.backends._spec import (
     method_label,
     resolved_options,
 )
+from evalkit.errors import VariantError
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
     from evalkit.models.loading import Loaded
+    from evalkit.models.resolve import Checkpoint
 
 __all__ = [
     "BARE",
     "LEAST_PACKED",
+    "SIMULATED",
     "BackendSpec",
     "Capability",
     "KernelChoice",
     "Option",
+    "cache_format",
+    "check",
     "check_device",
     "check_installed",
     "for_scoring",
@@ -41,20 +55,30 @@ __all__ = [
     "missing_tools",
     "next_method",
     "parse_variant",
+    "refuse_timing",
     "resolved_options",
     "run_settings",
     "settled",
     "spec_of",
-    "timed_elsewhere",
+    "with_quantized_cache",
+    "without_cache",
 ]
 
 
 def label(variant: Variant) -> str:
-    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8()"."""
-    backend = plugins.load("backends", variant.backend)
+    """What tables and charts call `variant`, in its backend's words: "int8 LLM.int8() KV int4"."""
+    backend, weights = plugins.load("backends", variant.backend), without_cache(variant)
     if hasattr(backend, "label"):
-        return str(backend.label(variant))
-    return method_label(variant, variant.backend)
+        words = str(backend.label(weights))
+    else:
+        words = method_label(weights, variant.backend)
+    return " ".join(filter(None, (words, cache_words(variant))))
+
+
+def check(checkpoint: Checkpoint, variant: Variant) -> None:
+    """Raise VariantError where weights or KV cache of `variant` cannot be made of the model."""
+    plugins.load("backends", variant.backend).check(checkpoint, variant)
+    check_cache(checkpoint, variant)
 
 
 def run_settings(variant: Variant) -> tuple[str, ...]:
@@ -83,22 +107,26 @@ def keeps(variant: Variant) -> bool:
 
 
 def loaded_as(variant: Variant, device: str) -> Variant:
-    """The variant whose memory `variant` takes while it is evaluated: itself where none unpacks."""
+    """The variant whose memory `variant` takes while it is evaluated.
+
+    Keys and values are held unpacked whatever they are rounded to, and so are weights whose backend
+    says so.
+    """
     backend = plugins.load("backends", variant.backend)
     if not backend.SPEC.unpacks:
-        return variant
+        return without_cache(variant)
     unpacked: Variant = backend.loaded_as(variant, device)
     return unpacked
 
 
-def timed_elsewhere(variant: Variant) -> str:
-    """Why decoding `variant` here would time what nobody runs; "" where it would not."""
-    if not spec_of(variant).unpacks:
-        return ""
-    return (
-        f"{variant.label} is unpacked to be evaluated, and another engine runs it: compare measures"
-        " its speed there, or serve it and give served@endpoint"
-    )
+def refuse_timing(variant: Variant) -> None:
+    """Raise VariantError where decoding `variant` here would time what nobody runs."""
+    if spec_of(variant).unpacks:
+        raise VariantError(
+            f"{variant.label} is unpacked to be evaluated, and another engine runs it: compare"
+            " measures its speed there, or serve it and give served@endpoint"
+        )
+    refuse_simulated(variant)
 
 
 def libraries(variant: Variant) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import psutil
 from evalkit import plugins
 from evalkit.backends._checks import DTYPES
 from evalkit.backends._kernels import kernel_for
+from evalkit.backends._kv_cache import without_cache
 from evalkit.backends._older_readers import write_for_older_readers, write_older_names
 from evalkit.backends._parse import spec_of
 from evalkit.backends._spec import check_device, check_installed, resolved_options
@@ -106,6 +107,7 @@ def write_checkpoint(
 
     With `for_others` it holds what older tools look for, too, and is larger by a tied head.
     """
+    variant = without_cache(variant)
     spec = spec_of(variant)
     if not spec.quantizes:
         raise UsageError(
@@ -160,7 +162,8 @@ def artifact_name(
     That is the model, the options, the library, the calibration and the kind of device.
     """
     spec = spec_of(variant)
-    others = {option.name for option in spec.options if not (option.identifies and option.makes)}
+    applicable = spec.options_for(variant.precision)
+    others = {option.name for option in applicable if not (option.identifies and option.makes)}
     options = {k: v for k, v in resolved_options(spec, variant).items() if k not in others}
     content = [
         checkpoint.identity.weights,

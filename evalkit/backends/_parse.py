@@ -89,10 +89,26 @@ def _names_checkpoint(words: str, head: str) -> bool:
     """A path that exists, or a word with a slash; `int4` stays a precision beside a folder int4."""
     if "/" in head or head in (".", "..", "~") or words.lower().endswith(GGUF_SUFFIX):
         return True
-    return head.lower() not in BARE and "@" not in head and is_dir(Path(words))
+    if head.lower() in BARE or "@" in head:
+        return False
+    return is_dir(Path(_path_and_options(words)[0]))
 
 
-def _checkpoint_variant(words: str) -> Variant:
+def _path_and_options(words: str) -> tuple[str, list[str]]:
+    """The path or hub id, and the KEY=VALUE of a checkpoint's options; a path may hold commas."""
+    known = {option.name for option in spec_of(CHECKPOINT).options_for(CHECKPOINT)}
+    path, assignments = words, list[str]()
+    while not is_dir(expanded(path)):
+        before, _, last = path.rpartition(",")
+        if not before.strip() or last.partition("=")[0].strip().lower() not in known:
+            break
+        path, assignments = before.strip(), [last.strip(), *assignments]
+    return path, assignments
+
+
+def _checkpoint_variant(asked: str) -> Variant:
+    words, assignments = _path_and_options(asked)
+    options = _options(spec_of(CHECKPOINT), CHECKPOINT, assignments)
     path = expanded(words)
     if _holds_gguf(path):
         return Variant(CHECKPOINT, GGUF, checkpoint=words, asked=words)
@@ -106,7 +122,7 @@ def _checkpoint_variant(words: str) -> Variant:
                 f"no directory {words!r}: give the directory of a quantized checkpoint, a hub id "
                 "NAMESPACE/NAME, or PRECISION[@BACKEND][,key=value…]"
             )
-    return Variant(CHECKPOINT, CHECKPOINT, checkpoint=words, asked=words)
+    return Variant(CHECKPOINT, CHECKPOINT, options, checkpoint=words, asked=asked)
 
 
 def _holds_gguf(path: Path) -> bool:

@@ -39,6 +39,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
+from evalkit.analysis.cache_formats import FORMATS
 from evalkit.errors import VariantError
 from evalkit.records import OptionValue, Variant
 
@@ -65,6 +66,25 @@ class Option:
     precisions: tuple[str, ...] = ()
     identifies: bool = True
     makes: bool = True
+
+
+# Of every variant that is loaded here, whatever its backend; see `_kv_cache`.
+KV_CACHE, KV_ROTATION = (
+    Option(
+        "kv_cache",
+        "16bit",
+        "format of the KV cache, simulated for quality",
+        allowed=("16bit", *FORMATS),
+        makes=False,
+    ),
+    Option(
+        "kv_rotation",
+        "none",
+        "Hadamard transform of keys and values before they are quantized",
+        allowed=("none", "hadamard"),
+        makes=False,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -94,8 +114,9 @@ class BackendSpec:
     unpacks: bool = False
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
-        """The options that apply to `precision`."""
-        return tuple(o for o in self.options if not o.precisions or precision in o.precisions)
+        """The options that apply to `precision`: the backend's, and those of the KV cache."""
+        own = tuple(o for o in self.options if not o.precisions or precision in o.precisions)
+        return own if self.served else (*own, KV_CACHE, KV_ROTATION)
 
 
 def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionValue]:

@@ -47,6 +47,8 @@ class ProbeMetric:
 
     `per_machine` marks speed and memory, which are valid on the machine they were measured on.
     `topic` is the word of `--only` that asks for it; the metrics of one file have one.
+    `runs_model` is False for what is known of the weights alone: it holds where the KV cache is
+    simulated, too.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ProbeMetric:
     definition: str
     per_machine: bool = True
     topic: Topic = "speed"
+    runs_model: bool = True
 
     def measured(self, values: tuple[float, ...], convention: str, **details: Any) -> Measurement:
         """A Measurement of this metric with raw `values`."""

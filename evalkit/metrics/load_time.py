@@ -13,6 +13,7 @@ LOAD_SECONDS = ProbeMetric(
     definition="Wall time from opening the checkpoint to a model ready on the device, the CUDA"
     " context made before. Its convention says whether the files were in the page cache (warm) or"
     " on the disk (cold).",
+    runs_model=False,
 )
 QUANTIZE_SECONDS = ProbeMetric(
     name="quantize_seconds",
@@ -20,6 +21,7 @@ QUANTIZE_SECONDS = ProbeMetric(
     direction="lower",
     version=1,
     definition="Wall time of making the quantized checkpoint, calibration included, once.",
+    runs_model=False,
 )
 SPECS = (LOAD_SECONDS, QUANTIZE_SECONDS)
 

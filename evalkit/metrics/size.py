@@ -15,6 +15,7 @@ WEIGHT_BYTES = ProbeMetric(
     " zeros, 16-bit rest); tied weights counted once.",
     per_machine=False,
     topic="memory",
+    runs_model=False,
 )
 BITS_PER_WEIGHT = ProbeMetric(
     name="bits_per_weight",
@@ -24,6 +25,7 @@ BITS_PER_WEIGHT = ProbeMetric(
     definition="8 × weight bytes over the number of parameters of the unquantized model.",
     per_machine=False,
     topic="memory",
+    runs_model=False,
 )
 SPECS = (WEIGHT_BYTES, BITS_PER_WEIGHT)
 COLUMNS = (Column(WEIGHT_BYTES.name, "size", "size", measured_on="model", place=10),)

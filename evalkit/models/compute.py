@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evalkit.errors import ModelError
+from evalkit.models.kv_cache import full_kv_cache
 from evalkit.models.layer_format import LayerFormat, format_of
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
@@ -99,7 +100,8 @@ def weights_only(loaded: Loaded, dtype: torch.dtype) -> Iterator[bool]:
             unpacking.dtype = dtype
         for module, unpack in layers.items():
             module.forward = _unpacked_forward(module, unpack, dtype)
-        yield True
+        with full_kv_cache(loaded.model):
+            yield True
     finally:
         for unpacking, own_dtype in experts:
             unpacking.dtype = own_dtype

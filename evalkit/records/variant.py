@@ -25,9 +25,7 @@ class Variant:
     @property
     def text(self) -> str:
         """The canonical text form, `PRECISION@BACKEND[,key=value…]`; parses back to itself."""
-        if self.checkpoint is not None:
-            return self.checkpoint
-        words = [f"{self.precision}@{self.backend}"]
+        words = [self.checkpoint or f"{self.precision}@{self.backend}"]
         words += [f"{key}={_option_text(value)}" for key, value in self.options]
         return ",".join(words)
 

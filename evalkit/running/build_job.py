@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from evalkit import plugins
-from evalkit.backends import check_installed, libraries, settled, spec_of
+from evalkit.backends import check, check_installed, libraries, settled, spec_of
 from evalkit.errors import DataError, VariantError
 from evalkit.models.resolve import resolve_config, resolve_model
 from evalkit.options import LoadOptions
@@ -136,6 +136,15 @@ def build_job(
     return job
 
 
+def refused(job: Job, check: Callable[[Variant], None]) -> Job:
+    """The job with what `check` raises for its variant as refusal, unless it is refused before."""
+    try:
+        check(job.variant)
+    except VariantError as error:
+        return dataclasses.replace(job, refusal=job.refusal or str(error))
+    return job
+
+
 def on_this_machine(job: Job) -> Job:
     """The job with the card and the environment of the machine where this is called."""
     gpu = gpu_of(job.device)
@@ -155,7 +164,7 @@ def _settled(job: Job) -> Job:
     """The job of the method that the variant's words stand for; raises VariantError for none."""
     check_installed(spec_of(job.variant))
     variant, note = settled(job.checkpoint, job.variant)
-    plugins.load("backends", variant.backend).check(job.checkpoint, variant)
+    check(job.checkpoint, variant)
     known = _relevant(job.environment, variant)
     return dataclasses.replace(
         job, variant=variant, environment=known, notes=(note,) if note else ()

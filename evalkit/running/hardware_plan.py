@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from evalkit import plugins
@@ -9,7 +10,7 @@ from evalkit.analysis.architecture import ModelShape
 from evalkit.analysis.cards import Card, card_of_driver, find_card
 from evalkit.analysis.footprint import Scheme
 from evalkit.analysis.planner import Plan, check_numbers, plan
-from evalkit.backends import settled
+from evalkit.backends import cache_format, check, settled
 from evalkit.errors import VariantError
 from evalkit.models.resolve import Checkpoint, resolve_config
 from evalkit.options import PlanOptions
@@ -92,8 +93,9 @@ def schemes_of(
             backend = plugins.load("backends", variant.backend)
             if not hasattr(backend, "scheme"):
                 raise VariantError(f"{variant.text} cannot be planned: its backend has no scheme")
-            backend.check(checkpoint, variant)
-            schemes.append((variant.label, backend.scheme(variant)))
+            check(checkpoint, variant)
+            scheme = dataclasses.replace(backend.scheme(variant), cache=cache_format(variant))
+            schemes.append((variant.label, scheme))
         except VariantError as error:
             refused.append((asked.label, str(error)))
     return schemes, refused, notes

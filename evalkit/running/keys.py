@@ -21,7 +21,7 @@ WINDOWS_VERSION = 2
 
 
 def variant_key(job: Job) -> list[Any]:
-    """What makes the weights: the method with its options, and what it was made of.
+    """What makes the variant: the method with its options, and what it was made of.
 
     Options that name a file are left out, since its content counts. On a card the kernel depends on
     what this machine can compile.
@@ -29,8 +29,8 @@ def variant_key(job: Job) -> list[Any]:
     spec = spec_of(job.variant)
     unidentified = {option.name for option in spec.options if not option.identifies}
     made: list[Any] = [job.variant.precision, job.variant.backend]
-    if job.variant.checkpoint is None:
-        options = [one for one in job.variant.options if one[0] not in unidentified]
+    options = [one for one in job.variant.options if one[0] not in unidentified]
+    if options or job.variant.checkpoint is None:
         made.append(options)
     if _device(job) == "cuda" and (missing := missing_tools(job.variant)):
         made.append(missing)

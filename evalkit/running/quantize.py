@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalkit.backends import keeps, parse_variant, settled
+from evalkit.backends import cache_format, keeps, parse_variant, settled, without_cache
+from evalkit.errors import UsageError
 from evalkit.models.resolve import Checkpoint, resolve_model
 from evalkit.options import QuantizeOptions
 from evalkit.progress import Event, Listener
@@ -71,6 +72,12 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
     Raises UsageError where it is not empty or the variant is not quantized.
     """
     out = Path(options["out"])
+    asked = parse_variant(variant)
+    if cache_format(asked) is not None:
+        raise UsageError(
+            f"{variant}: a checkpoint holds no KV cache: quantize {without_cache(asked).text}, and"
+            f" give kv_cache= where it is compared ({out},kv_cache=int8)"
+        )
     device = resolve_device(options["device"])
     gpu = gpu_of(device)
     card = gpu.word if gpu else ""
@@ -84,7 +91,7 @@ def quantize_to(variant: str, options: QuantizeOptions, listener: Listener) -> P
         trust_remote_code=options["trust_remote_code"],
     )
     refuse_quantizing(card, checkpoint.weight_bytes, out)
-    chosen, notes = _chosen(parse_variant(variant), checkpoint, offline=options["offline"])
+    chosen, notes = _chosen(asked, checkpoint, offline=options["offline"])
     for note in notes:
         listener(Event(chosen.label, "", message=note))
     order = (chosen, checkpoint, device.partition(":")[0], options)

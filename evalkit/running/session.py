@@ -21,7 +21,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evalkit import plugins
-from evalkit.backends import for_scoring, keeps, spec_of
+from evalkit.backends import for_scoring, keeps, spec_of, with_quantized_cache
 from evalkit.errors import VariantError
 from evalkit.inference.engines import Prepared, prepare_engine
 from evalkit.metrics import Probe
@@ -280,7 +280,7 @@ def _load(job: Job, send: Listener) -> LoadedSession:
     files = page_cache_state(weight_files_of(Path(job.variant.checkpoint or source)))
     send(Event(job.variant.label, "loading"))
     start = time.perf_counter()
-    model = _loaded(job, source)
+    model = with_quantized_cache(_loaded(job, source), job.variant)
     wait_for(job.device)
     seconds["load"] = time.perf_counter() - start
     return LoadedSession(job, model, seconds, before, meter.peaks(), files)

@@ -12,7 +12,7 @@ import numpy as np
 
 from evalkit.analysis.speculation import expected_speedup, expected_tokens_per_pass
 from evalkit.analysis.sweep import ratio
-from evalkit.backends import spec_of, timed_elsewhere
+from evalkit.backends import refuse_timing, spec_of
 from evalkit.declaration import declared, resolved
 from evalkit.errors import EvalkitError, InterruptedWorkError, UsageError, VariantError
 from evalkit.options import CompareOptions, SpeculateOptions
@@ -79,13 +79,14 @@ def _compared(options: SpeculateOptions) -> CompareOptions:
 
 def _make(job: Job, listener: Listener) -> None:
     """Make the variant's checkpoint if need be; raises VariantError where it cannot be loaded."""
-    if refusal := job.refusal or timed_elsewhere(job.variant):
-        raise VariantError(refusal)
+    if job.refusal:
+        raise VariantError(job.refusal)
     if spec_of(job.variant).served:
         raise VariantError(
             f"{job.variant.label} runs in a server: speculative decoding is set up there, and "
             "`evalkit bench` measures what it brings"
         )
+    refuse_timing(job.variant)
     make_checkpoint(job, listener)
 
 

@@ -96,6 +96,11 @@ def remarks(plan: Plan) -> list[str]:
         dict.fromkeys(f"{row.kv_cache_bytes_per_token / 1024:g} KiB" for row in plan.rows)
     )
     found.append(f"KV cache: {tokens} a token and sequence, {plan.context} tokens × {plan.batch}")
+    if any(row.scheme.cache for row in plan.rows):
+        found.append(
+            "a quantized KV cache is planned as an engine such as llama.cpp or vLLM holds it:"
+            " evalkit simulates it, for quality"
+        )
     found.append(_activations(plan))
     if not plan.prefill_chunk and plan.context > CHUNK:
         most = [f"{row.variant} {most_sequences(plan, row.scheme, CHUNK)}" for row in plan.rows]

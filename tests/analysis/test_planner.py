@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.analysis.architecture import Attention, Growth, Linear, ModelShape, Moment, SparseMask
+from evalkit.analysis.cache_formats import FORMATS
 from evalkit.analysis.cards import CARDS, card_of_driver, find_card
 from evalkit.analysis.footprint import (
     CPU,
@@ -93,8 +94,32 @@ def test_decode_roofline_of_a_4090_at_batch_1(scheme: Scheme, rate: float) -> No
 
 
 def test_kv_cache_is_128_kib_a_token() -> None:
-    assert kv_cache_bytes(PHI, 2, 1, 1) == 128 * 1024
-    assert kv_cache_bytes(PHI, 2, 3, 8192) == 3 * 8192 * 128 * 1024
+    assert kv_cache_bytes(PHI, FP16, 1, 1) == 128 * 1024
+    assert kv_cache_bytes(PHI, FP16, 3, 8192) == 3 * 8192 * 128 * 1024
+
+
+@pytest.mark.parametrize(("name", "smaller"), [("int8", 1.88), ("fp8", 2.0), ("int4", 3.56)])
+def test_a_quantized_kv_cache_holds_more_tokens_and_sequences(name: str, smaller: float) -> None:
+    packed = dataclasses.replace(FP16, cache=FORMATS[name])
+    whole, less = plan(PHI, [("fp16", FP16), ("less", packed)], ADA, 8192).rows
+    ratio = whole.kv_cache_bytes_per_token / less.kv_cache_bytes_per_token
+    assert ratio == pytest.approx(smaller, abs=0.005)
+    assert whole.memory.kv_cache / less.memory.kv_cache == pytest.approx(ratio)
+    assert less.memory.weights == whole.memory.weights
+    assert less.decode_roofline == whole.decode_roofline
+    assert less.decode_expected > whole.decode_expected
+    # The model's own limit, or that of activations.
+    assert whole.max_context <= less.max_context <= PHI.max_context
+    chunked = plan(PHI, [("fp16", FP16), ("less", packed)], ADA, 4096, 12, prefill_chunk=2048)
+    whole, less = chunked.rows
+    assert less.max_batch >= ratio * whole.max_batch
+    assert less.max_context > whole.max_context
+
+
+def test_scales_of_a_short_last_group_are_counted() -> None:
+    assert FORMATS["int4"].channel_bytes(64) == 4.5 / 8
+    assert FORMATS["int8"].channel_bytes(80) == (80 + 3 * 2) / 80
+    assert FORMATS["fp8"].channel_bytes(80) == 1
 
 
 def test_a_sliding_window_bounds_the_cache_and_stripes_do_not() -> None:

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig
 
 from evalkit.analysis.footprint import weight_bytes as planned_bytes
-from evalkit.backends import gguf, keeps, loaded_as, parse_variant, timed_elsewhere
+from evalkit.backends import gguf, keeps, loaded_as, parse_variant, refuse_timing
 from evalkit.backends._artifacts import write_checkpoint
 from evalkit.errors import ModelError, UsageError, VariantError
 from evalkit.inference.timing import GenerationTime
@@ -116,8 +116,9 @@ def test_speed_is_that_of_the_engine_that_runs_the_file(llama: Path) -> None:
 
 
 def test_what_decodes_here_refuses_it() -> None:
-    assert "another engine runs it" in timed_elsewhere(parse_variant("q8_0@gguf"))
-    assert not timed_elsewhere(parse_variant("int8"))
+    refuse_timing(parse_variant("int8"))
+    with pytest.raises(VariantError, match="another engine runs it"):
+        refuse_timing(parse_variant("q8_0@gguf"))
     assert loaded_as(parse_variant("q8_0@gguf"), "cpu").text == "fp32@transformers"
     assert loaded_as(parse_variant("int8"), "cpu") == parse_variant("int8")
 

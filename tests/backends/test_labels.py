@@ -34,6 +34,10 @@ LABELS = {
     "int4@torchao": "int4 torchao g128",
     "served@endpoint,url=http://host:8000": "served endpoint http://host:8000",
     "someone/a-model-awq": "someone/a-model-awq",
+    "fp16,kv_cache=int4": "fp16 KV int4",
+    "int4,kv_cache=int8": "int4 GPTQ g128 KV int8",
+    "int8,kv_cache=fp8,kv_rotation=hadamard": "int8 LLM.int8() KV fp8 hadamard",
+    "someone/a-model-awq,kv_cache=int4": "someone/a-model-awq KV int4",
 }
 
 
@@ -48,7 +52,7 @@ def test_every_backend_is_labelled_here() -> None:
 
 @pytest.mark.parametrize("words", [*LABELS, "int8@bitsandbytes,threshold=4"])
 def test_only_llm_int8_with_16_bit_columns_depends_on_the_batch(words: str) -> None:
-    expected = {"int8", "int8@bitsandbytes,threshold=4"}
+    expected = {"int8", "int8@bitsandbytes,threshold=4", "int8,kv_cache=fp8,kv_rotation=hadamard"}
     variant = parse_variant(words)
     if variant.checkpoint is None:
         assert run_settings(variant) == (("batch_tokens",) if words in expected else ())

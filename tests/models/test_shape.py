@@ -91,7 +91,7 @@ def test_kv_cache_is_that_of_the_real_model(name: str) -> None:
     model, shape = real_model(config), shape_of(config)
     with torch.inference_mode():
         cache = model(torch.zeros((2, 60), dtype=torch.long), use_cache=True).past_key_values
-    assert kv_cache_bytes(shape, 2, 2, 60) == cache_bytes(cache)
+    assert kv_cache_bytes(shape, PLAIN[2], 2, 60) == cache_bytes(cache)
 
 
 @pytest.mark.parametrize(("element", "dtype"), [(2, torch.bfloat16), (4, torch.float32)])
@@ -103,8 +103,8 @@ def test_activations_are_those_of_the_real_model(
     model, shape = real_model(config, dtype), shape_of(config, element)
     for batch, length in ((1, 20), (3, 61), (5, 7)):
         prefill, decode = measured_bytes(model, batch, length)
-        cache = kv_cache_bytes(shape, element, batch, length)
-        step = kv_cache_bytes(shape, element, batch, length + 1)
+        cache = kv_cache_bytes(shape, PLAIN[element], batch, length)
+        step = kv_cache_bytes(shape, PLAIN[element], batch, length + 1)
         assert prefill_bytes(shape, PLAIN[element], batch, length) == prefill - cache
         assert decode_bytes(shape, PLAIN[element], batch, length) == decode - step
 
@@ -126,7 +126,7 @@ def measured_bytes(model: Any, batch: int, length: int) -> tuple[int, int]:
 def test_sparse_layers_of_long_prompts_are_planned_to_a_twentieth(length: int) -> None:
     model, shape = real_model(PHI, torch.float32), shape_of(PHI, 4)
     prefill, _ = measured_bytes(model, 2, length)
-    planned = prefill_bytes(shape, PLAIN[4], 2, length) + kv_cache_bytes(shape, 4, 2, length)
+    planned = prefill_bytes(shape, PLAIN[4], 2, length) + kv_cache_bytes(shape, PLAIN[4], 2, length)
     assert planned == pytest.approx(prefill, rel=0.05)
 
 
@@ -172,7 +172,7 @@ def test_a_recurrent_state_is_planned_as_what_it_is() -> None:
     """Mamba has no keys and values; its state and convolutions take the same at every length."""
     shape = shape_of(MAMBA)
     assert shape.state == 2 * 64 * (8 + 4)
-    assert kv_cache_bytes(shape, 2, 3, 10) == kv_cache_bytes(shape, 2, 3, 5000) > 0
+    assert kv_cache_bytes(shape, PLAIN[2], 3, 10) == kv_cache_bytes(shape, PLAIN[2], 3, 5000) > 0
 
 
 def test_fused_experts_are_told_from_other_parameters_of_three_dimensions() -> None:

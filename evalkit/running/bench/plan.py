@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalkit.backends import needs_memory, timed_elsewhere
+from evalkit.backends import needs_memory, refuse_timing
 from evalkit.declaration import command_line, declared, words
 from evalkit.errors import UsageError, unknown
 from evalkit.models.resolve import Checkpoint
 from evalkit.options import BenchOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import Model, content_hash
-from evalkit.running.build_job import build_job, resolve_subject
+from evalkit.running.build_job import build_job, refused, resolve_subject
 from evalkit.running.defaults import assign_servers, choose_variants
 from evalkit.running.job import Job
 from evalkit.running.keys import bench_key
@@ -60,12 +59,8 @@ def make_bench_plan(
     measured = _with_lengths(options, subject.checkpoint)
     batches = _numbers(options["batch_sizes"])
     jobs = [
-        build_job(subject, variant, serve=command, send=send)
+        refused(build_job(subject, variant, serve=command, send=send), refuse_timing)
         for variant, command in zip(variants, serve, strict=True)
-    ]
-    jobs = [
-        dataclasses.replace(job, refusal=job.refusal or timed_elsewhere(job.variant))
-        for job in jobs
     ]
     length = measured["prompt"] + measured["generate"]
     jobs = with_memory_check(jobs, length, min(batches or (1,)))

@@ -201,7 +201,7 @@ def _utilized(
     batch, context = point.batch_size, point.context
     if point.phase == "decode":
         passes = point.tokens_per_second / batch
-        cache = batch * kv_read_bytes(shape, scheme.rest_bytes, context)
+        cache = batch * kv_read_bytes(shape, scheme, context)
         read, flops = weights + cache, decode_flops(shape, batch, context)
     else:
         passes = point.tokens_per_second / (batch * context)

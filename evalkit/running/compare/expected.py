@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from evalkit import plugins
 from evalkit.analysis.duration import Past, Rates, expected, loading_unseen, measured_now, total
+from evalkit.backends import cache_format
 from evalkit.errors import in_one_line
 from evalkit.progress import Listener
 from evalkit.records import Cost, Run
@@ -158,6 +159,9 @@ def _steps(
     yield Step("loading", _loading(job, runs))
     for name, cost in counts.parts:
         found = expected(cost, rates, past, model, variant)
+        if name == "speed" and cache_format(job.variant):
+            # A simulated cache is not timed.
+            continue
         if name == "speed":
             # Repeated until its median is known, within the seconds that are allowed: where no
             # speed was measured before, that takes about half of them however fast the model is.

@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 
 from evalkit import plugins
+from evalkit.backends import SIMULATED, cache_format
 from evalkit.errors import EvalkitError, InterruptedWorkError, OutOfMemoryError, VariantError
 from evalkit.metrics import Probe
 from evalkit.models.overflow import first_not_finite, not_finite_words
@@ -85,8 +86,9 @@ def _measure(store: Store, part: Part, session: Session, costs: Costs, send: Lis
         measure_share(store, part, session, send)
         return
     run, start = begin(store, part, session), time.perf_counter()
-    # A task that may stop asks fewer items than its cost counts.
-    whole = not run.measurements and part.stopping is None
+    # A task that may stop asks fewer items than its cost counts, a simulated cache is not run.
+    simulated = part.is_probe and cache_format(job.variant) is not None
+    whole = not run.measurements and part.stopping is None and not simulated
     try:
         if part.is_probe:
             run = _probe(store, part, run, loaded(session), send)
@@ -218,6 +220,10 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
         module = plugins.load("metrics", name)
         if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
             continue
+        if cache_format(job.variant) and any(spec.runs_model for spec in module.SPECS):
+            without = _without_values(module, job.environment.machine, reason=SIMULATED)
+            run = add(store, run, without)
+            continue
         event = Event(job.variant.label, f"measuring {name.replace('_', ' ')}")
         send(event)
         probe = dataclasses.replace(session.probe(), advance=_advance(event, send))
@@ -240,7 +246,8 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
         run = add(store, run, _without_values(module, job.environment.machine))
     if failures:
         raise OutOfMemoryError("; ".join(map(str, failures)))
-    return dataclasses.replace(run, notes=(*run.notes, *load.notes()))
+    timed = () if cache_format(job.variant) else load.notes()
+    return dataclasses.replace(run, notes=(*run.notes, *timed))
 
 
 def _advance(event: Event, send: Listener) -> Callable[[float, float, str], None]:
@@ -251,10 +258,12 @@ def _advance(event: Event, send: Listener) -> Callable[[float, float, str], None
     return advance
 
 
-def _without_values(module: ModuleType, machine: str) -> list[Measurement]:
+def _without_values(module: ModuleType, machine: str, **details: str) -> list[Measurement]:
     """The metrics of `module` as tried and not measured, so that they are not tried again."""
     return [
-        dataclasses.replace(spec.measured((), ""), machine=machine if spec.per_machine else None)
+        dataclasses.replace(
+            spec.measured((), "", **details), machine=machine if spec.per_machine else None
+        )
         for spec in module.SPECS
     ]
 
