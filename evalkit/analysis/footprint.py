@@ -43,7 +43,8 @@ class Scheme:
 
     `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
-    `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element.
+    `layer_bytes` is a constant a layer (a codebook), `input_bytes` stand beside each of its inputs
+    (the index of a group). Everything else has `rest_bytes` an element.
 
     `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
     are 8-bit integers too. `fraction` of the decode roofline is what to expect at batch 1, as
@@ -58,6 +59,7 @@ class Scheme:
     scale_bytes: float = 0.0
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
+    input_bytes: float = 0.0
     rest_bytes: int = 2
     int8: bool = False
     cuda: Work = NO_WORK
@@ -71,7 +73,10 @@ class Scheme:
 
 @dataclass(frozen=True)
 class WeightBytes:
-    """Bytes of weights by category; `rest` is everything held in 16 or 32 bit."""
+    """Bytes of weights by category; `rest` is everything held in 16 or 32 bit.
+
+    `scales` are all that is held beside packed weights and zero points: codebooks and indexes too.
+    """
 
     packed: float
     scales: float
@@ -81,7 +86,12 @@ class WeightBytes:
     @property
     def total(self) -> float:
         """Bytes of all weights."""
-        return self.packed + self.scales + self.zeros + self.rest
+        return self.quantized + self.rest
+
+    @property
+    def quantized(self) -> float:
+        """Bytes of the quantized matrices: packed weights and what unpacking reads."""
+        return self.packed + self.scales + self.zeros
 
 
 @dataclass(frozen=True)
@@ -110,11 +120,7 @@ CPU = Runtime(
 
 
 def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> WeightBytes:
-    """Bytes of all weights of `shape` stored by `scheme`, for the tiles of the kernels of `work`.
-
-    Symmetric GPTQ has one constant zero point; its checkpoint format writes one for each group
-    all the same (and an index of groups), about 0.6 % more on disk, which kernels need not read.
-    """
+    """Bytes of all weights of `shape` stored by `scheme`, in tiles as the kernels of `work` ask."""
     plain = shape.parameters - shape.linear_elements
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
@@ -122,7 +128,9 @@ def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> Wei
     groups = sum(rows * math.ceil(width / (scheme.group_size or width)) for rows, width in stored)
     return WeightBytes(
         packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
-        scales=groups * scheme.scale_bytes + len(shape.linears) * scheme.layer_bytes,
+        scales=groups * scheme.scale_bytes
+        + len(shape.linears) * scheme.layer_bytes
+        + sum(width for _, width in stored) * scheme.input_bytes,
         zeros=groups * scheme.zero_bits / 8,
         rest=float(plain * scheme.rest_bytes),
     )

@@ -17,7 +17,8 @@ from evalkit.records import Column, from_json, to_json
 
 def test_the_columns_in_the_order_of_the_table() -> None:
     assert [column.title for column in table_columns()] == [
-        "size", "peak", "prefill", "decode", "perplexity", "KL", "top-1", "tasks, paired",
+        "size", "peak", "prefill", "decode", "perplexity", "KL", "top-1", "bits",
+        "tasks, paired",
     ]  # fmt: skip
     for column in table_columns():
         assert from_json(Column, to_json(column)) == column
