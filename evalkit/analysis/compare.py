@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
+from evalkit.analysis.equal_bytes import equal_bytes
 from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import sampled_value
 from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
@@ -110,6 +111,7 @@ def compare(
         notes=notes,
         store=store,
         columns=columns,
+        equal_bytes=equal_bytes(rows, measured, floor.get("kl_divergence_mean", 0.0)),
     )
     return advise(comparison)
 

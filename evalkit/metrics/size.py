@@ -10,9 +10,9 @@ WEIGHT_BYTES = ProbeMetric(
     name="weight_bytes",
     unit="bytes",
     direction="lower",
-    version=1,
+    version=2,
     definition="Bytes of storage of all parameters and quantization data (packed weights, scales,"
-    " zeros, 16-bit rest); tied weights counted once.",
+    " zeros, 16-bit rest) before anything has run; tied weights counted once.",
     per_machine=False,
     topic="memory",
 )
@@ -20,7 +20,7 @@ BITS_PER_WEIGHT = ProbeMetric(
     name="bits_per_weight",
     unit="bits",
     direction="lower",
-    version=1,
+    version=2,
     definition="8 × weight bytes over the number of parameters of the unquantized model.",
     per_machine=False,
     topic="memory",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
 from evalkit.records.column import Column
+from evalkit.records.equal_bytes import EqualBytes
 from evalkit.records.run import Direction, Environment, Model, Status
 from evalkit.records.suite import Suite
 from evalkit.records.variant import Variant
@@ -87,7 +88,8 @@ class Flip:
 class Comparison(Displayable):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor.
 
-    `columns` are those of the table, as the metrics declare them. `only` names what alone was asked
+    `columns` are those of the table, as the metrics declare them; `equal_bytes` has the variants by
+    their bytes, with the paired differences of their divergences. `only` names what alone was asked
     for, in the words of `--only`; it is empty where everything was.
     """
 
@@ -104,6 +106,7 @@ class Comparison(Displayable):
     command: str = ""
     columns: tuple[Column, ...] = ()
     only: tuple[str, ...] = ()
+    equal_bytes: EqualBytes = field(default_factory=EqualBytes)
 
     @property
     def is_partial(self) -> bool:

@@ -52,3 +52,10 @@ def test_limits_are_listed_without_torch() -> None:
         "table_columns(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bytes_are_counted_before_anything_runs() -> None:
+    """Some kernels repack their weights at the first pass."""
+    from evalkit.running.compare.worker import _probing
+
+    assert next(name for name, _ in _probing()) == "size"
