@@ -160,7 +160,8 @@ def artifact_name(
     That is the model, the options, the library, the calibration and the kind of device.
     """
     spec = spec_of(variant)
-    others = {option.name for option in spec.options if not (option.identifies and option.makes)}
+    known = spec.options_for(variant.precision)
+    others = {option.name for option in known if not (option.identifies and option.makes)}
     options = {k: v for k, v in resolved_options(spec, variant).items() if k not in others}
     content = [
         checkpoint.identity.weights,

@@ -65,6 +65,16 @@ class Option:
     makes: bool = True
 
 
+# Of every method that is calibrated.
+CALIBRATION_SEED = Option(
+    "calibration_seed",
+    0,
+    "another draw of calibration samples; added to --seed",
+    minimum=0,
+    identifies=False,
+)
+
+
 @dataclass(frozen=True)
 class BackendSpec:
     """Name, precisions, options and needs of a backend.
@@ -74,6 +84,8 @@ class BackendSpec:
     store, while other weights are converted in seconds whenever they are loaded;
     `served` that the model runs in a server of its own and nothing is loaded here; `simulates`
     that rounded weights stay in 16-bit layers, so that size and speed are the baseline's.
+    `formats` are what `compare --formats` makes of it beside each precision with its defaults, as
+    PRECISION,key=value…
     """
 
     name: str
@@ -88,10 +100,12 @@ class BackendSpec:
     needs_calibration: bool = False
     served: bool = False
     simulates: bool = False
+    formats: tuple[str, ...] = ()
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
-        """The options that apply to `precision`."""
-        return tuple(o for o in self.options if not o.precisions or precision in o.precisions)
+        """The options that apply to `precision`, the seed of what is calibrated among them."""
+        own = tuple(o for o in self.options if not o.precisions or precision in o.precisions)
+        return (*own, CALIBRATION_SEED) if self.needs_calibration else own
 
 
 def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionValue]:
@@ -114,6 +128,8 @@ def _option_word(name: str, value: OptionValue) -> str:
         return name if value else f"no {name}"
     if isinstance(value, str):
         return value
+    if name == CALIBRATION_SEED.name:
+        return f"seed {value}"
     return f"g{value}" if name == "group_size" else f"{name}={value}"
 
 

@@ -66,6 +66,7 @@ SPEC = BackendSpec(
     requires=("bitsandbytes", "accelerate"),
     install="pip install bitsandbytes accelerate",
     quantizes=True,
+    formats=("int4,quant_type=fp4", "int4,double_quant=true"),
 )
 # Integer products need tensor cores for 8 bit.
 _INT8_CAPABILITY = (7, 5)

@@ -54,6 +54,7 @@ SPEC = BackendSpec(
     requires=("torchao",),
     install="pip install 'evalkit[torchao]'",
     quantizes=True,
+    formats=("int8,activations=dynamic",),
 )
 _INT4_CAPABILITY = (8, 0)
 _ALTERNATIVE = "int8@bitsandbytes or int4@bitsandbytes"

@@ -22,6 +22,7 @@ from evalkit.options import CompareOptions
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, Variant
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
+from evalkit.running.compare.formats import with_formats, with_seeds
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.compare.stopping_plan import stopping_margin, stopping_part
 from evalkit.running.compare.suite import (
@@ -97,9 +98,13 @@ def make_plan(
         card_holds_model=not options["ray"] and any(map(needs_memory, chosen)),
     )
     subject = _with_settings(subject, options)
+    left_out: tuple[str, ...] = ()
+    if options["formats"]:
+        chosen, left_out = with_formats(chosen, subject)
+    chosen = with_seeds(chosen, options["calibration_seeds"])
     wanted = wanted_parts(options)
     suite, sources, texts = choose_suite(options, subject.checkpoint, wanted)
-    notes = tuple(note for text in texts for note in text.notes)
+    notes = (*left_out, *(note for text in texts for note in text.notes))
     for note in notes:
         send(Event("evalkit", "", message=note))
     generates = generating_tasks(subject, suite.tasks, send)
@@ -109,7 +114,7 @@ def make_plan(
             variant,
             sources=sources,
             limit=options["limit"],
-            serve=serve[variant],
+            serve=serve.get(variant, ""),
             send=send,
         )
         for variant in chosen

@@ -55,12 +55,12 @@ def divergence_bytes(comparison: Comparison, tables: Tables) -> Chart:
     names = shortened(row.label for row in rows)
     for row in rows:
         _plot(axes, row, known[row.variants[0]], scale)
-    axes.set_yscale("log")
-    logarithmic(axes.yaxis)
     front = _front(axes, rows, scale)
+    axes.set_yscale("log")
     axes.set_xlabel(f"weights, {unit} (left is smaller)")
-    axes.set_ylabel("mean KL divergence, nats per token (down is closer)")
+    axes.set_ylabel("mean KL divergence, nats (down is closer)")
     axes.margins(0.08)
+    logarithmic(axes.yaxis)
     axes.grid(True)
     legend(axes, [*(_handle(row, known[row.variants[0]], names) for row in rows), *front])
     shown = [known[label] for row in rows for label in row.variants]
