@@ -52,6 +52,14 @@ class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
             neutral="it names variants, and each is measured as if it had been written",
         ),
     ]
+    decompose: Annotated[
+        bool,
+        Option(
+            "Also the divergence of each variant's weights and of its kernels, apart.",
+            False,
+            neutral="it adds a measurement beside the others",
+        ),
+    ]
     calibration_seeds: Annotated[
         int,
         Option(

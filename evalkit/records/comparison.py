@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
 from evalkit.records.column import Column
+from evalkit.records.decomposition import Decomposition
 from evalkit.records.equal_bytes import EqualBytes
 from evalkit.records.run import Direction, Environment, Model, Status
 from evalkit.records.suite import Suite
@@ -45,6 +46,7 @@ class Row:
     `label` is what its backend calls the variant in tables and charts ("int8 LLM.int8()"); empty in
     results that were stored without it.
     `verdict` is the row's overall finding at the margin, with its evidence and its claim.
+    `decomposition` has its weights and its kernel apart, where that was asked for.
     """
 
     variant: Variant
@@ -57,6 +59,7 @@ class Row:
     notes: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     label: str = ""
+    decomposition: Decomposition | None = None
 
 
 @dataclass(frozen=True)

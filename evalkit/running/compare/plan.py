@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalkit.analysis.decompose import PASSES
 from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.declaration import command_line, words
@@ -33,7 +34,15 @@ from evalkit.running.compare.suite import (
     wanted_parts,
 )
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
-from evalkit.running.job import NOISE_VERSION, PROBES, TASK_VERSION, Job, Part, Settings, Subject
+from evalkit.running.job import (
+    DECOMPOSED_VERSION,
+    NOISE_VERSION,
+    PROBES,
+    TASK_VERSION,
+    Job,
+    Part,
+    Subject,
+)
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
 from evalkit.running.remaining import shortened_speed
@@ -67,11 +76,7 @@ class ComparePlan:
     @property
     def context(self) -> int:
         """Tokens of the longest sequence that texts or speed ask for; tasks may ask for more."""
-        return _context_of(self.suite, self.jobs[0].settings)
-
-
-def _context_of(suite: Suite, settings: Settings) -> int:
-    return suite.context or settings.protocol.prompt
+        return self.suite.context or self.jobs[0].settings.protocol.prompt
 
 
 def make_plan(
@@ -119,7 +124,7 @@ def make_plan(
         )
         for variant in chosen
     ]
-    context = _context_of(suite, subject.settings)
+    context = suite.context or subject.settings.protocol.prompt
     jobs = with_memory_check(_with_parts(jobs, suite, generates, wanted), context)
     _check_something(jobs, options)
     mirror = str(options["out"]) if is_url(options["out"]) else ""
@@ -197,6 +202,7 @@ def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
         allow_overlap=options["allow_overlap"],
         allow_code=options["allow_code"],
         until_decided=stopping_margin(options),
+        decompose=options["decompose"],
         data=data,
         include_path=include_path,
     )
@@ -274,6 +280,8 @@ def _texts(job: Job, piece: Suite) -> Part:
     needed = [(metric.name, metric.version) for metric in metrics]
     if job.is_baseline:
         needed.append(("noise", NOISE_VERSION))
+    elif job.settings.decompose and job.divergence:
+        needed += [(name, DECOMPOSED_VERSION) for name in PASSES]
     baseline = "" if job.is_baseline else job.reference
     return Part("texts", _run(job, texts_key(job, piece), piece), tuple(needed), baseline)
 
