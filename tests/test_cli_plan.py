@@ -50,7 +50,7 @@ def test_phi_3_small_on_a_4090_needs_no_weights_and_no_network(command: Command)
     fp16, int8, int4 = content["rows"]
     assert fp16["weight_bytes"] == 14_784_544_768
     assert int8["weight_bytes"] == pytest.approx(7.81e9, rel=0.005)
-    assert int4["weight_bytes"] == pytest.approx(4.42e9, rel=0.005)
+    assert int4["weight_bytes"] == pytest.approx(4.455e9, rel=0.001)
     for row, rate in ((fp16, 68), (int8, 129), (int4, 227)):
         assert row["kv_cache_bytes_per_token"] == 128 * 1024
         assert row["decode_roofline_tokens_per_second"] == pytest.approx(rate, rel=0.02)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.analysis.advice import advise
+from evalkit.analysis.decompose import decomposition
+from evalkit.analysis.equal_bytes import equal_bytes
 from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import not_measured, sampled_value
 from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
@@ -51,9 +53,10 @@ WORST_FIRST: tuple[Status, ...] = ("interrupted", "out_of_memory", "failed", "ru
 class Measured:
     """One variant with its runs (probes, texts, tasks) and the raw values behind them.
 
-    `tokens` is the pass over the texts, `weights` one in the baseline's arithmetic, `noise` the
-    baseline's second pass with another batch size, `tasks` the per-item values of each task score,
-    `groups` the scores that are means of those. `label` is what the row is called.
+    `tokens` is the pass over the texts, `weights` one in the baseline's arithmetic, `decomposed`
+    those that tell weights and kernel apart (evalkit.analysis.decompose), `noise` the baseline's
+    second pass with another batch size, `tasks` the per-item values of each task score, `groups`
+    the scores that are means of those. `label` is what the row is called.
     """
 
     variant: Variant
@@ -61,6 +64,7 @@ class Measured:
     tokens: TokenTable | None = None
     noise: TokenTable | None = None
     weights: TokenTable | None = None
+    decomposed: Mapping[str, TokenTable] = field(default_factory=dict)
     tasks: Mapping[str, ItemScores] = field(default_factory=dict)
     groups: tuple[ScoreGroup, ...] = ()
     label: str = ""
@@ -110,6 +114,7 @@ def compare(
         notes=notes,
         store=store,
         columns=columns,
+        equal_bytes=equal_bytes(rows, measured, floor.get("kl_divergence_mean", 0.0)),
     )
     return advise(comparison)
 
@@ -208,6 +213,7 @@ def _row(
         ),
         runs=tuple(run.id for run in one.runs),
         label=one.label,
+        decomposition=decomposition(one, floor.get("kl_divergence_mean")),
     )
 
 

@@ -44,8 +44,9 @@ class Scheme:
 
     `bits` a weight; 16 or more is unquantized. `group_size` inputs share a scale of `scale_bytes`
     and, where `zero_bits` is not 0, a zero point; group size 0 is one scale an output.
-    `layer_bytes` is a constant a layer (a codebook). Everything else has `rest_bytes` an element,
-    or `embedding_bits` and `head_bits` where embedding and output head are packed as well.
+    `layer_bytes` is a constant a layer (a codebook), `input_bytes` stand beside each of its inputs
+    (the index of a group). Everything else has `rest_bytes` an element, or `embedding_bits` and
+    `head_bits` where embedding and output head are packed as well.
 
     `cuda` and `cpu` are the buffers and tiles of the kernels there. `int8` says that activations
     have 8 bit too: products run at the card's rate of INT8, which is that of FP8 where it has it.
@@ -61,6 +62,7 @@ class Scheme:
     scale_bytes: float = 0.0
     zero_bits: float = 0.0
     layer_bytes: float = 0.0
+    input_bytes: float = 0.0
     rest_bytes: int = 2
     embedding_bits: float = 0.0
     head_bits: float = 0.0
@@ -77,7 +79,10 @@ class Scheme:
 
 @dataclass(frozen=True)
 class WeightBytes:
-    """Bytes of weights by category; `rest` is everything held in 16 or 32 bit."""
+    """Bytes of weights by category; `rest` is everything held in 16 or 32 bit.
+
+    `scales` are all that is held beside packed weights and zero points: codebooks and indexes too.
+    """
 
     packed: float
     scales: float
@@ -87,7 +92,12 @@ class WeightBytes:
     @property
     def total(self) -> float:
         """Bytes of all weights."""
-        return self.packed + self.scales + self.zeros + self.rest
+        return self.quantized + self.rest
+
+    @property
+    def quantized(self) -> float:
+        """Bytes of the quantized matrices: packed weights and what unpacking reads."""
+        return self.packed + self.scales + self.zeros
 
 
 @dataclass(frozen=True)
@@ -116,18 +126,16 @@ CPU = Runtime(
 
 
 def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> WeightBytes:
-    """Bytes of all weights of `shape` stored by `scheme`, for the tiles of the kernels of `work`.
-
-    Symmetric GPTQ has one constant zero point; its checkpoint format writes one for each group
-    all the same (and an index of groups), about 0.6 % more on disk, which kernels need not read.
-    """
+    """Bytes of all weights of `shape` stored by `scheme`, in tiles as the kernels of `work` ask."""
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
     stored = [_padded(linear.outputs, linear.inputs, work) for linear in shape.linears]
     groups = sum(rows * math.ceil(width / (scheme.group_size or width)) for rows, width in stored)
     return WeightBytes(
         packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
-        scales=groups * scheme.scale_bytes + len(shape.linears) * scheme.layer_bytes,
+        scales=groups * scheme.scale_bytes
+        + len(shape.linears) * scheme.layer_bytes
+        + sum(width for _, width in stored) * scheme.input_bytes,
         zeros=groups * scheme.zero_bits / 8,
         rest=_rest_bytes(shape, scheme),
     )

@@ -72,6 +72,16 @@ class PlanRow:
     decode_expected: float
     prefill_roofline: float
 
+    def bits_per_weight(self, shape: ModelShape) -> float:
+        """Bits of all weights over the parameters of the unquantized model."""
+        return 8 * self.memory.weights.total / shape.parameters
+
+    def bits_per_quantized_weight(self, shape: ModelShape) -> float | None:
+        """Bits of the quantized matrices, scales and zeros, over their weights; None for none."""
+        if not self.scheme.quantized:
+            return None
+        return 8 * self.memory.weights.quantized / shape.linear_elements
+
     @property
     def fits(self) -> bool:
         """Whether the total is within the card's memory."""

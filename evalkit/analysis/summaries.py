@@ -112,6 +112,17 @@ def paired_delta(
     return Interval(estimate - reference, low, high)
 
 
+def mean_of_units(table: TokenTable, sums: Floats) -> Interval:
+    """Interval of the mean a token of what sums to `sums` over the units of `table`.
+
+    With the difference of two passes' sums over the same units it is that of a paired difference.
+    """
+    mask = table.select(None)
+    return _ratio_interval(
+        float(sums.sum()), sums, _weights(table, "mean"), table.units(None), mask
+    )
+
+
 def rounding_bound(
     first: TokenTable, again: TokenTable, column: str, summary: str, tokens: int
 ) -> float:

@@ -156,8 +156,23 @@ def parts_of_state(state: Any) -> Iterator[Part]:
         yield "scales", "offset", offset
 
 
+def _weights_8bit(layer: Any) -> Tensor:
+    """Codes times the largest value of their row over 127, as they are before and after a pass."""
+    state, weight = layer.state, layer.weight
+    codes = next(one for one in (state.CB, weight.CB, weight.data) if one is not None)
+    scales = weight.SCB if state.SCB is None else state.SCB
+    return codes.float() * (scales.float() / 127)[:, None]
+
+
 FORMATS = (
-    LayerFormat("LLM.int8()", _is_8bit, kernel=_kernel_8bit, runs_as_is=True, parts=_parts_8bit),
+    LayerFormat(
+        "LLM.int8()",
+        _is_8bit,
+        kernel=_kernel_8bit,
+        weights=_weights_8bit,
+        runs_as_is=True,
+        parts=_parts_8bit,
+    ),
     LayerFormat(
         "4-bit",
         _is_4bit,

@@ -142,10 +142,10 @@ def grouped(
 ) -> Scheme:
     """GPTQ or AWQ: a float16 scale a group of inputs (all of a row where it is not positive).
 
-    Symmetric zero points are one constant: the checkpoint format carries them, about 0.6 % of a
-    4-bit model, but no kernel has to read them, so they are not counted. On a card Marlin is
-    counted wherever it may run; it pads widths that no tile of 64 × 128 covers, this way or the
-    other, in whole groups, but not where `reorders` puts columns in the order of activations.
+    Zero points are counted although symmetric ones are all the same constant: both formats write
+    one for each group, and GPTQ's an index of the group of each input. On a card Marlin is counted
+    wherever it may run; it pads widths that no tile of 64 × 128 covers, this way or the other, in
+    whole groups, but not where `reorders` puts columns in the order of activations.
     """
     fraction, source = _GPTQ.get(bits, (0.60, _LLAMA_CPP_Q4))
     groups = f"g{group_size}" if group_size > 0 else "per row"
@@ -157,6 +157,7 @@ def grouped(
         source,
         group_size=max(0, group_size),
         scale_bytes=2,
-        zero_bits=0 if symmetric else bits,
+        zero_bits=bits,
+        input_bytes=4 if title == "GPTQ" else 0,
         cuda=Work(tiles=_MARLIN_TILES[group_size]) if marlin and not reorders else NO_WORK,
     )

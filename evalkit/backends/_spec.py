@@ -85,6 +85,14 @@ KV_CACHE, KV_ROTATION = (
         makes=False,
     ),
 )
+# Of every method that is calibrated.
+CALIBRATION_SEED = Option(
+    "calibration_seed",
+    0,
+    "another draw of calibration samples; added to --seed",
+    minimum=0,
+    identifies=False,
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class BackendSpec:
     `served` that the model runs in a server of its own and nothing is loaded here; `simulates`
     that rounded weights stay in 16-bit layers, so that size and speed are the baseline's;
     `unpacks` that plain weights are evaluated here and another engine runs the packed ones.
+    `formats` are what `compare --formats` makes of it beside each precision with its defaults, as
+    PRECISION,key=value…
     """
 
     name: str
@@ -112,11 +122,13 @@ class BackendSpec:
     served: bool = False
     simulates: bool = False
     unpacks: bool = False
+    formats: tuple[str, ...] = ()
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
-        """The options that apply to `precision`: the backend's, and those of the KV cache."""
+        """The options that apply to `precision`: the backend's, and those of every such backend."""
         own = tuple(o for o in self.options if not o.precisions or precision in o.precisions)
-        return own if self.served else (*own, KV_CACHE, KV_ROTATION)
+        calibrated = (CALIBRATION_SEED,) if self.needs_calibration else ()
+        return own if self.served else (*own, *calibrated, KV_CACHE, KV_ROTATION)
 
 
 def resolved_options(spec: BackendSpec, variant: Variant) -> dict[str, OptionValue]:
@@ -140,6 +152,8 @@ def _option_word(name: str, value: OptionValue) -> str:
         return name if value else f"no {name}"
     if isinstance(value, str):
         return value
+    if name == CALIBRATION_SEED.name:
+        return f"seed {value}"
     return f"g{value}" if name == "group_size" else f"{name}={value}"
 
 

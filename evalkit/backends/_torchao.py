@@ -12,10 +12,12 @@ from evalkit.models.layer_format import LayerFormat
 
 def _is_weight_only(module: Any) -> bool:
     """Whether only weights are quantized: with quantized activations the method is more."""
+    return _is_packed(module) and getattr(module.weight, "act_quant_kwargs", None) is None
+
+
+def _is_packed(module: Any) -> bool:
     weight = getattr(module, "weight", None)
-    if not hasattr(weight, "__tensor_flatten__") or not hasattr(weight, "dequantize"):
-        return False
-    return getattr(weight, "act_quant_kwargs", None) is None
+    return hasattr(weight, "__tensor_flatten__") and hasattr(weight, "dequantize")
 
 
 def _unpack(layer: Any) -> Tensor:
@@ -23,4 +25,7 @@ def _unpack(layer: Any) -> Tensor:
     return weight.contiguous()
 
 
-FORMATS = (LayerFormat("torchao weight-only", _is_weight_only, unpack=_unpack),)
+FORMATS = (
+    LayerFormat("torchao weight-only", _is_weight_only, unpack=_unpack),
+    LayerFormat("torchao dynamic", _is_packed, weights=_unpack),
+)

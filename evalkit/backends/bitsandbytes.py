@@ -7,6 +7,7 @@ weights in 4 bit with one scale for 64 weights and compute in 16 bit.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ SPEC = BackendSpec(
     requires=("bitsandbytes", "accelerate"),
     install="pip install bitsandbytes accelerate",
     quantizes=True,
+    formats=("int4,quant_type=fp4", "int4,double_quant=true"),
 )
 # Integer products need tensor cores for 8 bit.
 _INT8_CAPABILITY = (7, 5)
@@ -89,8 +91,12 @@ def _by_gptq(variant: Variant) -> list[str]:
 
 
 def label(variant: Variant) -> str:
-    """The method's own name for INT8; NF4 and FP4 are named by their option."""
-    return method_label(variant, "LLM.int8()" if variant.precision == "int8" else SPEC.name)
+    """The method's own name: LLM.int8(), NF4 or FP4."""
+    if variant.precision == "int8":
+        return method_label(variant, "LLM.int8()")
+    method = str(resolved_options(SPEC, variant)["quant_type"]).upper()
+    others = tuple(one for one in variant.options if one[0] != "quant_type")
+    return method_label(dataclasses.replace(variant, options=others), method)
 
 
 def run_settings(variant: Variant) -> tuple[str, ...]:

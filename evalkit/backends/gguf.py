@@ -256,10 +256,11 @@ def _unpacked(header: GgufHeader, device: str) -> Unpacked:
     why = "plain weights unpacked from the file are not what llama.cpp runs"
     missing = _llama_cpp.why_not_timed(device)
     if missing:
-        return Unpacked(header.weight_bytes, why, missing)
+        return Unpacked(header.weight_bytes, header.quantized_weights, why, missing)
     import torch
 
     threads = torch.get_num_threads()
     engine = _llama_cpp.Engine(header.path, device, threads)
     name = _llama_cpp.engine_name(threads, device)
-    return Unpacked(header.weight_bytes, why, name, engine.time_generation)
+    held, quantized = header.weight_bytes, header.quantized_weights
+    return Unpacked(held, quantized, why, name, engine.time_generation)

@@ -54,6 +54,7 @@ SPEC = BackendSpec(
     requires=("torchao",),
     install="pip install 'evalkit[torchao]'",
     quantizes=True,
+    formats=("int8,activations=dynamic",),
 )
 _INT4_CAPABILITY = (8, 0)
 # From Ada and Hopper on, tensor cores multiply FP8.

@@ -51,7 +51,7 @@ def _for_scoring(loaded: Loaded, device: str) -> Loaded:
     if refusal:
         note = f"quality is measured with the variant's own kernels: {refusal}"
         return dataclasses.replace(loaded, notes=(*loaded.notes, note))
-    model = _fresh(loaded)
+    model = fresh(loaded)
     unpacked = _unpack(model, loaded.formats)
     unpacked |= unpack_all(model, torch.float32)
     # transformers forbids float() on quantized models for fear of casting packed weights, which
@@ -69,25 +69,29 @@ def _for_scoring(loaded: Loaded, device: str) -> Loaded:
 
 
 @contextlib.contextmanager
-def weights_only(loaded: Loaded, dtype: torch.dtype) -> Iterator[bool]:
+def weights_only(
+    loaded: Loaded, dtype: torch.dtype, *, activations: bool = False
+) -> Iterator[bool]:
     """While the block runs, the model computes in `dtype` with the values of its packed weights.
 
     So what the quantizer did to the weights is told apart from what the kernels round. A layer is
     unpacked when it runs and no copy of it kept, so that memory for one layer is all that this
     takes, and for what was not quantized. False, and nothing is changed, where layers cannot be
-    unpacked, are more than their weights, or there are none.
+    unpacked or there are none. With `activations` methods that quantize these as well are unpacked
+    too, and their activations are in `dtype`.
     """
     formats = _formats(loaded)
     packed = [one for one in formats if one is not None]
-    known = packed and not any(one.runs_as_is or one.unpack is None for one in packed)
+    known = packed and all(_unpacks(one, activations) for one in packed)
     changed = any(_is_repacked(module, loaded) for module in loaded.model.modules())
     if not known or changed or _unknown_layers(loaded) or offloaded(loaded.model):
         yield False
         return
     layers = {
-        module: one.unpack
+        module: unpack
         for _, module in linear_modules(loaded.model)
-        if (one := format_of(module, loaded.formats)) is not None and one.unpack is not None
+        if (one := format_of(module, loaded.formats)) is not None
+        and (unpack := _unpacks(one, activations)) is not None
     }
     own = [parameter for module in layers for parameter in module.parameters(recurse=False)]
     kept = _floating(loaded.model, {id(parameter) for parameter in own})
@@ -111,6 +115,11 @@ def weights_only(loaded: Loaded, dtype: torch.dtype) -> Iterator[bool]:
                 module.forward = forward
         for parameter, data in kept:
             parameter.data = data
+
+
+def _unpacks(one: LayerFormat, activations: bool) -> Callable[[Any], Tensor] | None:
+    """What gives the weights of a layer; None where it is more than them, but for `activations`."""
+    return one.weights or one.unpack if activations else one.unpack
 
 
 def _floating(model: nn.Module, without: set[int]) -> list[tuple[nn.Parameter, Tensor]]:
@@ -168,7 +177,7 @@ def _refusal(loaded: Loaded, formats: set[LayerFormat | None]) -> str:
     return ""
 
 
-def _fresh(loaded: Loaded) -> PreTrainedModel:
+def fresh(loaded: Loaded) -> PreTrainedModel:
     """The model with weights as in the checkpoint, loaded again where kernels have changed them."""
     if not any(_is_repacked(module, loaded) for module in loaded.model.modules()):
         return loaded.model

@@ -20,17 +20,19 @@ class LayerFormat:
     `name` is the method's ("LLM.int8()"), and `matches` says whether a module is such a layer.
     `kernel` describes what runs it, of the layer and the model's dtype, where class and weight do
     not tell. `unpack` gives the float32 weights (outputs, inputs) that the layer stands for,
-    exactly; without it the quality pass uses the model's own kernels. `runs_as_is` marks a method
-    that is more than its weights (LLM.int8() quantizes activations): its layers run unchanged in a
-    model that is in float32 otherwise. `is_repacked` says that a kernel has changed the stored
-    weights since they were loaded. `parts` are the tensors it holds beside parameters and buffers,
-    each with its category of `evalkit.models.storage.weight_bytes`.
+    exactly; without it the quality pass uses the model's own kernels. A method that is more than
+    its weights (LLM.int8() quantizes activations) has `weights` instead, which gives them the same
+    way where they are looked at alone. `runs_as_is` says that its layers run unchanged in a model
+    that is in float32 otherwise. `is_repacked` says that a kernel has changed the stored weights
+    since they were loaded. `parts` are the tensors it holds beside parameters and buffers, each
+    with its category of `evalkit.models.storage.weight_bytes`.
     """
 
     name: str
     matches: Callable[[Any], bool]
     kernel: Callable[[Any, torch.dtype], str] | None = None
     unpack: Callable[[Any], Tensor] | None = None
+    weights: Callable[[Any], Tensor] | None = None
     runs_as_is: bool = False
     is_repacked: Callable[[Any], bool] | None = None
     parts: Callable[[Any], Iterable[Part]] | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from evalkit.models.layer_format import LayerFormat, format_of
+from evalkit.models.packed_parameters import Unpacking
 
 Named = tuple[str, Tensor]
 
@@ -25,14 +28,29 @@ def weight_bytes(model: PreTrainedModel, formats: Sequence[LayerFormat]) -> dict
     weights then.
     """
     sizes: defaultdict[str, int] = defaultdict(int)
-    seen: set[tuple[object, ...]] = set()
-    for module, given, name, tensor in _tensors(model, formats):
-        key = _storage_key(tensor)
-        if key not in seen:
-            seen.add(key)
-            category = given or _category(model, module, name, tensor)
-            sizes[category] += tensor.numel() * tensor.element_size()
+    for _, category, size in _stored(model, formats):
+        sizes[category] += size
     return dict(sorted(sizes.items()))
+
+
+def quantized_weights(model: PreTrainedModel, formats: Sequence[LayerFormat]) -> tuple[int, int]:
+    """Bytes of the quantized matrices, and how many weights they stand for; (0, 0) for none.
+
+    The bytes are the packed weights with all that unpacking reads: scales, zeros, codebooks and
+    indexes of groups. Biases are none of them. Both are counted as by `weight_bytes`.
+    """
+    stored = list(_stored(model, formats))
+    packed = {id(module) for module, category, _ in stored if category == "packed"}
+    inside: set[int] = set()
+    elements = 0
+    for module in model.modules():
+        if id(module) in packed and (count := _elements(module)):
+            inside |= {id(inner) for inner in module.modules()}
+            elements += count
+    size = sum(
+        size for module, category, size in stored if id(module) in inside and category != "bias"
+    )
+    return size, elements
 
 
 def parameter_count(model: PreTrainedModel) -> int:
@@ -52,6 +70,30 @@ def named_tensors(model: nn.Module, formats: Sequence[LayerFormat]) -> Iterator[
     names = {id(module): name for name, module in model.named_modules()}
     for module, _, name, tensor in _tensors(model, formats):
         yield f"{names[id(module)]}.{name}".removeprefix("."), tensor
+
+
+def _stored(
+    model: PreTrainedModel, formats: Sequence[LayerFormat]
+) -> Iterator[tuple[nn.Module, str, int]]:
+    """Module, category and bytes of every storage, each once."""
+    seen: set[tuple[object, ...]] = set()
+    for module, given, name, tensor in _tensors(model, formats):
+        key = _storage_key(tensor)
+        if key not in seen:
+            seen.add(key)
+            category = given or _category(model, module, name, tensor)
+            yield module, category, tensor.numel() * tensor.element_size()
+
+
+def _elements(module: Any) -> int:
+    """Weights that a module with packed ones stands for; 0 for one that is no matrix."""
+    if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], Unpacking):
+        return module[0].shape.numel()
+    if hasattr(module, "in_features"):
+        return int(module.in_features * module.out_features)
+    if hasattr(module, "num_embeddings"):
+        return int(module.num_embeddings * module.embedding_dim)
+    return 0
 
 
 def _tensors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Cell = Literal["size", "speed", "difference", "divergence", "agreement", "points"]
+Cell = Literal["size", "bits", "speed", "difference", "divergence", "agreement", "points"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Column:
     metric shows the column all the same. `cell` says how values and noise floor are written:
 
     size        bytes of the baseline, then how many times smaller: "9.6 MB", "÷ 1.8"
+    bits        bits a weight of each row: "6.8"
     speed       tokens a second of the baseline, then how many times faster: "88 tok/s", "× 1.3"
     difference  the baseline's value, then what is added: "3.69 ± 0.12", "+ 0.12 [0.10, 0.14]"
     divergence  a distance from the baseline, which has none: "0.0042", "3.1e-07"

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
 from evalkit.records.column import Column
+from evalkit.records.decomposition import Decomposition
+from evalkit.records.equal_bytes import EqualBytes
 from evalkit.records.run import Direction, Environment, Model, Status
 from evalkit.records.suite import Suite
 from evalkit.records.variant import Variant
@@ -44,6 +46,7 @@ class Row:
     `label` is what its backend calls the variant in tables and charts ("int8 LLM.int8()"); empty in
     results that were stored without it.
     `verdict` is the row's overall finding at the margin, with its evidence and its claim.
+    `decomposition` has its weights and its kernel apart, where that was asked for.
     """
 
     variant: Variant
@@ -56,6 +59,7 @@ class Row:
     notes: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     label: str = ""
+    decomposition: Decomposition | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Flip:
 class Comparison(Displayable):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor.
 
-    `columns` are those of the table, as the metrics declare them. `only` names what alone was asked
+    `columns` are those of the table, as the metrics declare them; `equal_bytes` has the variants by
+    their bytes, with the paired differences of their divergences. `only` names what alone was asked
     for, in the words of `--only`; it is empty where everything was.
     """
 
@@ -104,6 +109,7 @@ class Comparison(Displayable):
     command: str = ""
     columns: tuple[Column, ...] = ()
     only: tuple[str, ...] = ()
+    equal_bytes: EqualBytes = field(default_factory=EqualBytes)
 
     @property
     def is_partial(self) -> bool:

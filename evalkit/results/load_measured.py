@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evalkit.analysis.asked import Asked
 from evalkit.analysis.compare import Measured
+from evalkit.analysis.decompose import PASSES
 from evalkit.analysis.stopping import Drawn
 from evalkit.analysis.summaries import TokenTable
 from evalkit.analysis.task_groups import ScoreGroup
@@ -51,6 +52,11 @@ def load_measured(
         tokens=_token_table(store, tables.get("perplexity")),
         noise=_token_table(store, tables.get("noise")),
         weights=_token_table(store, tables.get("weights_only")),
+        decomposed={
+            name: table
+            for name in PASSES
+            if (table := _token_table(store, tables.get(name))) is not None
+        },
         tasks=_task_scores(store, chosen) if items else {},
         groups=_score_groups(chosen) if items else (),
         label=label,

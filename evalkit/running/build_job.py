@@ -18,6 +18,7 @@ from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Variant
 from evalkit.running.calibration import (
     calibration_identity,
+    calibration_seed,
     calibration_source,
     check_disjoint,
     choose_calibration,
@@ -210,6 +211,8 @@ def _calibrated(job: Job) -> Job:
     return dataclasses.replace(
         job,
         variant=variant,
-        calibration=calibration_identity(text, job.seed, job.checkpoint.identity.tokenizer),
+        calibration=calibration_identity(
+            text, calibration_seed(variant, job.seed), job.checkpoint.identity.tokenizer
+        ),
         notes=(*job.notes, note) if note else job.notes,
     )

@@ -87,6 +87,11 @@ def load_calibration(source: str, variant: Variant, *, offline: bool = False) ->
         ) from error
 
 
+def calibration_seed(variant: Variant, seed: int) -> int:
+    """What the samples of `variant` are drawn with where the command's seed is `seed`."""
+    return seed + int(variant.option("calibration_seed", 0))
+
+
 def calibration_identity(text: Text | None, seed: int, tokenizer: str) -> str:
     """What identifies calibration samples beside the variant's own options and the model.
 

@@ -16,6 +16,7 @@ from evalkit.records import Variant
 from evalkit.running.calibration import (
     SELF,
     calibration_identity,
+    calibration_seed,
     calibration_source,
     load_calibration,
     sample_shape,
@@ -47,6 +48,7 @@ def calibration_samples(
     source = calibration_source(variant, checkpoint)
     if not source:
         return None
+    seed = calibration_seed(variant, seed)
     samples, length = sample_shape(variant, checkpoint)
     tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
     text = None

@@ -14,6 +14,7 @@ from evalkit.models.resolve import Checkpoint
 from evalkit.records import Environment, Model, Run, Variant
 
 NOISE_VERSION = 1
+DECOMPOSED_VERSION = 1
 # 2: LLM.int8() shares what prompts begin with, and questions lie side by side in a row.
 TASK_VERSION = 2
 Kind = Literal["memory", "speed", "texts", "task"]
@@ -73,7 +74,8 @@ class Part:
 class Settings:
     """How the work is done. A backend names those that change its numbers (`run_settings`).
 
-    `until_decided` is the margin at which tasks stop, None where they are asked whole.
+    `until_decided` is the margin at which tasks stop, None where they are asked whole; with
+    `decompose` the weights of a variant are scored apart from its kernel.
     """
 
     batch_tokens: int
@@ -86,6 +88,7 @@ class Settings:
     include_path: Path | None = None
     allow_code: bool = False
     until_decided: float | None = None
+    decompose: bool = False
 
 
 @dataclass(frozen=True)

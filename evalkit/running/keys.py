@@ -27,7 +27,8 @@ def variant_key(job: Job) -> list[Any]:
     what this machine can compile.
     """
     spec = spec_of(job.variant)
-    unidentified = {option.name for option in spec.options if not option.identifies}
+    known = spec.options_for(job.variant.precision)
+    unidentified = {option.name for option in known if not option.identifies}
     made: list[Any] = [job.variant.precision, job.variant.backend]
     options = [one for one in job.variant.options if one[0] not in unidentified]
     if options or job.variant.checkpoint is None:

@@ -31,7 +31,14 @@ from evalkit.scoring.head import (
     plain_head,
 )
 from evalkit.scoring.rounding import same_logits
-from evalkit.scoring.row_file import SCHEMA, Layout, RowFile, read_layout, windows_hash
+from evalkit.scoring.row_file import (
+    SCHEMA,
+    KeptRows,
+    Layout,
+    RowFile,
+    read_layout,
+    windows_hash,
+)
 from evalkit.store.files import make_directory, replacing, write_json
 from evalkit.texts.windows import Windows
 
@@ -43,11 +50,14 @@ _SAMPLE_TOKENS = 8
 class ReferenceWriter:
     """Records the baseline's rows while it is scored; `forward` is how its model is run."""
 
-    def __init__(self, directory: Path, forward: Forward, layout: Layout, rows: RowFile) -> None:
+    def __init__(
+        self, directory: Path, forward: Forward, layout: Layout, rows: RowFile | KeptRows
+    ) -> None:
         self.directory = directory
         self.forward = forward
         self.layout = layout
-        self._rows = rows
+        self.rows = rows
+        self.head: dict[str, Tensor] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._syncing: Future[None] | None = None
 
@@ -76,10 +86,20 @@ class ReferenceWriter:
         write_json(directory / "reference.json", {"schema": SCHEMA, **asdict(layout)})
         return cls(directory, forward, layout, rows)
 
+    @classmethod
+    def in_memory(cls, model: PreTrainedModel, windows: Windows) -> ReferenceWriter:
+        """Begin a reference of some of the windows that is kept in memory; see `Reference.kept`."""
+        sample = window_sample(windows, model.device)
+        forward = open_forward(model, sample, stored=True)
+        head, layout = _stored_head(forward, sample, windows)
+        made = cls(Path(), forward, layout, KeptRows(windows))
+        made.head = head
+        return made
+
     def write(self, batch: NDArray[np.int64], rows: Tensor) -> None:
         """Write `rows` (scored tokens of the windows of `batch`, width); `flush` waits for it."""
-        self._rows.write(batch, rows)
-        self._syncing = self._background.submit(self._rows.sync)
+        self.rows.write(batch, rows)
+        self._syncing = self._background.submit(self.rows.sync)
 
     def flush(self) -> None:
         """Return when everything written is on the disk."""
@@ -90,7 +110,7 @@ class ReferenceWriter:
     def complete(self) -> None:
         """Mark the reference as whole; raises StoreError where a window was not written."""
         self.flush()
-        missing = self.layout.windows - self._rows.written()
+        missing = self.layout.windows - self.rows.written()
         if missing:
             raise StoreError(
                 f"{self.directory} lacks {missing} of {self.layout.windows} windows: "
@@ -103,7 +123,9 @@ class ReferenceWriter:
 class Reference:
     """A baseline's logits, rebuilt on the model of a variant; `forward` is how that one is run."""
 
-    def __init__(self, forward: Forward, layout: Layout, rows: RowFile, head: OutputHead | None):
+    def __init__(
+        self, forward: Forward, layout: Layout, rows: RowFile | KeptRows, head: OutputHead | None
+    ):
         self.forward = forward
         self.layout = layout
         self._rows = rows
@@ -127,6 +149,14 @@ class Reference:
             return cls(forward, layout, rows, None)
         stored = _read_head(directory / "head.safetensors")
         return cls(forward, layout, rows, _rebuilding_head(forward, layout, stored))
+
+    @classmethod
+    def kept(cls, writer: ReferenceWriter, model: PreTrainedModel, windows: Windows) -> Reference:
+        """What `writer` keeps in memory, for a variant `model` of the same architecture."""
+        forward = open_forward(model, window_sample(windows, model.device))
+        logits = writer.layout.kind == "logits"
+        head = None if logits else _rebuilding_head(forward, writer.layout, writer.head)
+        return cls(forward, writer.layout, writer.rows, head)
 
     def rows(self, batch: NDArray[np.int64]) -> Tensor:
         """Stored rows (scored tokens of the windows of `batch`, width), on the CPU."""

@@ -152,6 +152,30 @@ class RowFile:
             content = content[self._file.write(content) or 0 :]
 
 
+class KeptRows:
+    """Rows of scored tokens in memory, which is enough for a sample of the windows."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._tokens = windows.scored
+        self._rows: dict[int, Tensor] = {}
+
+    def write(self, batch: NDArray[np.int64], rows: Tensor) -> None:
+        """Keep `rows`, the scored tokens of the windows of `batch` one after the other."""
+        split = rows.cpu().split([int(count) for count in self._tokens[batch]])
+        self._rows |= dict(zip(map(int, batch), split, strict=True))
+
+    def sync(self) -> None:
+        """Nothing is written to a disk."""
+
+    def written(self) -> int:
+        """Number of windows that were written."""
+        return len(self._rows)
+
+    def read(self, batch: NDArray[np.int64]) -> Tensor:
+        """Rows (scored tokens, width) of the windows of `batch`."""
+        return torch.cat([self._rows[int(window)] for window in batch])
+
+
 def windows_hash(windows: Windows) -> str:
     """Hash of what is read and scored."""
     digest = hashlib.sha256()

@@ -66,6 +66,7 @@ def _points(value: Value, base: Value | None) -> str:
 
 WRITINGS: Mapping[str, Writing] = {
     "size": Writing(_size),
+    "bits": Writing(lambda value, base: numbers.plain(_number(value), 1)),
     "speed": Writing(_speed),
     "difference": Writing(
         _difference, lambda floor: f"± {numbers.plain(floor, numbers.places(floor, 2, 2))}"

@@ -2,9 +2,10 @@
 
 The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `model`, `suite`,
 `baseline` (as asked for), `rows`, `environment`, `runs` (ids), and `margin`, `noise_floor`,
-`sentence`, `notes`, `only` (what alone was asked for; empty for everything). A row has `variant`
+`sentence`, `notes`, `only` (what alone was asked for; empty for everything), `equal_bytes`. A row
+has `variant`
 (as asked for), `resolved`, `status`, `message`, `kernel`, `metrics`, and `verdict`, `slices` (the
-metrics text by text), `notes`, `runs`. A row's verdict has
+metrics text by text), `notes`, `runs`, with `--decompose` also `decomposition`. A row's verdict has
 `word`, the `metric` that it rests on, its `claim` ("these tokens", "more of the same documents",
 "texts like this", "items like these"), `evidence` (lines, strongest first), `is_beyond_margin`,
 `items_needed` and the names of all metrics that were `judged`. A metric has `value`, `unit`, `n`,
@@ -15,6 +16,14 @@ one look would have given.
 `details.notes` of a task's score lists what changed its measurement (prompts cut to the context,
 another few-shot split, items left out); it is absent where nothing did. `notes` of the row holds
 those lines too, each after the name of its task.
+`equal_bytes` has `rows`, the formats from the smallest up: `label`, `variants` (those of several
+calibration seeds are one format), `bytes`, `bits_per_weight`, `bits_per_quantized_weight`, `kl` in
+nats with `low` and `high`, `kl_least` and `kl_most` over seeds, `place` ("front", "tied",
+"dominated") and the `other` that decides it; and `pairs`: `variant`, `other`, and `delta`, `low`,
+`high` of the first's KL less the second's, paired by tokens.
+`decomposition` has `weights`, `served`, `difference` and `direct`, each `value`, `low`, `high` in
+nats, `tokens`, `dtype` (the baseline's arithmetic), `kernel`, `noise_floor`, and `reason` where
+nothing could be measured (docs/decompose.md).
 What was not measured is absent or null, never zero; NaN and infinity are null.
 """
 
@@ -35,6 +44,10 @@ from evalkit.view.cells import (
     main_grid,
     slice_grid,
 )
+from evalkit.view.decomposition import TITLE as DECOMPOSITION
+from evalkit.view.decomposition import decomposition_grid
+from evalkit.view.equal_bytes import TITLE as EQUAL_BYTES
+from evalkit.view.equal_bytes import equal_bytes_grid
 from evalkit.view.export import csv_text, finite, json_text
 from evalkit.view.sheet import Sheet
 
@@ -47,13 +60,18 @@ _STATUSES = {"running": "interrupted"}
 
 
 def sheet(comparison: Comparison) -> Sheet:
-    """Header, table, texts one by one, recommendation and remarks."""
+    """Header, table, texts one by one, formats by bytes, recommendation and remarks."""
+    further = (
+        ("text by text", slice_grid(comparison)),
+        (EQUAL_BYTES, equal_bytes_grid(comparison)),
+        (DECOMPOSITION, decomposition_grid(comparison)),
+    )
     return Sheet(
         title="Comparison",
         heading=header_pieces(comparison),
         grid=main_grid(comparison),
         remarks=remarks(comparison),
-        slices=slice_grid(comparison),
+        further=[(title, grid) for title, grid in further if grid is not None],
         sentence=comparison.sentence,
         has_verdict=True,
     )
@@ -75,6 +93,7 @@ def to_json(comparison: Comparison) -> str:
         "sentence": comparison.sentence,
         "notes": comparison.notes,
         "only": comparison.only,
+        "equal_bytes": dataclasses.asdict(comparison.equal_bytes),
     }, ascii_only=True)  # fmt: skip
 
 
@@ -239,13 +258,23 @@ def _head(row: Row) -> dict[str, Any]:
 
 
 def _json_row(row: Row) -> dict[str, Any]:
-    return _head(row) | {
-        "metrics": _metrics(row.metrics),
-        "verdict": dataclasses.asdict(row.verdict),
-        "slices": {name: _metrics(metrics) for name, metrics in row.slices.items()},
-        "notes": row.notes,
-        "runs": row.runs,
-    }
+    return (
+        _head(row)
+        | {
+            "metrics": _metrics(row.metrics),
+            "verdict": dataclasses.asdict(row.verdict),
+            "slices": {name: _metrics(metrics) for name, metrics in row.slices.items()},
+            "notes": row.notes,
+            "runs": row.runs,
+        }
+        | _decomposition(row)
+    )
+
+
+def _decomposition(row: Row) -> dict[str, Any]:
+    """Weights and kernel apart, where that was asked for."""
+    found = row.decomposition
+    return {} if found is None else {"decomposition": dataclasses.asdict(found)}
 
 
 def _metrics(metrics: Mapping[str, Value]) -> dict[str, Any]:

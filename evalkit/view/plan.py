@@ -24,7 +24,8 @@ TITLES = (
     "decode at most", "decode expected", "prefill at most",
 )  # fmt: skip
 KEYS = (
-    "variant", "weight_bytes", "kv_cache_bytes_per_token", "activation_bytes", "total_bytes",
+    "variant", "weight_bytes", "bits_per_weight", "bits_per_quantized_weight",
+    "kv_cache_bytes_per_token", "activation_bytes", "total_bytes",
     "fits", "headroom_bytes", "max_batch", "max_context", "decode_roofline_tokens_per_second",
     "decode_expected_tokens_per_second", "prefill_roofline_tokens_per_second",
 )  # fmt: skip
@@ -37,7 +38,7 @@ def sheet(plan: Plan) -> Sheet:
 
 def to_json(plan: Plan) -> str:
     """One object (see the module's docstring)."""
-    rows = [_json_row(row) for row in plan.rows]
+    rows = [_json_row(plan, row) for row in plan.rows]
     rows += [dict.fromkeys(KEYS) | {"variant": name} for name, _ in plan.refused]
     return json_text({
         "schema": SCHEMA,
@@ -91,7 +92,7 @@ def remarks(plan: Plan) -> list[str]:
     """One line each: weights by category, what is in the other columns, where figures come from."""
     if not plan.rows:
         return []
-    found = [f"weights of {_name(row)}: {_categories(row)}" for row in plan.rows]
+    found = [f"weights of {_name(row)}: {_categories(row)}{_bits(plan, row)}" for row in plan.rows]
     tokens = ", ".join(
         dict.fromkeys(f"{row.kv_cache_bytes_per_token / 1024:g} KiB" for row in plan.rows)
     )
@@ -161,6 +162,14 @@ def _categories(row: PlanRow) -> str:
     return " + ".join(part for part in parts if part)
 
 
+def _bits(plan: Plan, row: PlanRow) -> str:
+    packed = row.bits_per_quantized_weight(plan.shape)
+    if packed is None:
+        return ""
+    whole = row.bits_per_weight(plan.shape)
+    return f"; {packed:.2f} bits a quantized weight, {whole:.2f} over the whole model"
+
+
 def _activations(plan: Plan) -> str:
     chunk = plan.prefill_chunk
     how = f"passes of at most {chunk} tokens" if chunk else "one pass over all prompts"
@@ -173,10 +182,12 @@ def _activations(plan: Plan) -> str:
     return f"activations: {how} ({' · '.join(parts)}); {runtime} more for the runtime"
 
 
-def _json_row(row: PlanRow) -> dict[str, Any]:
+def _json_row(plan: Plan, row: PlanRow) -> dict[str, Any]:
     values = (
         row.variant,
         round(row.memory.weights.total),
+        row.bits_per_weight(plan.shape),
+        row.bits_per_quantized_weight(plan.shape),
         round(row.kv_cache_bytes_per_token),
         round(row.memory.activations),
         round(row.memory.total),

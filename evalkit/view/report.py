@@ -25,6 +25,10 @@ from evalkit.store.store import Store
 from evalkit.view.cells import main_grid, margin_text, slice_grid
 from evalkit.view.charts.canvas import Tables
 from evalkit.view.comparison import header_pieces, remarks
+from evalkit.view.decomposition import TITLE as DECOMPOSITION
+from evalkit.view.decomposition import decomposition_grid
+from evalkit.view.equal_bytes import TITLE as EQUAL_BYTES
+from evalkit.view.equal_bytes import equal_bytes_grid
 from evalkit.view.pages import asset, templates
 from evalkit.view.report_charts import inline_charts
 from evalkit.view.report_flips import MOST_FLIPS, flip_section
@@ -82,6 +86,10 @@ def render_html(
         header=header_pieces(comparison),
         main=main_grid(comparison),
         slices=slice_grid(comparison),
+        equal_bytes=equal_bytes_grid(comparison),
+        equal_bytes_title=EQUAL_BYTES,
+        decomposition=decomposition_grid(comparison),
+        decomposition_title=DECOMPOSITION,
         tasks=tasks_table(comparison),
         numbers=numbers_table(comparison),
         charts=charts,

@@ -26,9 +26,9 @@ class Sheet:
     """What a result says, in the order in which it is read.
 
     `title` names its kind where it has no `sentence`. `preface` are lines before the `heading`,
-    whose pieces are a few words each; `slices` is a second grid, text by text; `remarks` are one
-    line each. With `has_verdict` the last column of the grid is a verdict, which is said in words
-    where it does not fit.
+    whose pieces are a few words each; `further` are grids below the first, each with its title;
+    `remarks` are one line each. With `has_verdict` the last column of the grid is a verdict, which
+    is said in words where it does not fit.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Sheet:
     grid: Grid
     remarks: Sequence[str] = ()
     preface: Sequence[str] = ()
-    slices: Grid | None = None
+    further: Sequence[tuple[str, Grid]] = ()
     sentence: str = ""
     has_verdict: bool = False
 
@@ -49,8 +49,8 @@ def sheet_lines(sheet: Sheet, width: int | None = None) -> Group:
     lines = [Text(line) for note in sheet.preface for line in wrap(note, width)]
     lines += wrapped_pieces(sheet.heading, width)
     lines += [Text(), *grid_lines(sheet.grid, width, sheet.has_verdict), Text()]
-    if sheet.slices is not None:
-        lines += [Text("text by text"), *grid_lines(sheet.slices, width), Text()]
+    for title, grid in sheet.further:
+        lines += [*map(Text, wrap(title, width)), *grid_lines(grid, width), Text()]
     if sheet.sentence:
         lines += [styled(line, "bold") for line in wrap(sheet.sentence, width)]
     lines += [Text(line) for remark in sheet.remarks for line in wrap(remark, width, "  ")]
@@ -69,8 +69,8 @@ def sheet_markdown(sheet: Sheet) -> str:
     """The whole sheet as Markdown (GitHub's)."""
     parts = [markdown(note) for note in sheet.preface]
     parts += [f"**{markdown(' · '.join(sheet.heading))}**", markdown_table(sheet.grid)]
-    if sheet.slices is not None:
-        parts.append(markdown_table(sheet.slices))
+    for title, grid in sheet.further:
+        parts += [markdown(title), markdown_table(grid)]
     if sheet.sentence:
         parts.append(f"**{markdown(sheet.sentence)}**")
     parts.append("\n".join(f"- {markdown(remark)}" for remark in sheet.remarks))

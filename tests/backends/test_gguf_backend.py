@@ -95,9 +95,11 @@ def test_a_variant_is_held_as_the_file_is(made: Path, llama: Path) -> None:
     assert loaded.kernel == "Linear (float32) unpacked from GGUF"
     assert f"tensors in {header.types}; {header.tensor_bytes:,} bytes" in loaded.notes[0]
     one = probe(loaded.unpacked, loaded.model)
-    total, bits = size.measure(one)
+    total, bits, quantized = size.measure(one)
     assert total.values == (header.tensor_bytes,)
     assert bits.values[0] == pytest.approx(8 * header.tensor_bytes / loaded.model.num_parameters())
+    # A block of 32 has a byte a weight and two for its scale.
+    assert quantized.values == (8.5,)
     for metric in (memory, load_time):
         with pytest.raises(VariantError, match="plain weights unpacked"):
             metric.measure(one)
@@ -108,11 +110,13 @@ def test_speed_is_that_of_the_engine_that_runs_the_file(llama: Path) -> None:
         return GenerationTime(prompt * 0.5, (0.25,) * generate)
 
     model = SimpleNamespace(config=LlamaConfig(max_position_embeddings=4096))
-    prefill, decode = speed.measure(probe(Unpacked({}, "unpacked", "llama.cpp", timed), model))
+    prefill, decode = speed.measure(
+        probe(Unpacked({}, (0, 0), "unpacked", "llama.cpp", timed), model)
+    )
     assert (prefill.values[0], decode.values[0]) == (2.0, 4.0)
     assert decode.convention.endswith(", llama.cpp")
     with pytest.raises(VariantError, match="unpacked; pip install it"):
-        speed.measure(probe(Unpacked({}, "unpacked", "pip install it"), model))
+        speed.measure(probe(Unpacked({}, (0, 0), "unpacked", "pip install it"), model))
 
 
 def test_what_decodes_here_refuses_it() -> None:

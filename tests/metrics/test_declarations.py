@@ -17,7 +17,8 @@ from evalkit.records import Column, from_json, to_json
 
 def test_the_columns_in_the_order_of_the_table() -> None:
     assert [column.title for column in table_columns()] == [
-        "size", "peak", "prefill", "decode", "perplexity", "KL", "top-1", "tasks, paired",
+        "size", "peak", "prefill", "decode", "perplexity", "KL", "top-1", "bits",
+        "tasks, paired",
     ]  # fmt: skip
     for column in table_columns():
         assert from_json(Column, to_json(column)) == column
@@ -51,3 +52,10 @@ def test_limits_are_listed_without_torch() -> None:
         "table_columns(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bytes_are_counted_before_anything_runs() -> None:
+    """Some kernels repack their weights at the first pass."""
+    from evalkit.running.compare.worker import _probing
+
+    assert next(name for name, _ in _probing()) == "size"

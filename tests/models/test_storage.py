@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from evalkit.backends import _bitsandbytes
+from evalkit.models.packed_parameters import Unpacking, pack
 from evalkit.models.shapes import meta_model
-from evalkit.models.storage import parameter_count, weight_bytes
+from evalkit.models.storage import parameter_count, quantized_weights, weight_bytes
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 64, 128, 256
 # q, k, v, o with two key/value heads of 16, then gate, up and down.
@@ -114,3 +115,43 @@ def test_tensor_subclasses_of_torchao(tmp_path: Any) -> None:
     assert sizes["packed"] == LINEAR
     assert sizes["scales"] == 4 * ROWS
     assert "linear" not in sizes
+
+
+def test_bits_over_the_quantized_weights_and_over_the_whole_model(tmp_path: Any) -> None:
+    """NF4 has a float32 scale for 64 weights: 4.5 bits, and a table of 16 values a layer."""
+    from transformers import BitsAndBytesConfig
+
+    llama(attention_bias=True).save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=config, dtype=torch.float16
+    )
+    formats = _bitsandbytes.FORMATS
+    packed, weights = quantized_weights(model, formats)
+    assert weights == LINEAR
+    assert 8 * packed == 4.5 * LINEAR + 7 * 16 * 32
+    sizes = weight_bytes(model, formats)
+    rest = 2 * (VOCABULARY * HIDDEN + 3 * HIDDEN + 64 + 32 + 32 + 64)
+    assert sum(sizes.values()) - packed == rest
+
+
+def test_an_unquantized_model_has_no_quantized_weights() -> None:
+    assert quantized_weights(llama(), ()) == (0, 0)
+
+
+def test_packed_experts_are_quantized_weights() -> None:
+    module = torch.nn.Module()
+    module.weights = torch.nn.Parameter(torch.zeros(2, 4, 8))
+    model = llama()
+    model.model.layers[0].mlp.experts = module
+
+    class Eight(Unpacking):
+        def __init__(self) -> None:
+            super().__init__(torch.Size((2, 4, 8)), torch.float16)
+            self.register_buffer("scales", torch.ones(2, 4, 1))
+
+        def forward(self, stored: torch.Tensor) -> torch.Tensor:
+            return stored.to(self.dtype)
+
+    pack(module, "weights", torch.zeros(2, 4, 8, dtype=torch.int8), Eight())
+    assert quantized_weights(model, ()) == (64 + 4 * 8, 64)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from evalkit.analysis.compare import Measured
+from evalkit.analysis.equal_bytes import equal_bytes
 from evalkit.analysis.summaries import TokenTable
 from evalkit.backends import label
 from evalkit.records import (
@@ -22,6 +23,7 @@ from evalkit.records import (
     Variant,
     Verdict,
 )
+from evalkit.records.equal_bytes import EqualBytes
 from tests.view.comparisons import FP16, INT4, INT8, comparison
 
 TEXTS = ("town_test", "stories", "code sample", "wiki articles of another length")
@@ -54,8 +56,8 @@ def full(
         tasks=tuple(TaskSlice(name, 0, items) for name in names),
     )
     floor = {f"kl_divergence_{name}": 2e-7 * scale for name, scale in PERCENTILES.items()}
-    return dataclasses.replace(
-        base, suite=suite, rows=rows, noise_floor={**base.noise_floor, **floor}
+    return with_rows(
+        dataclasses.replace(base, suite=suite, noise_floor={**base.noise_floor, **floor}), *rows
     )
 
 
@@ -71,8 +73,12 @@ def many(count: int = 12, *, long: bool = True, tasks: int = 20, items: int = 10
 
 
 def with_rows(one: Comparison, *rows: Row) -> Comparison:
-    """The comparison with other rows."""
-    return dataclasses.replace(one, rows=rows)
+    """The comparison with other rows, and their order by bytes."""
+    made = dataclasses.replace(one, rows=rows)
+    raw = raw_values(made)
+    measured = [raw.get(row.variant.label) or Measured(row.variant, ()) for row in rows]
+    found = equal_bytes(rows, measured, noise=0.0) if len(raw) > 1 else EqualBytes()
+    return dataclasses.replace(made, equal_bytes=found)
 
 
 def without(one: Comparison, *metrics: str) -> Comparison:

@@ -23,7 +23,7 @@ FP16 = Variant("fp16", "transformers", asked="fp16")
 INT8 = Variant("int8", "bitsandbytes", asked="int8")
 INT4 = Variant("int4", "gptq", (("group_size", 128),), asked="int4")
 
-MEMORY = (("weight_bytes", 9.64e6), ("peak_memory_bytes", 31.2e6))
+MEMORY = (("weight_bytes", 9.64e6), ("peak_memory_bytes", 31.2e6), ("bits_per_weight", 16.0))
 SPEED = (("prefill_tokens_per_second", 4210.0), ("decode_tokens_per_second", 88.25))
 
 

@@ -34,8 +34,8 @@ KINDS = {
 }
 # What each chart cannot be drawn without, in the words of its error.
 LACKING = {
-    "one variant": {"flips", "divergence", "slices"},
-    "all failed but one": {"flips", "divergence", "slices"},
+    "one variant": {"flips", "divergence", "divergence_bytes", "slices"},
+    "all failed but one": {"flips", "divergence", "divergence_bytes", "slices"},
     "all failed": set(CHARTS),
     "no speed": {"tradeoff", "latency"},
 }
@@ -65,8 +65,8 @@ def test_is_drawn_or_says_in_one_line_what_was_not_measured(kind: str, name: str
 
 def test_names_are_listed_and_a_wrong_one_gets_a_suggestion():
     assert in_report_order("comparison") == [
-        "tradeoff", "tradeoff_memory", "tasks", "flips", "divergence", "position", "slices",
-        "memory", "latency",
+        "tradeoff", "tradeoff_memory", "divergence_bytes", "tasks", "flips", "divergence",
+        "position", "slices", "memory", "latency",
     ]  # fmt: skip
     assert chart_names("run") == []
     with pytest.raises(UsageError, match="did you mean 'tradeoff'"):

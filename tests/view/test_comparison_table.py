@@ -60,15 +60,15 @@ Phi-3 Small demo · 4.82 M parameters · CPU 2 threads · suite demo: 60.3k toke
 items · document windows of 1024 · baseline fp16
 
                   size     peak      prefill      decode       perplexity               KL        \
-top-1     tasks, paired          verdict at 1 pp
+top-1     bits   tasks, paired          verdict at 1 pp
 fp16              9.6 MB   31.2 MB   4210 tok/s   88.2 tok/s   3.69 ± 0.12              –         \
-–         87.3 % ± 1.5           baseline
+–         16.0   87.3 % ± 1.5           baseline
 int8 LLM.int8()   ÷ 1.8    ÷ 1.8     × 1.8        × 1.8        + 0.012 [0.010, 0.015]   0.0025    \
-99.4 %    − 0.41 [−1.03, 0.21]   no loss
+99.4 %    8.9    − 0.41 [−1.03, 0.21]   no loss
 int4 GPTQ g128    ÷ 3.4    ÷ 3.4     × 3.4        × 3.4        + 0.21 [0.17, 0.25]      0.0420    \
-89.5 %    − 1.7 [−2.8, −0.6]     inconclusive: 900 more items
+89.5 %    4.7    − 1.7 [−2.8, −0.6]     inconclusive: 900 more items
 noise floor                                                    ± 0.000040               3.1e−07   \
-99.98 %   ± 0.050
+99.98 %          ± 0.050
 
 Use int8: it loses nothing beyond 1pp (weights ÷ 1.8); int4 is undecided.
 ran: fp16@transformers Linear (float16) · int8@bitsandbytes Linear8bitLt · \
@@ -91,7 +91,7 @@ def test_narrow_terminals_drop_columns_from_the_right_and_say_so() -> None:
     titles = text.splitlines()[4].split()
     assert titles == ["size", "peak", "prefill", "decode", "perplexity"]
     flat = " ".join(text.split())
-    assert "not shown in 80 columns: KL, top-1, tasks, verdict at 1 pp" in flat
+    assert "not shown in 80 columns: KL, top-1, bits, tasks, verdict at 1 pp" in flat
     assert "int8 LLM.int8() no loss · int4 GPTQ g128 inconclusive: 900 more items" in flat
     assert "not shown" not in table_text(comparison(), 180)
 
@@ -150,7 +150,7 @@ def test_missing_speed_is_named_and_never_zero() -> None:
     assert "not measured for int8 LLM.int8(): prefill, decode\n" in text
     assert "÷ 1.8    ÷ 1.8     –            –" in text
     both = [dataclasses.replace(r, metrics=quality(r is None)) for r in standard_rows()[:1]]
-    assert "not measured: size, peak, prefill, decode\n" in table_text(comparison(*both))
+    assert "not measured: size, peak, prefill, decode, bits\n" in table_text(comparison(*both))
 
 
 def test_reasons_for_what_was_not_measured() -> None:
@@ -249,7 +249,7 @@ def test_a_pipe_gets_every_column_and_a_terminal_what_fits() -> None:
         file = io.StringIO()
         console = Console(file=file, width=80, force_terminal=terminal, highlight=False)
         show(comparison(), console=console)
-        assert ("top-1     tasks, paired" in file.getvalue()) is complete
+        assert ("top-1     bits   tasks, paired" in file.getvalue()) is complete
         assert ("\x1b[" in file.getvalue()) is terminal
 
 

@@ -176,7 +176,7 @@ def test_ids_are_unique_and_every_reference_has_its_target():
 
 def test_charts_are_inline_in_the_theme_s_colours_with_words_for_readers():
     charts = PAGE.all("svg")
-    assert len(charts) == 9
+    assert len(charts) == 10
     assert all(chart["role"] == "img" and chart["aria-label"].endswith(".") for chart in charts)
     svg = REPORT[REPORT.index("<svg") : REPORT.rindex("</svg>")]
     assert "var(--ink)" in svg and "var(--paper)" in svg
@@ -193,7 +193,7 @@ def test_charts_without_values_are_one_line_each():
     page = Page(render_html(charted.with_rows(FULL, FULL.rows[0])))
     missing = [text for text in page.texts["li"] if "not measured: " in text]
     assert [text.partition(":")[0] for text in missing if "; " in text] == [
-        "flips", "divergence", "position", "slices", "latency",
+        "divergence bytes", "flips", "divergence", "position", "slices", "latency",
     ]  # fmt: skip
     assert len(page.all("svg")) == 4
 

@@ -88,6 +88,12 @@ class GgufHeader:
             found[_category(tensor)] += tensor.bytes
         return dict(sorted(found.items()))
 
+    @property
+    def quantized_weights(self) -> tuple[int, int]:
+        """Bytes of the packed matrices, and how many weights they stand for."""
+        packed = [one for one in self.tensors.values() if _category(one) == "packed"]
+        return sum(one.bytes for one in packed), sum(prod(one.shape) for one in packed)
+
     def bits(self, *categories: str) -> float:
         """Bits an element of the tensors of some categories; 0 where there are none."""
         own = [one for one in self.tensors.values() if _category(one) in categories]

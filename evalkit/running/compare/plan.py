@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalkit.analysis.decompose import PASSES
 from evalkit.analysis.verdicts import Margin, parse_margin
 from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.declaration import command_line, words
@@ -22,6 +23,7 @@ from evalkit.options import CompareOptions
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, Variant
 from evalkit.running.build_job import build_job, on_this_machine, resolve_subject
+from evalkit.running.compare.formats import with_formats, with_seeds
 from evalkit.running.compare.generating import generating_tasks
 from evalkit.running.compare.stopping_plan import stopping_margin, stopping_part
 from evalkit.running.compare.suite import (
@@ -32,7 +34,15 @@ from evalkit.running.compare.suite import (
     wanted_parts,
 )
 from evalkit.running.defaults import assign_servers, choose_variants, offloading
-from evalkit.running.job import NOISE_VERSION, PROBES, TASK_VERSION, Job, Part, Settings, Subject
+from evalkit.running.job import (
+    DECOMPOSED_VERSION,
+    NOISE_VERSION,
+    PROBES,
+    TASK_VERSION,
+    Job,
+    Part,
+    Subject,
+)
 from evalkit.running.keys import probes_key, task_key, texts_key, windows_key
 from evalkit.running.memory_check import with_memory_check
 from evalkit.running.remaining import shortened_speed
@@ -66,11 +76,7 @@ class ComparePlan:
     @property
     def context(self) -> int:
         """Tokens of the longest sequence that texts or speed ask for; tasks may ask for more."""
-        return _context_of(self.suite, self.jobs[0].settings)
-
-
-def _context_of(suite: Suite, settings: Settings) -> int:
-    return suite.context or settings.protocol.prompt
+        return self.suite.context or self.jobs[0].settings.protocol.prompt
 
 
 def make_plan(
@@ -97,9 +103,13 @@ def make_plan(
         card_holds_model=not options["ray"] and any(map(needs_memory, chosen)),
     )
     subject = _with_settings(subject, options)
+    left_out: tuple[str, ...] = ()
+    if options["formats"]:
+        chosen, left_out = with_formats(chosen, subject)
+    chosen = with_seeds(chosen, options["calibration_seeds"])
     wanted = wanted_parts(options)
     suite, sources, texts = choose_suite(options, subject.checkpoint, wanted)
-    notes = tuple(note for text in texts for note in text.notes)
+    notes = (*left_out, *(note for text in texts for note in text.notes))
     for note in notes:
         send(Event("evalkit", "", message=note))
     generates = generating_tasks(subject, suite.tasks, send)
@@ -109,12 +119,12 @@ def make_plan(
             variant,
             sources=sources,
             limit=options["limit"],
-            serve=serve[variant],
+            serve=serve.get(variant, ""),
             send=send,
         )
         for variant in chosen
     ]
-    context = _context_of(suite, subject.settings)
+    context = suite.context or subject.settings.protocol.prompt
     jobs = with_memory_check(_with_parts(jobs, suite, generates, wanted), context)
     _check_something(jobs, options)
     mirror = str(options["out"]) if is_url(options["out"]) else ""
@@ -192,6 +202,7 @@ def _with_settings(subject: Subject, options: CompareOptions) -> Subject:
         allow_overlap=options["allow_overlap"],
         allow_code=options["allow_code"],
         until_decided=stopping_margin(options),
+        decompose=options["decompose"],
         data=data,
         include_path=include_path,
     )
@@ -269,6 +280,8 @@ def _texts(job: Job, piece: Suite) -> Part:
     needed = [(metric.name, metric.version) for metric in metrics]
     if job.is_baseline:
         needed.append(("noise", NOISE_VERSION))
+    elif job.settings.decompose and job.divergence:
+        needed += [(name, DECOMPOSED_VERSION) for name in PASSES]
     baseline = "" if job.is_baseline else job.reference
     return Part("texts", _run(job, texts_key(job, piece), piece), tuple(needed), baseline)
 

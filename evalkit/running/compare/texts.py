@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from evalkit.analysis.decompose import PASSES
 from evalkit.backends import spec_of
 from evalkit.errors import DataError
 from evalkit.metrics import TokenMetric, token_metrics
@@ -17,6 +18,7 @@ from evalkit.models.loading import load_tokenizer
 from evalkit.models.vocabulary import require_embedded
 from evalkit.progress import Listener
 from evalkit.records import Measurement, Run, Suite
+from evalkit.running.compare.decompose import decompose
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.compare.worst_tokens import save_worst_tokens
 from evalkit.running.job import NOISE_VERSION, Job, Part
@@ -72,6 +74,9 @@ def measure_texts(store: Store, part: Part, run: Run, session: Session, send: Li
     """
     job = session.job
     windows = load_windows(store, job, part)
+    if not set(PASSES).isdisjoint(part.missing(run, job.environment.machine)):
+        apart = Scoring(store, run, windows, session, send)
+        run = add(store, run, decompose(apart, part, _noise_sample(windows)))
     told = (*run.notes, *session.quality_notes, *_left_out(windows, part.run.suite))
     run = dataclasses.replace(run, notes=tuple(dict.fromkeys(told)))
     again = float(windows.scored[list(_noise_sample(windows))].sum()) * job.is_baseline

@@ -216,9 +216,8 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
     job = session.job
     missing = set(part.missing(run, job.environment.machine))
     load, failures = Load(), []
-    for name in plugins.names("metrics"):
-        module = plugins.load("metrics", name)
-        if not hasattr(module, "measure") or missing.isdisjoint(s.name for s in module.SPECS):
+    for name, module in _probing():
+        if missing.isdisjoint(s.name for s in module.SPECS):
             continue
         if cache_format(job.variant) and any(spec.runs_model for spec in module.SPECS):
             without = _without_values(module, job.environment.machine, reason=SIMULATED)
@@ -248,6 +247,16 @@ def _probe(store: Store, part: Part, run: Run, session: LoadedSession, send: Lis
         raise OutOfMemoryError("; ".join(map(str, failures)))
     timed = () if cache_format(job.variant) else load.notes()
     return dataclasses.replace(run, notes=(*run.notes, *timed))
+
+
+def _probing() -> list[tuple[str, ModuleType]]:
+    """Name and file of the metrics of a loaded model, those first that run nothing of it.
+
+    Some kernels repack their weights when they first run, and bytes are those of before.
+    """
+    found = [(name, plugins.load("metrics", name)) for name in plugins.names("metrics")]
+    probing = [(name, module) for name, module in found if hasattr(module, "measure")]
+    return sorted(probing, key=lambda one: any(spec.per_machine for spec in one[1].SPECS))
 
 
 def _advance(event: Event, send: Listener) -> Callable[[float, float, str], None]:
