@@ -31,7 +31,7 @@ CORE = _names(PROJECT["dependencies"])
 OPTIONAL = _names(
     [
         words
-        for extra in ("torchao", "notebooks", "ray")
+        for extra in ("torchao", "compressed-tensors", "notebooks", "ray")
         for words in PROJECT["optional-dependencies"][extra]
     ]
 )

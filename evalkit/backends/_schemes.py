@@ -8,8 +8,11 @@ than what a particular kernel does; `evalkit bench` measures that.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from evalkit.analysis.footprint import NO_WORK, Scheme, Work
+from evalkit.errors import VariantError
 
 _GPT_FAST = "gpt-fast in bf16 on an RTX 4090"
 _LLM_INT8 = "LLM.int8() is no faster than FP16 at batch 1: an upper bound"
@@ -161,3 +164,30 @@ def grouped(
         input_bytes=4 if title == "GPTQ" else 0,
         cuda=Work(tiles=_MARLIN_TILES[group_size]) if marlin and not reorders else NO_WORK,
     )
+
+
+def of_checkpoint(name: str, method: str, made: Mapping[str, Any]) -> Scheme:
+    """How the checkpoint `name` stores layers, by its config.json's quantization_config `made`.
+
+    Raises VariantError where that says too little, or for a method that is not planned for.
+    """
+    if method == "bitsandbytes" and made.get("load_in_8bit"):
+        return llm_int8()
+    if method == "bitsandbytes":
+        nested = bool(made.get("bnb_4bit_use_double_quant"))
+        return four_bit(str(made.get("bnb_4bit_quant_type", "nf4")), nested)
+    if method not in ("gptq", "awq"):
+        raise VariantError(f"{name} is quantized by {method!r}, which cannot be planned for")
+    group_size = made.get("group_size", made.get("q_group_size", 128))
+    if not _whole(made.get("bits")) or not _whole(group_size):
+        raise VariantError(
+            f"{name} has bits {made.get('bits')!r} and group_size {group_size!r} in its"
+            " quantization_config: whole numbers are needed; save the checkpoint again"
+        )
+    symmetric = bool(made.get("sym", method == "gptq")) and not made.get("zero_point")
+    reorders = bool(made.get("desc_act"))
+    return grouped(method.upper(), made["bits"], group_size, symmetric, reorders=reorders)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +39,6 @@ METHODS = {
     "compressed-tensors": ("compressed-tensors",),
     "torchao": ("torchao",),
 }
-
-
 _GPTQMODEL = ("gptq", "awq")
 
 
@@ -90,24 +89,7 @@ def scheme(variant: Variant) -> Scheme:
 
     made = resolve_config(_reference(variant)).config.get("quantization_config") or {}
     method = _check_method(variant, made)
-    if method == "bitsandbytes" and made.get("load_in_8bit"):
-        return _schemes.llm_int8()
-    if method == "bitsandbytes":
-        nested = bool(made.get("bnb_4bit_use_double_quant"))
-        return _schemes.four_bit(str(made.get("bnb_4bit_quant_type", "nf4")), nested)
-    if method in ("gptq", "awq"):
-        group_size = made.get("group_size", made.get("q_group_size", 128))
-        if not _whole(made.get("bits")) or not _whole(group_size):
-            raise VariantError(
-                f"{variant.text} has bits {made.get('bits')!r} and group_size {group_size!r} in its"
-                " quantization_config: whole numbers are needed; save the checkpoint again"
-            )
-        symmetric = bool(made.get("sym", method == "gptq")) and not made.get("zero_point")
-        return _schemes.grouped(
-            method.upper(), made["bits"], group_size, symmetric,
-            reorders=bool(made.get("desc_act")),
-        )  # fmt: skip
-    raise VariantError(f"{variant.text} is quantized by {method!r}, which cannot be planned for")
+    return _schemes.of_checkpoint(variant.text, method, made)
 
 
 def kernel_for(
@@ -177,13 +159,14 @@ def load(
                     allow_pickle=allow_pickle,
                     trust_remote_code=trust_remote_code,
                 )
-        model = load_causal_lm(
-            own.path,
-            dtype="auto",
-            device=device,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-        )
+        with _loading(method):
+            model = load_causal_lm(
+                own.path,
+                dtype="auto",
+                device=device,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
+            )
         if method == "bitsandbytes":
             from evalkit.backends._bitsandbytes import prepare_layers
 
@@ -285,6 +268,15 @@ def _check_method(variant: Variant, config: object) -> str:
     return method
 
 
+def _loading(method: str) -> contextlib.AbstractContextManager[None]:
+    """What is mended in a method's library while transformers loads by it."""
+    if method != "compressed-tensors":
+        return contextlib.nullcontext()
+    from evalkit.backends import _compressed_tensors
+
+    return _compressed_tensors.loading()
+
+
 def _formats(method: str) -> tuple[LayerFormat, ...]:
     """The layers of the method's library, which is imported here."""
     if method in ("gptq", "awq"):
@@ -299,17 +291,15 @@ def _formats(method: str) -> tuple[LayerFormat, ...]:
         from evalkit.backends import _torchao
 
         return _torchao.FORMATS
-    return ()
+    from evalkit.backends import _compressed_tensors
 
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return _compressed_tensors.FORMATS
 
 
 def _notes(method: str) -> tuple[str, ...]:
     if method == "compressed-tensors":
         return (
-            "compressed-tensors unpacks the weights when they first run: its quality is "
+            "compressed-tensors unpacks the weights when they first run: its quality and size are "
             "measured here, not the speed and memory of a packed kernel",
         )
     return ()

@@ -18,7 +18,7 @@ from evalkit.running.gpus import gpu_of, gpus
 
 # What every variant runs on, and what single backends need.
 SHARED_PACKAGES = ("torch", "transformers", "lm_eval", "numpy")
-PACKAGES = (*SHARED_PACKAGES, "bitsandbytes", "gptqmodel", "torchao")
+PACKAGES = (*SHARED_PACKAGES, "bitsandbytes", "gptqmodel", "torchao", "compressed-tensors")
 
 
 def gpu_names() -> tuple[str, ...]:
