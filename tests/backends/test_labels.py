@@ -26,6 +26,8 @@ LABELS = {
     "int8@torchao": "int8 torchao",
     "int8@torchao,activations=dynamic": "int8 torchao dynamic",
     "int4@torchao": "int4 torchao g128",
+    "q8_0@gguf": "GGUF Q8_0",
+    "q4_k_m@gguf": "GGUF Q4_K_M",
     "served@endpoint,url=http://host:8000": "served endpoint http://host:8000",
     "someone/a-model-awq": "someone/a-model-awq",
 }
