@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import time
 from functools import cached_property
 from itertools import pairwise
@@ -96,8 +97,9 @@ class Engine:
     def _best(model: Any) -> int:
         """The likeliest next token."""
         import numpy as np
+        from llama_cpp import llama_get_logits_ith
 
-        logits = model._ctx.get_logits()
+        logits = llama_get_logits_ith(model.ctx, -1)
         return int(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),)).argmax())
 
 
@@ -105,6 +107,8 @@ def quantize_file(source: Path, out: Path, preset: str) -> None:
     """Let llama.cpp write the file `source` as `preset` ("Q4_K_M") into `out`."""
     import llama_cpp
 
+    # It tells of every tensor; what became of them is read off the file.
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{preset}")
     failed = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), parameters)

@@ -39,6 +39,8 @@ MIXES = (
 )  # fmt: skip
 # Categories of bytes: of linear layers, of the embedding, of the output head.
 _PARTS = (("linear", "packed"), ("embedding",), ("head",))
+# Weights in a block of a K-quant.
+_SUPER_BLOCK = 256
 SPEC = BackendSpec(
     name="gguf",
     summary="llama.cpp's file in blocks: unpacked for quality, run by llama.cpp for speed",
@@ -243,13 +245,21 @@ def _file(reference: str) -> Path:
 
 
 def _notes(header: GgufHeader) -> tuple[str, ...]:
-    """What the file holds: types of tensors, bytes, and a name that promises another type."""
+    """What the file holds: types of tensors, bytes, and rows that its preset does not fit."""
     size = header.path.stat().st_size
     held = (
         f"GGUF: tensors in {header.types}; {header.tensor_bytes:,} bytes of a file of {size:,}"
         " bytes, the rest is tokenizer and description"
     )
-    return (held,)
+    padded = [one for one in header.tensors.values() if one.shape[-1] % _SUPER_BLOCK]
+    narrow = sum(len(one.shape) > 1 for one in padded)
+    if not narrow or header.file_type.lower() not in MIXES:
+        return (held,)
+    fallback = (
+        f"GGUF: {narrow} matrices have rows of no whole blocks of {_SUPER_BLOCK}, so llama.cpp"
+        f" holds them in other types than {header.file_type} says"
+    )
+    return held, fallback
 
 
 def _unpacked(header: GgufHeader, device: str) -> Unpacked:

@@ -86,6 +86,9 @@ def measure(probe: Probe) -> list[Measurement]:
         probe.advance(gone, protocol.seconds, "s")
     convention = f"batch 1, prompt {prompt}, generated {generate}, {engine}"
     note = _shortened(asked, (prompt, generate), protocol.seconds)
+    if probe.unpacked is not None:
+        said = (f"speed: {engine} runs the file itself", note.get("note", ""))
+        note["note"] = "; ".join(str(line) for line in said if line)
     return [
         PREFILL.measured(tuple(prompt / s.prefill for s in samples), convention, **note),
         DECODE.measured(tuple(generate / s.decode for s in samples), convention, **note),

@@ -35,6 +35,8 @@ LABELS = {
     "fp8": "fp8 torchao",
     "fp8@torchao,activations=dynamic": "fp8 torchao dynamic",
     "int4@torchao": "int4 torchao g128",
+    "q8_0@gguf": "GGUF Q8_0",
+    "q4_k_m@gguf": "GGUF Q4_K_M",
     "served@endpoint,url=http://host:8000": "served endpoint http://host:8000",
     "someone/a-model-awq": "someone/a-model-awq",
     "fp16,kv_cache=int4": "fp16 KV int4",
