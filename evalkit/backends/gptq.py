@@ -222,20 +222,28 @@ def load(
     if "quantization_config" not in read_config(source):
         raise VariantError(f"{source} is not quantized yet: make {variant.text} of it first")
 
-    def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
+    def load_model(kernel: str) -> tuple[PreTrainedModel, tuple[str, ...]]:
         return _gptqmodel_load.load(
             source,
             dtype=DTYPES[str(options["dtype"])],
             device=device,
-            kernel=str(options["kernel"]),
+            kernel=kernel,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
 
-    model, notes = load_model()
+    asked = str(options["kernel"])
+    model, notes = load_model(asked)
     check_quantized(model, variant)
-    kernel = kernel_names(model, FORMATS)
-    return Loaded(model, kernel, kept_16bit(model), notes, lambda: load_model()[0], FORMATS)
+    return Loaded(
+        model,
+        kernel_names(model, FORMATS),
+        kept_16bit(model),
+        notes,
+        reload=lambda: load_model(asked)[0],
+        unpackable=None if device == "cpu" else lambda: load_model("torch")[0],
+        formats=FORMATS,
+    )
 
 
 def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0) -> Loaded:
