@@ -6,6 +6,7 @@ declares that as a `Maker`, whose methods are its functions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,18 +213,23 @@ class Maker:
         if "quantization_config" not in read_config(source):
             raise VariantError(f"{source} is not quantized yet: make {variant.text} of it first")
 
-        def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
+        def load_model(kernel: str) -> tuple[PreTrainedModel, tuple[str, ...]]:
             return _gptqmodel_load.load(
                 source,
                 dtype=DTYPES[self._dtype(variant)],
                 device=device,
-                kernel=self._kernel(variant),
+                kernel=kernel,
                 allow_pickle=allow_pickle,
                 trust_remote_code=trust_remote_code,
             )
 
-        model, notes = load_model()
-        return _loaded(model, variant, notes, lambda: load_model()[0])
+        asked = self._kernel(variant)
+        model, notes = load_model(asked)
+        return dataclasses.replace(
+            _loaded(model, variant, notes),
+            reload=lambda: load_model(asked)[0],
+            unpackable=None if device == "cpu" else lambda: load_model("torch")[0],
+        )
 
     def load_random(
         self, checkpoint: Checkpoint, variant: Variant, device: str, *, seed: int = 0
@@ -281,18 +287,12 @@ class Maker:
         return [*sorted((one for one in sizes if 0 < one < size), reverse=True), -1]
 
 
-def _loaded(
-    model: PreTrainedModel,
-    variant: Variant,
-    notes: tuple[str, ...],
-    again: Callable[[], PreTrainedModel] | None = None,
-) -> Loaded:
+def _loaded(model: PreTrainedModel, variant: Variant, notes: tuple[str, ...]) -> Loaded:
     from evalkit.backends._gptqmodel_layers import FORMATS
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded
 
     check_quantized(model, variant)
-    return Loaded(
-        model, kernel_names(model, FORMATS), kept_16bit(model), notes, again, formats=FORMATS
-    )
+    kernel = kernel_names(model, FORMATS)
+    return Loaded(model, kernel, kept_16bit(model), notes, formats=FORMATS)

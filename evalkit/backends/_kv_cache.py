@@ -15,6 +15,8 @@ from evalkit.errors import VariantError
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from evalkit.models.loading import Loaded
@@ -77,7 +79,7 @@ def refuse_simulated(variant: Variant) -> None:
 
 def with_quantized_cache(loaded: Loaded, variant: Variant) -> Loaded:
     """`loaded` as it attends with the variant's KV cache, also where it is loaded again."""
-    cache, reload = cache_format(variant), loaded.reload
+    cache = cache_format(variant)
     if cache is None:
         return loaded
     from evalkit.models.kv_cache import quantize_kv_cache
@@ -85,6 +87,9 @@ def with_quantized_cache(loaded: Loaded, variant: Variant) -> Loaded:
     def quantize(model: PreTrainedModel) -> PreTrainedModel:
         quantize_kv_cache(model, cache, rotates=_rotates(variant))
         return model
+
+    def again(load: Callable[[], PreTrainedModel] | None) -> Callable[[], PreTrainedModel] | None:
+        return None if load is None else lambda: quantize(load())
 
     note = (
         f"the KV cache is {SIMULATED}: keys and values are quantized as they enter it, and no"
@@ -94,7 +99,8 @@ def with_quantized_cache(loaded: Loaded, variant: Variant) -> Loaded:
         loaded,
         model=quantize(loaded.model),
         notes=(*loaded.notes, note),
-        reload=None if reload is None else lambda: quantize(reload()),
+        reload=again(loaded.reload),
+        unpackable=again(loaded.unpackable),
     )
 
 

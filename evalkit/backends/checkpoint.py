@@ -149,13 +149,14 @@ def load(
     own = resolve(variant, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     method = _check_method(variant, own.config.get("quantization_config"))
 
-    def load_model() -> tuple[PreTrainedModel, tuple[str, ...]]:
+    def load_model(kernel: str = "auto") -> tuple[PreTrainedModel, tuple[str, ...]]:
         if method in _GPTQMODEL:
             with standard_names(own) as folder:
                 return _gptqmodel_load.load(
                     folder,
                     dtype="auto",
                     device=device,
+                    kernel=kernel,
                     allow_pickle=allow_pickle,
                     trust_remote_code=trust_remote_code,
                 )
@@ -177,7 +178,16 @@ def load(
     formats = _formats(method)
     kernel = kernel_names(model, formats)
     notes = (*_notes(method), *notes)
-    return Loaded(model, kernel, kept_16bit(model), notes, lambda: load_model()[0], formats)
+    reorders = method in _GPTQMODEL and device != "cpu"
+    return Loaded(
+        model,
+        kernel,
+        kept_16bit(model),
+        notes,
+        reload=lambda: load_model()[0],
+        unpackable=(lambda: load_model("torch")[0]) if reorders else None,
+        formats=formats,
+    )
 
 
 def resolve(

@@ -119,7 +119,9 @@ def weights_only(
 
 def _unpacks(one: LayerFormat, activations: bool) -> Callable[[Any], Tensor] | None:
     """What gives the weights of a layer; None where it is more than them, but for `activations`."""
-    return one.weights or one.unpack if activations else one.unpack
+    if activations:
+        return one.weights or one.unpack
+    return None if one.runs_as_is else one.unpack
 
 
 def _floating(model: nn.Module, without: set[int]) -> list[tuple[nn.Parameter, Tensor]]:

@@ -49,7 +49,9 @@ class Loaded:
     `kernel` names the class and dtype of the modules that run the linear layers of the decoder
     ("Linear (float16)", "MarlinLinear int4 g128 (float16)"); `kept_16bit` names the weight modules
     that a quantized model keeps in 16 bit by design; `notes` are lines for the run's record.
-    `reload` loads the same weights again, for kernels that repack theirs when they first run.
+    `reload` loads the same weights again, for kernels that repack theirs when they first run;
+    `unpackable` loads them into layers that can be unpacked, for kernels that keep theirs in an
+    order of their own.
     `formats` are the kinds of quantized layers the model may hold. `scoring` is this model as the
     quality pass runs it, once `evalkit.models.compute.for_scoring` has made it. `unpacked` is what
     its plain weights were unpacked from, where the variant is held and run otherwise.
@@ -63,6 +65,7 @@ class Loaded:
     formats: tuple[LayerFormat, ...] = field(default=(), repr=False)
     scoring: Loaded | None = field(default=None, repr=False)
     unpacked: Unpacked | None = field(default=None, repr=False)
+    unpackable: Callable[[], PreTrainedModel] | None = field(default=None, repr=False)
 
 
 def load_causal_lm(

@@ -27,7 +27,6 @@ from evalkit.errors import VariantError
 from evalkit.inference.engines import Prepared, prepare_engine
 from evalkit.metrics import Probe
 from evalkit.metrics.memory import PeakMeter, level_before_loading
-from evalkit.models.compute import fresh
 from evalkit.models.loading import Loaded, load_tokenizer
 from evalkit.models.text_stack import tower_note
 from evalkit.progress import Event, Listener
@@ -133,13 +132,9 @@ class LoadedSession(Session):
         """The model with the arithmetic of the quality pass."""
         return self._scoring.model
 
-    def as_served(self) -> LoadedSession:
-        """This variant with its own kernels in what is scored too, its weights as they were loaded.
-
-        Only before the arithmetic of the quality pass is set up, which replaces them on a CPU.
-        """
-        self.loaded.model = fresh(self.loaded)
-        own = dataclasses.replace(self.loaded)
+    def scored_as(self, loaded: Loaded) -> LoadedSession:
+        """This variant with `loaded`, and its own kernels, in what is scored too."""
+        own = dataclasses.replace(loaded)
         own.scoring = own
         return LoadedSession(
             self.job, own, self.seconds, self.resident_before, self.load_peaks, self.files

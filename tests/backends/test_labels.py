@@ -29,7 +29,6 @@ LABELS = {
     "int4,method=foem,mse=2.4": "int4 FOEM g128 mse=2.4",
     "int4@rtn": "int4 RTN g128",
     "int4@awq,group_size=64": "int4 AWQ g64",
-    "q8_0@gguf": "GGUF Q8_0",
     "int8@torchao": "int8 torchao",
     "int8@torchao,activations=dynamic": "int8 torchao dynamic",
     "fp8": "fp8 torchao",

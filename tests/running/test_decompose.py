@@ -59,25 +59,35 @@ class RowLinear(nn.Module):
         return outputs * (1 + self.error)
 
 
-FORMAT = LayerFormat("row", lambda m: isinstance(m, RowLinear), unpack=lambda m: m.unpacked())
+class Reordered(RowLinear):
+    """A kernel that keeps its weights in an order of its own."""
 
 
-def packed(source: Path, error: float) -> Any:
+FORMATS = (
+    LayerFormat("reordered", lambda m: isinstance(m, Reordered)),
+    LayerFormat("row", lambda m: isinstance(m, RowLinear), unpack=lambda m: m.unpacked()),
+)
+
+
+def packed(source: Path, error: float = 0.0, kind: type[RowLinear] = RowLinear) -> Any:
     model = load_causal_lm(source, dtype=torch.float32, device="cpu")
     for name, layer in list(linear_modules(model)):
-        model.set_submodule(name, RowLinear(layer, error))
+        model.set_submodule(name, kind(layer, error))
     return model
 
 
 def load(source: Path, variant: Any, device: str, **_: Any) -> Loaded:
-    wrong = variant.option("dtype", "bf16") == "fp16"
-    return Loaded(packed(source, ERROR * wrong), "RowLinear", formats=(FORMAT,))
+    """An exact kernel, or one that is wrong and cannot be unpacked."""
+    if variant.option("dtype", "bf16") == "bf16":
+        return Loaded(packed(source), "RowLinear", formats=FORMATS)
+    wrong = packed(source, ERROR, Reordered)
+    return Loaded(wrong, "Reordered", unpackable=lambda: packed(source), formats=FORMATS)
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> ComparePlan:
     folder: Path = tmp_path_factory.mktemp("apart")
-    (folder / "text.txt").write_text(tiny.documents(1, 6, sentences=3), encoding="utf-8")
+    (folder / "text.txt").write_text(tiny.documents(1, 8, sentences=1), encoding="utf-8")
     asked: Any = {
         "model": "demo", "text": (str(folder / "text.txt"),), "out": folder / "store",
         "device": "cpu", "only": ("text",), "decompose": True, "convention": "document",
@@ -105,7 +115,7 @@ def apart(comparison: Comparison, name: str) -> Decomposition:
 def known_divergence(plan: ComparePlan) -> float:
     """Mean KL of the kernel with its error from the weights, by two whole models."""
     source, windows = plan.checkpoint.path, Windows.load(windows_file(plan))
-    right, wrong = packed(source, 0.0), packed(source, ERROR)
+    right, wrong = packed(source), packed(source, ERROR)
     found = []
     for index in range(len(windows)):
         ids = torch.from_numpy(windows.window(index).astype("int64"))[None]
@@ -132,7 +142,7 @@ def test_an_injected_kernel_error_is_recovered(plan: ComparePlan, comparison: Co
     between = wrong.served.value - wrong.weights.value
     assert wrong.difference.value == pytest.approx(between, rel=1e-4)
     assert wrong.difference.low <= wrong.difference.value <= wrong.difference.high
-    assert wrong.kernel == "RowLinear" and wrong.dtype == "float32"
+    assert wrong.kernel == "Reordered" and wrong.dtype == "float32"
 
 
 def test_without_one_the_difference_is_within_noise(comparison: Comparison) -> None:

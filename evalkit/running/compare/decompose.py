@@ -8,22 +8,23 @@ serve are seen here alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from evalkit.analysis.decompose import DIRECT, PASSES, SERVED, WEIGHTS
-from evalkit.metrics import token_metrics
-from evalkit.models.compute import weights_only
+from evalkit.metrics import TokenMetric, token_metrics
+from evalkit.models.compute import fresh, weights_only
+from evalkit.models.loading import Loaded
 from evalkit.records import Measurement
 from evalkit.running.compare.text_pass import Scoring
 from evalkit.running.job import DECOMPOSED_VERSION, Part
 from evalkit.running.session import loaded
 from evalkit.scoring.reference import Reference, ReferenceWriter
-
-_KL = "kl_divergence_mean"
 
 
 def decompose(scoring: Scoring, part: Part, sample: frozenset[int]) -> list[Measurement]:
@@ -31,39 +32,67 @@ def decompose(scoring: Scoring, part: Part, sample: frozenset[int]) -> list[Meas
 
     It comes before the quality pass, which on a CPU replaces the variant's layers.
     """
-    session = loaded(scoring.session).as_served()
-    scoring = dataclasses.replace(scoring, session=session)
+    session = loaded(scoring.session)
+    session.loaded.model = fresh(session.loaded)
+    served = dataclasses.replace(scoring, session=session.scored_as(session.loaded))
     tables = {name: scoring.table(name.replace("_", "-")) for name in PASSES}
     for table in tables.values():
-        # Unpacked rows are kept in memory: an interrupted pass begins anew.
+        # Rows of the weights are kept in memory: an interrupted pass begins anew.
         scoring.forget(table)
-    model = session.scoring_model
-    reference = scoring.reference()
-    assert reference is not None
-    dtype = reference.layout.dtype
-    metrics = [m for m in token_metrics("", is_baseline=False) if m.name == _KL]
-    with weights_only(session.loaded, getattr(torch, dtype), activations=True) as possible:
-        if not possible:
-            reason = "it holds no layers that can be unpacked"
-            return [_measurement(name, part, {"reason": reason}) for name in PASSES]
-        kept = ReferenceWriter.in_memory(model, scoring.windows)
-        # Opened here, in the baseline's arithmetic.
+    baseline = served.reference()
+    assert baseline is not None
+    dtype = baseline.layout.dtype
+    kept = _score_weights(scoring, getattr(torch, dtype), tables[WEIGHTS], sample)
+    if kept is None:
+        reason = "it holds no layers that can be unpacked"
+        return [_measurement(name, part, {"reason": reason}) for name in PASSES]
+    own = Reference.kept(kept, session.loaded.model, scoring.windows)
+    for name, reference in ((SERVED, baseline), (DIRECT, own)):
+        stage = "scoring its own kernels"
+        served.score(tables[name], _metrics(), reference=reference, only=sample, stage=stage)
+    details = {"dtype": dtype, "kernel": session.kernel}
+    for table in tables.values():
+        scoring.put_together(table)
+    return [
+        _measurement(name, part, details, str(table.relative_to(scoring.store.root)))
+        for name, table in tables.items()
+    ]
+
+
+def _score_weights(
+    scoring: Scoring, dtype: torch.dtype, table: Path, sample: frozenset[int]
+) -> ReferenceWriter | None:
+    """Score the unpacked weights in `dtype`; their rows, or None where there are none to unpack."""
+    session = loaded(scoring.session)
+    with _weights(session.loaded, dtype) as alone:
+        if alone is None:
+            return None
+        scoring = dataclasses.replace(scoring, session=session.scored_as(alone))
+        kept = ReferenceWriter.in_memory(alone.model, scoring.windows)
         scoring.score(
-            tables[WEIGHTS], metrics, reference=scoring.reference(), record=kept, only=sample,
+            table, _metrics(), reference=scoring.reference(), record=kept, only=sample,
             stage="scoring its weights alone",
         )  # fmt: skip
-    against = {SERVED: scoring.reference(), DIRECT: Reference.kept(kept, model, scoring.windows)}
-    for name, one in against.items():
-        scoring.score(
-            tables[name], metrics, reference=one, only=sample, stage="scoring its own kernels"
-        )
-    found = []
-    for name, table in tables.items():
-        scoring.put_together(table)
-        details = {"dtype": dtype, "kernel": session.kernel}
-        path = str(table.relative_to(scoring.store.root))
-        found.append(_measurement(name, part, details, path))
-    return found
+        return kept
+
+
+@contextlib.contextmanager
+def _weights(variant: Loaded, dtype: torch.dtype) -> Iterator[Loaded | None]:
+    """The variant while it computes with its unpacked weights in `dtype`; None where it cannot.
+
+    Where its kernels keep their weights in an order of their own, these are loaded once more.
+    """
+    with weights_only(variant, dtype, activations=True) as possible:
+        if possible or variant.unpackable is None:
+            yield variant if possible else None
+            return
+    other = dataclasses.replace(variant, model=variant.unpackable())
+    with weights_only(other, dtype, activations=True) as possible:
+        yield other if possible else None
+
+
+def _metrics() -> list[TokenMetric]:
+    return [m for m in token_metrics("", is_baseline=False) if m.name == "kl_divergence_mean"]
 
 
 def _measurement(
