@@ -37,13 +37,18 @@ def names(group: str) -> list[str]:
 def load(group: str, name: str) -> ModuleType:
     """Import the module of plugin `name` of `group`.
 
-    Raises UsageError with a suggestion if there is none, EvalkitError if the module of another
-    package cannot be imported.
+    Raises UsageError with a suggestion if there is none, EvalkitError if two packages have one of
+    that name, or the module of another package cannot be imported.
     """
     sources = _sources(group)
     if name not in sources:
         raise unknown(_noun(group), name, sources)
     source = sources[name]
+    if theirs := _claims(group, name) - {source}:
+        raise EvalkitError(
+            f"{_noun(group)} {name!r} is evalkit's own and that of {', '.join(sorted(theirs))}:"
+            " rename the entry point there, or uninstall its package"
+        )
     try:
         return importlib.import_module(source)
     except ImportError as error:
@@ -79,6 +84,11 @@ def _sources(group: str) -> dict[str, str]:
     for entry in _entry_points().select(group=f"evalkit.{group}"):
         found.setdefault(entry.name, entry.value)
     return found
+
+
+def _claims(group: str, name: str) -> set[str]:
+    """The modules that other packages give that name."""
+    return {entry.value for entry in _entry_points().select(group=f"evalkit.{group}", name=name)}
 
 
 @cache

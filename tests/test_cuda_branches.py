@@ -167,6 +167,7 @@ def test_memory_of_a_card_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> N
     probe: Any = SimpleNamespace(
         model=build("llama-tied"), device="cuda", resident_before=0,
         load_peaks={"allocated": 8.0}, protocol=SimpleNamespace(prompt=4),
+        check_runs_here=lambda: None,
     )  # fmt: skip
     (found,) = memory.measure(probe)
     assert (found.values, found.convention) == ((8.0,), "CUDA allocated")

@@ -42,7 +42,9 @@ class Used:
 
     def compare(self, *words: str, without: bool = False) -> str:
         source = ("--model", str(self.model), "--text", str(self.text))
-        return self("compare", "fp16", "int8@rtn", "int4@rtn", *source, *words, without=without)
+        return self(
+            "compare", "fp16", "int8@rounding", "int4@rounding", *source, *words, without=without
+        )
 
     def _run(self, module: str, *words: str, without: bool = False, status: int = 0) -> str:
         paths = [os.environ.get("PYTHONPATH", ""), "" if without else str(self.site)]
@@ -71,7 +73,7 @@ def rows(used: Used) -> list[dict[str, Any]]:
 def test_backend_and_metric_are_in_the_json(rows: list[dict[str, Any]]) -> None:
     baseline, int8, int4 = rows
     assert METRIC not in baseline["metrics"]
-    assert int4["resolved"] == "int4@rtn,group_size=32"
+    assert int4["resolved"] == "int4@rounding,group_size=32"
     assert int4["kernel"] == "Linear (float16) rounded to int4"
     assert int8["metrics"][METRIC]["unit"] == "nats"
     assert 0 < int8["metrics"][METRIC]["value"] < int4["metrics"][METRIC]["value"]
@@ -159,9 +161,9 @@ def test_only_what_the_guide_documents_is_imported() -> None:
 
 
 def _jensen_shannon(used: Used) -> np.ndarray[Any, Any]:
-    """½ Σ p ln(p/m) + ½ Σ q ln(q/m) of fp16 and int4@rtn, in float64, from whole forward passes."""
+    """½ Σ p ln(p/m) + ½ Σ q ln(q/m) of fp16 and int4@rounding, in float64, from whole passes."""
     import torch
-    from evalkit_example import rtn
+    from evalkit_example import rounding
 
     from evalkit.models.loading import load_causal_lm
     from evalkit.records import Variant
@@ -170,8 +172,8 @@ def _jensen_shannon(used: Used) -> np.ndarray[Any, Any]:
     (file,) = (used.store / "windows").glob("*.npz")
     windows = Windows.load(file)
     baseline = load_causal_lm(used.model, dtype=torch.float16, device="cpu").float()
-    variant = Variant("int4", "rtn", (("group_size", 32),))
-    rounded = rtn.load(used.model, variant, "cpu").model.float()
+    variant = Variant("int4", "rounding", (("group_size", 32),))
+    rounded = rounding.load(used.model, variant, "cpu").model.float()
     found = []
     for index in range(len(windows)):
         ids = torch.from_numpy(windows.window(index).astype(np.int64))[None]

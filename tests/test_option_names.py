@@ -14,8 +14,11 @@ from evalkit.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTION = re.compile(r"(?<![\w-])(?<!var\()--[a-z][a-z0-9-]*[a-z0-9]")
-# Of pip, of the hub's own command and of papermill.
-FOREIGN = {"--upgrade", "--local-dir", "--no-progress-bar", "--kernel", "--cwd"}
+# Of pip, of the hub's own command, of papermill and of llama.cpp's gguf-split.
+FOREIGN = {
+    "--upgrade", "--force-reinstall", "--no-cache-dir", "--local-dir", "--no-progress-bar",
+    "--kernel", "--cwd", "--merge",
+}  # fmt: skip
 
 
 def _options(command: Any) -> Iterator[str]:

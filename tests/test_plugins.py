@@ -61,3 +61,12 @@ def test_the_command_line_looks_for_plugins_only_where_it_needs_them() -> None:
         "assert not {'numpy', 'evalkit.metrics', 'evalkit.view.charts'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_package_with_a_name_of_evalkits_own_is_named(installed: Path) -> None:
+    (installed / "theirs.py").write_text("")
+    entries = "[evalkit.backends]\ngptq = theirs\n"
+    (installed / "other-1.0.dist-info" / "entry_points.txt").write_text(entries)
+    with pytest.raises(EvalkitError, match="backend 'gptq' is evalkit's own and that of theirs"):
+        plugins.load("backends", "gptq")
+    assert plugins.load("backends", "awq").__name__ == "evalkit.backends.awq"

@@ -143,7 +143,9 @@ def gguf(title: str, bits: float, embedding_bits: float, head_bits: float) -> Sc
 def grouped(
     title: str, bits: int, group_size: int, symmetric: bool, *, reorders: bool = False
 ) -> Scheme:
-    """GPTQ or AWQ: a float16 scale a group of inputs (all of a row where it is not positive).
+    """GPTQ, RTN in its format, or AWQ: a float16 scale a group of inputs.
+
+    Where `group_size` is not positive, all inputs are one group.
 
     Zero points are counted although symmetric ones are all the same constant: both formats write
     one for each group, and GPTQ's an index of the group of each input. On a card Marlin is counted
@@ -161,7 +163,7 @@ def grouped(
         group_size=max(0, group_size),
         scale_bytes=2,
         zero_bits=bits,
-        input_bytes=4 if title == "GPTQ" else 0,
+        input_bytes=0 if title == "AWQ" else 4,
         cuda=Work(tiles=_MARLIN_TILES[group_size]) if marlin and not reorders else NO_WORK,
     )
 

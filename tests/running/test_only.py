@@ -70,7 +70,7 @@ def test_what_was_left_out_is_not_asked_for_and_found_by_a_later_run(
     assert [row.status for row in quality.rows] == ["ok", "ok"]
     assert not (SPEEDS | MEMORY) & quality.rows[1].metrics.keys()
     table = render(quality, "table")
-    assert "not asked for: size, peak, prefill, decode (--only quality)" in table
+    assert "not asked for: size, peak, prefill, decode, bits (--only quality)" in table
     assert json.loads(render(quality, "json"))["only"] == ["quality"]
 
     begun.clear()
@@ -79,7 +79,7 @@ def test_what_was_left_out_is_not_asked_for_and_found_by_a_later_run(
     assert speed.rows[1].metrics.keys() & (SPEEDS | MEMORY | {"perplexity"}) == SPEEDS
     assert {row.verdict.word for row in speed.rows} == {"not asked for"}
     assert speed.sentence == "Quality was not asked for."
-    left_out = "not asked for: size, peak, perplexity, KL, top-1, tasks (--only speed)"
+    left_out = "not asked for: size, peak, perplexity, KL, top-1, bits, tasks (--only speed)"
     assert left_out in render(speed, "table")
 
     begun.clear()
@@ -105,7 +105,10 @@ def test_memory_does_not_depend_on_how_speed_is_measured(model: Path, tmp_path: 
     """A failure of one leaves the other as it was: they are stored apart."""
     plan = make_plan(["fp32"], resolved(CompareOptions, words(model, tmp_path)))
     memory, speed, _ = plan.jobs[0].parts
-    assert {name for name, _ in memory.needed} == MEMORY | {"bits_per_weight"}
+    assert {name for name, _ in memory.needed} == MEMORY | {
+        "bits_per_weight",
+        "bits_per_quantized_weight",
+    }
     assert {name for name, _ in speed.needed} >= SPEEDS
     assert memory.run.id != speed.run.id
 

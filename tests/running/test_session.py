@@ -48,7 +48,7 @@ def test_a_build_is_no_part_of_the_time_of_loading(
 
     backend = SimpleNamespace(build=build, load=load)
     monkeypatch.setattr(session.plugins, "load", lambda group, name: backend)
-    monkeypatch.setattr(session, "spec_of", lambda variant: SimpleNamespace(keeps=False))
+    monkeypatch.setattr(session, "keeps", lambda variant: False)
     monkeypatch.setattr(session.time, "perf_counter", lambda: now[0])
     opened = session._load(job, ignore)
     assert done == ["built for int4 on cpu", "loaded"]

@@ -13,7 +13,7 @@ from evalkit.models.loading import Loaded, load_causal_lm
 from evalkit.records import Variant
 
 SPEC = BackendSpec(
-    name="rtn",
+    name="rounding",
     summary="rounded to nearest in groups, without calibration, kept in 16 bit",
     precisions=("int8", "int4"),
     options=(Option("group_size", 32, "weights that share a scale", minimum=1, shown=True),),
