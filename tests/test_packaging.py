@@ -19,7 +19,11 @@ import evalkit
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import name where it is not the distribution's own.
-DISTRIBUTIONS = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "pynvml": "nvidia-ml-py",
+    "llama_cpp": "llama-cpp-python",
+}
 
 
 def _names(requirements: list[str]) -> set[str]:
@@ -31,7 +35,7 @@ CORE = _names(PROJECT["dependencies"])
 OPTIONAL = _names(
     [
         words
-        for extra in ("torchao", "notebooks", "ray")
+        for extra in ("torchao", "gguf", "notebooks", "ray")
         for words in PROJECT["optional-dependencies"][extra]
     ]
 )
