@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import name where it is not the distribution's own.
 DISTRIBUTIONS = {
-    "yaml": "pyyaml", "pynvml": "nvidia-ml-py", "llama_cpp": "llama-cpp-python",
-}  # fmt: skip
+    "yaml": "pyyaml",
+    "pynvml": "nvidia-ml-py",
+    "llama_cpp": "llama-cpp-python",
+}
 
 
 def _names(requirements: list[str]) -> set[str]:

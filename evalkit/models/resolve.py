@@ -229,6 +229,11 @@ def _directory(ref: str) -> Path | None:
     path = expanded(ref)
     if is_dir(path):
         return path
+    if is_file(path) and path.suffix.lower() == ".gguf":
+        # Not above: it needs torch where the file is not unpacked yet.
+        from evalkit.models.gguf.as_checkpoint import as_checkpoint
+
+        return as_checkpoint(path)
     if is_file(path):
         raise ModelError(f"{ref!r} is a file: give the directory that holds it and config.json")
     if _HUB_ID.fullmatch(ref):

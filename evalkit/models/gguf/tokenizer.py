@@ -20,10 +20,25 @@ from evalkit.models.gguf.check import vocabulary_of
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# The expression that a pre-tokenizer splits by, and llama.cpp's name of it.
-_SPLITS = {
-    rf"{_CONTRACTIONS}\p{{N}}{{1,3}}{_REST}": "llama-bpe",
-    rf"{_CONTRACTIONS}\p{{N}}{_REST}": "qwen2",
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def _split(numbers: str) -> dict[str, Any]:
+    pattern = {"Regex": f"{_CONTRACTIONS}{numbers}{_REST}"}
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+def _sequence(first: dict[str, Any], *, use_regex: bool) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": [first, _BYTES | {"use_regex": use_regex}]}
+
+
+# The pre-tokenizers that llama.cpp has under these names.
+PRE_TOKENIZERS = {
+    "gpt-2": _BYTES | {"use_regex": True},
+    "smollm": _sequence(_DIGITS, use_regex=True),
+    "llama-bpe": _sequence(_split(r"\p{N}{1,3}"), use_regex=False),
+    "qwen2": _sequence(_split(r"\p{N}"), use_regex=False),
 }
 
 
@@ -76,22 +91,30 @@ def _is_bytewise(content: dict[str, Any]) -> bool:
 
 def _words_before_merging(path: Path, content: dict[str, Any]) -> str:
     """llama.cpp's name of the rule by which a text is cut before merging."""
-    rule = content.get("pre_tokenizer") or {}
-    steps = rule.get("pretokenizers", [rule])
-    kinds = [step.get("type") for step in steps]
-    regex = steps[-1].get("use_regex", True)
-    if kinds == ["ByteLevel"] and regex:
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and regex and steps[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not regex:
-        expression = steps[0].get("pattern", {}).get("Regex", "")
-        if expression in _SPLITS:
-            return _SPLITS[expression]
+    own = _cutting(content.get("pre_tokenizer") or {})
+    for name, known in PRE_TOKENIZERS.items():
+        if own == _cutting(known):
+            return name
+    kinds = [step[0] for step in own]
     raise ModelError(
         f"{path} cuts texts into words by a rule ({', '.join(map(str, kinds)) or 'none'}) whose"
         " name in llama.cpp is not known here: convert it with llama.cpp's convert_hf_to_gguf.py"
     )
+
+
+def _cutting(rule: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What decides where a pre-tokenizer cuts, step by step."""
+    steps = rule.get("pretokenizers", [rule])
+    own = ("individual_digits", "add_prefix_space", "behavior", "invert")
+    return [
+        (
+            step.get("type"),
+            step.get("pattern", {}).get("Regex"),
+            step.get("type") == "ByteLevel" and step.get("use_regex", True),
+            *(bool(step.get(name)) for name in own),
+        )
+        for step in steps
+    ]
 
 
 def _scores(content: dict[str, Any], words: list[str]) -> list[float]:

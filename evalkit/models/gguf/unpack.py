@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from evalkit.models.loading import load_causal_lm
 from evalkit.models.resolve import read_config
 from evalkit.models.shapes import meta_model
 
+_EXACT = {"F16": torch.float16, "BF16": torch.bfloat16}
+
 
 def load_gguf(file: Path, source: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The weights of `file`, unpacked into `dtype`, in the architecture of the directory `source`.
@@ -40,24 +43,27 @@ def load_gguf(file: Path, source: Path, *, dtype: torch.dtype, device: str) -> P
         dtype=dtype,
         device=device,
         config=settings,
-        state_dict=unpacked(header, config, dtype),
+        state_dict=dict(unpacked_tensors(header, config, dtype)),
     )
 
 
-def unpacked(header: GgufHeader, config: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every parameter of the model of config.json `config`, by the names of transformers."""
+def unpacked_tensors(
+    header: GgufHeader, config: dict[str, Any], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of the model of config.json `config`, with its name in transformers.
+
+    In `dtype`, else in the smallest that holds its values exactly.
+    """
     parameters = dict(meta_model(config).named_parameters())
     names = gguf_names(architecture_of(config), config["num_hidden_layers"], parameters)
     _check_names(header, set(names.values()))
-    found = {}
     with header.path.open("rb") as data:
         for name, theirs in names.items():
             tensor = header.tensors[theirs]
             data.seek(tensor.offset)
             values = as_float32(data.read(tensor.bytes), tensor.type, tensor.shape)
-            rows = in_model_order(theirs, values, config)
-            found[name] = torch.from_numpy(rows.copy()).to(dtype)
-    return found
+            rows = torch.from_numpy(in_model_order(theirs, values, config).copy())
+            yield name, rows.to(dtype or _EXACT.get(tensor.type, torch.float32))
 
 
 def _check_names(header: GgufHeader, wanted: set[str]) -> None:
