@@ -147,7 +147,7 @@ def test_a_path_as_an_option_value_is_no_checkpoint() -> None:
 
 
 def test_a_file_as_a_variant_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "model.bin"
+    file = tmp_path / "model.safetensors"
     file.touch()
     with pytest.raises(UsageError, match="is a file"):
         parse_variant(str(file))
