@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import logits
 from transformers import AutoModelForCausalLM
 
 from evalkit.analysis.footprint import weight_bytes as planned_bytes
-from evalkit.backends import gptq, parse_variant, rtn
+from evalkit.backends import checkpoint, gptq, parse_variant, rtn
 from evalkit.demo_data import demo_directory
+from evalkit.metrics import size
 from evalkit.models.layer_format import format_of
 from evalkit.models.resolve import resolve_config
 from evalkit.models.shape import model_shape
@@ -66,3 +69,19 @@ def test_expected_bytes_are_those_of_the_demo(tmp_path: Path) -> None:
     scheme = rtn.scheme(variant)
     shape = model_shape("demo", resolve_config("demo").config, {scheme.rest_bytes})
     assert planned_bytes(shape, scheme).total == pytest.approx(sum(sizes.values()), rel=0.01)
+
+
+def test_a_name_and_values_of_int4_do_not_make_int8_smaller(llama: Path, tmp_path: Path) -> None:
+    """Bytes are read off what is loaded: codes of 8 bit of which sixteen are used stay 8 bit."""
+    folder = tmp_path / "model-int4-g64"
+    rtn.quantize(llama, parse_variant("int8@rtn,group_size=64"), folder, "cpu")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name in [one for one in tensors if one.endswith(".qweight")]:
+        # Four codes of 8 bit in each int32: the lower half of each is emptied.
+        tensors[name] = tensors[name] & torch.tensor(-0x0F0F0F10, dtype=torch.int32)
+    save_file(tensors, file, metadata={"format": "pt"})
+    loaded = checkpoint.load(llama, parse_variant(str(folder)), "cpu")
+    probe: Any = SimpleNamespace(model=loaded.model, formats=loaded.formats, unpacked=None)
+    _, _, quantized = size.measure(probe)
+    assert quantized.values[0] > 8
