@@ -108,5 +108,22 @@ def test_the_models_own_calibration_text_is_a_step(words: dict[str, Any]) -> Non
     assert writing.operations == costs.sizes.forward(2048) + costs.sizes.logits(2048)
 
 
+def test_decomposing_reads_the_sample_three_times_more(words: dict[str, Any]) -> None:
+    asked: Any = {**words, "text": Path(words["model"]).with_name("1.txt")}
+    del asked["progress"]
+    found = []
+    for decompose in (False, True):
+        options = resolved(CompareOptions, asked | {"decompose": decompose})
+        plan = make_plan(["fp32", "int4@bitsandbytes"], options)
+        costs = [Costs(Store(plan.store), job) for job in plan.jobs]
+        parts = [next(p for p in job.parts if p.kind == "texts") for job in plan.jobs]
+        found.append([one.of(part) for one, part in zip(costs, parts, strict=True)])
+    (baseline, plain), (same, decomposed) = found
+    assert same == baseline
+    # The text is shorter than the sample, so all of it is read each time.
+    assert decomposed.operations == 4 * plain.operations
+    assert decomposed.bytes == 4 * plain.bytes
+
+
 def test_a_shared_prefix_is_read_once() -> None:
     assert _distinct_characters(["", "the old house", "the old tree", "trees"]) == 13 + 4 + 4

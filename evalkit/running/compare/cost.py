@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from evalkit.analysis.decompose import PASSES
 from evalkit.analysis.duration import (
     Sizes,
     probe_cost,
@@ -82,8 +83,13 @@ class Costs:
         windows = load_windows(self.store, self.job, part)
         scored = int(windows.scored.sum())
         noise = min(1.0, NOISE_TOKENS / max(1, scored))
-        tokens = int(windows.lengths.sum())
-        return text_cost(self.sizes, tokens, scored, baseline=self.job.is_baseline, noise=noise)
+        tokens, is_baseline = int(windows.lengths.sum()), self.job.is_baseline
+        once = text_cost(self.sizes, tokens, scored, baseline=is_baseline, noise=noise)
+        if is_baseline or not (self.job.settings.decompose and self.job.divergence):
+            return once
+        # Each further pass reads the windows that the noise floor is measured on.
+        passes = 1 + len(PASSES) * noise
+        return replace(once, operations=passes * once.operations, bytes=passes * once.bytes)
 
     def _requests(self, part: Part, measured: Run | None) -> list[TaskRequests]:
         if measured is None:
