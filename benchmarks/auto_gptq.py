@@ -26,8 +26,8 @@ from _common import SHARED, write_results
 
 import evalkit
 from evalkit.backends import checkpoint, for_scoring, parse_variant
+from evalkit.models.checkpoint import read_config
 from evalkit.models.loading import load_tokenizer
-from evalkit.models.resolve import read_config
 
 VARIANT = "int4@gptq,group_size=64,samples=32,sample_length=256"
 WINDOW = 512

@@ -30,8 +30,8 @@ from evalkit.errors import VariantError
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
 
 __all__ = [
     "BARE",

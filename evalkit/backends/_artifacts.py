@@ -24,8 +24,8 @@ from evalkit.backends._older_readers import write_for_older_readers, write_older
 from evalkit.backends._parse import spec_of
 from evalkit.backends._spec import check_device, check_installed, resolved_options
 from evalkit.errors import StoreError, UsageError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.identity import copy_tokenizer
-from evalkit.models.resolve import Checkpoint
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Variant, content_hash
 from evalkit.store.files import flush

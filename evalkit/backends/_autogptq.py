@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evalkit.models.resolve import Checkpoint, autogptq_files
+from evalkit.models.checkpoint import Checkpoint, autogptq_files
 
 _WEIGHTS = "model.safetensors"
 

@@ -10,7 +10,7 @@ from evalkit.records import Variant
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from evalkit.models.resolve import Checkpoint
+    from evalkit.models.checkpoint import Checkpoint
 
 # Of the weights of the text stack's matrices; what is less is no model of this precision.
 LEAST_PACKED = 0.9

@@ -58,7 +58,7 @@ def packed_shapes(source: Path, made: Mapping[str, Any]) -> dict[str, Shape]:
 
     Where there are no safetensors files, the linear layers of its architecture.
     """
-    from evalkit.models.resolve import read_config
+    from evalkit.models.checkpoint import read_config
     from evalkit.models.shapes import decoder_linears, meta_model
 
     found: dict[str, Shape] = {}
@@ -102,8 +102,8 @@ def load(
     source: Path, *, dtype: str, device: str, kernel: str = "auto", **permissions: bool
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The GPTQ or AWQ checkpoint `source` on `device`, and what is to be noted of its kernel."""
+    from evalkit.models.checkpoint import read_config
     from evalkit.models.loading import load_causal_lm
-    from evalkit.models.resolve import read_config
 
     config = read_config(source)
     made = config["quantization_config"]

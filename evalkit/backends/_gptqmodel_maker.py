@@ -29,8 +29,8 @@ from evalkit.records import Variant
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
 
 REQUIRES = ("gptqmodel", "optimum")
@@ -207,7 +207,7 @@ class Maker:
         trust_remote_code: bool = False,
     ) -> Loaded:
         """The checkpoint that `quantize` wrote, on `device`, run by the kernel of `kernel_for`."""
-        from evalkit.models.resolve import read_config
+        from evalkit.models.checkpoint import read_config
 
         check_device(self.spec, device)
         if "quantization_config" not in read_config(source):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
 
 # Why the speed and memory of such a variant are not measured.
 SIMULATED = "simulated for quality"

@@ -11,7 +11,7 @@ from evalkit.errors import VariantError
 from evalkit.records import Variant
 
 if TYPE_CHECKING:
-    from evalkit.models.resolve import Checkpoint
+    from evalkit.models.checkpoint import Checkpoint
 
 
 def settled(checkpoint: Checkpoint, variant: Variant) -> tuple[Variant, str]:

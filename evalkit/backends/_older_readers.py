@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evalkit.models.resolve import read_config
+from evalkit.models.checkpoint import read_config
 from evalkit.models.safetensors_header import read_header
 from evalkit.models.shapes import meta_model
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
@@ -183,10 +183,10 @@ def load(
     """
     from evalkit.backends._bitsandbytes import prepare_layers
     from evalkit.backends._bitsandbytes_convert import FORMATS, convert
+    from evalkit.models.checkpoint import read_config
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
-    from evalkit.models.resolve import read_config
 
     check_device(SPEC, device)
     options = resolved_options(SPEC, variant)

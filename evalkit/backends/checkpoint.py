@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.layer_format import LayerFormat
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(

@@ -16,8 +16,8 @@ from evalkit.serving.http import Address, parse_url
 
 if TYPE_CHECKING:
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
 
 SPEC = BackendSpec(
     name="endpoint",

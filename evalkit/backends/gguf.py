@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.gguf.header import GgufHeader
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
 
 SUFFIX = ".gguf"
 # What the package gguf writes, and the presets that only llama.cpp itself makes.

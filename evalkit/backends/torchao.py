@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(
@@ -156,10 +156,10 @@ def load(
     `source` is what `quantize` wrote, or an original checkpoint, which is converted on loading.
     """
     from evalkit.backends._torchao import FORMATS
+    from evalkit.models.checkpoint import read_config
     from evalkit.models.kernels import kernel_names
     from evalkit.models.layers import kept_16bit
     from evalkit.models.loading import Loaded, load_causal_lm
-    from evalkit.models.resolve import read_config
 
     _check_device(variant, device)
     options = resolved_options(SPEC, variant)

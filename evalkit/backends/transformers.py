@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from evalkit.analysis.footprint import Scheme
+    from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
-    from evalkit.models.resolve import Checkpoint
     from evalkit.models.shapes import Shape
 
 SPEC = BackendSpec(

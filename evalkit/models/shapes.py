@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from evalkit.errors import ModelError
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.routers import is_router
 from evalkit.models.safetensors_header import read_header
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from evalkit.backends import resolved_options, spec_of
 from evalkit.demo_data import demo_directory
 from evalkit.errors import DataError
-from evalkit.models.resolve import DEMO, Checkpoint
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import DEMO
 from evalkit.records import Variant, content_hash
 from evalkit.texts.calibration import require_disjoint
 from evalkit.texts.documents import Text, load_text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit import plugins
 from evalkit.errors import VariantError, is_out_of_memory
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.progress import Event, Listener
 from evalkit.records import Variant
 from evalkit.running.calibration import (

@@ -12,7 +12,8 @@ from evalkit.analysis.footprint import Scheme
 from evalkit.analysis.planner import Plan, check_numbers, plan
 from evalkit.backends import cache_format, check, settled
 from evalkit.errors import VariantError
-from evalkit.models.resolve import Checkpoint, resolve_config
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_config
 from evalkit.options import PlanOptions
 from evalkit.records import Variant
 from evalkit.running.defaults import choose_variants

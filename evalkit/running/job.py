@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from evalkit.metrics import Protocol, Topic
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.records import Environment, Model, Run, Variant
 
 NOISE_VERSION = 1

@@ -11,7 +11,7 @@ from evalkit.analysis.footprint import CPU, CUDA, Runtime
 from evalkit.analysis.planner import Memory, memory
 from evalkit.backends import loaded_as, needs_memory, parse_variant, spec_of
 from evalkit.errors import ModelError
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.records import Variant
 from evalkit.running.environment import gpu_memory
 from evalkit.running.gpus import gpu_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evalkit.backends import cache_format, keeps, parse_variant, settled, without_cache
 from evalkit.errors import UsageError
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.options import QuantizeOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import Variant

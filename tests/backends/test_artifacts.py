@@ -24,8 +24,9 @@ from evalkit.backends._artifacts import (
     write_checkpoint,
 )
 from evalkit.errors import StoreError, UsageError, VariantError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.identity import Identity
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.resolve import resolve_model
 
 INT8 = parse_variant("int8")
 SAMPLES = Calibration(calibration(2, 32), "text-1")

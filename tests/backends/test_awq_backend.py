@@ -22,8 +22,8 @@ from evalkit.backends import (
 from evalkit.backends import transformers as plain
 from evalkit.backends._gptqmodel_layers import FORMATS, fill_at_random
 from evalkit.errors import UsageError, VariantError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.layer_format import format_of
-from evalkit.models.resolve import Checkpoint
 
 GROUPS = "group_size=64"
 

@@ -25,7 +25,8 @@ from evalkit.backends import (
 )
 from evalkit.backends import transformers as plain
 from evalkit.errors import VariantError
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.models.storage import weight_bytes
 
 

@@ -14,7 +14,8 @@ from tiny_checkpoints import disk_bytes, kl_divergence, logits, save_tokenizer
 
 from evalkit.backends import checkpoint, for_scoring, parse_variant
 from evalkit.backends import transformers as plain
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.models.storage import weight_bytes
 
 pytest.importorskip("compressed_tensors")

@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM
 from evalkit.backends import _gptqmodel, for_scoring, gptq, parse_variant
 from evalkit.backends import transformers as plain
 from evalkit.errors import VariantError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.layers import unquantized_layers
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.resolve import resolve_model
 from evalkit.models.storage import weight_bytes
 from evalkit.progress import Event
 

@@ -22,7 +22,8 @@ from evalkit.backends._artifacts import Calibration, artifact_name, write_checkp
 from evalkit.backends._gptqmodel import import_quietly
 from evalkit.errors import VariantError
 from evalkit.models import cuda_build
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.progress import Event
 
 SAMPLES = Calibration(calibration(2, 32), "text-1")

@@ -9,8 +9,8 @@ import pytest
 
 from evalkit.backends import next_method, parse_variant, settled
 from evalkit.errors import VariantError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.identity import Identity
-from evalkit.models.resolve import Checkpoint
 
 
 def llama(hidden: int, **others: Any) -> Checkpoint:

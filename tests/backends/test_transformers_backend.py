@@ -11,7 +11,7 @@ from tiny_checkpoints import kl_divergence, logits
 from evalkit.backends import parse_variant
 from evalkit.backends import transformers as plain
 from evalkit.errors import VariantError
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize(

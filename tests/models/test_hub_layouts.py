@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evalkit.inference.decoding import Chooser, Decoding
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.identity import checkpoint_identity, copy_tokenizer
 from evalkit.models.loading import load_causal_lm, load_tokenizer
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.resolve import resolve_model
 from evalkit.tasks.prompts import ChatFormatter
 
 WORDS, POSITIONS, WIDTH = 64, 48, 16

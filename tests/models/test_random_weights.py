@@ -12,10 +12,11 @@ import torch
 
 from evalkit import plugins
 from evalkit.backends import parse_variant
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.layers import unquantized_layers
 from evalkit.models.loading import Loaded
 from evalkit.models.random_weights import Memory
-from evalkit.models.resolve import Checkpoint, resolve_config
+from evalkit.models.resolve import resolve_config
 from evalkit.models.storage import parameter_count, weight_bytes
 
 VARIANTS = [

@@ -21,7 +21,8 @@ from evalkit.analysis.footprint import (
 from evalkit.backends import parse_variant
 from evalkit.errors import ModelError
 from evalkit.models.activations import LiveBytes, cache_bytes
-from evalkit.models.resolve import Checkpoint, resolve_config
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_config
 from evalkit.models.shape import model_shape
 from evalkit.models.storage import weight_bytes as stored_bytes
 

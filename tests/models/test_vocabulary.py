@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from evalkit.errors import ModelError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.identity import Identity
 from evalkit.models.loading import load_tokenizer
-from evalkit.models.resolve import Checkpoint
 from evalkit.models.vocabulary import require_embedded, vocabulary_fault
 
 

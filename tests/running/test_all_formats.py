@@ -12,7 +12,8 @@ import tiny
 
 from evalkit.backends import parse_variant, spec_of
 from evalkit.declaration import resolved
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.options import CompareOptions
 from evalkit.records import Variant
 from evalkit.running.calibration import calibration_seed

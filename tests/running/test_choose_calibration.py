@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from evalkit.backends import parse_variant
 from evalkit.errors import DataError
-from evalkit.models.resolve import Checkpoint, resolve_model
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.resolve import resolve_model
 from evalkit.progress import Event
 from evalkit.running import build_job, calibration, calibration_samples
 from evalkit.running.calibration import calibration_identity, choose_calibration

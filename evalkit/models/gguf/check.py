@@ -10,9 +10,9 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from evalkit.errors import ModelError
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.gguf.header import GgufHeader
 from evalkit.models.gguf.names import EMBEDDING, ROTATION, architecture_of, as_float32
-from evalkit.models.resolve import Checkpoint
 
 # Hyperparameters of a file behind its architecture's name, and what config.json calls them.
 _SIZES = {

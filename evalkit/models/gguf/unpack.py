@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from evalkit.errors import ModelError
+from evalkit.models.checkpoint import read_config
 from evalkit.models.gguf.header import GgufHeader, read_gguf_header
 from evalkit.models.gguf.names import (
     HEAD,
@@ -21,7 +22,6 @@ from evalkit.models.gguf.names import (
     in_model_order,
 )
 from evalkit.models.loading import load_causal_lm
-from evalkit.models.resolve import read_config
 from evalkit.models.shapes import meta_model
 
 _EXACT = {"F16": torch.float16, "BF16": torch.bfloat16}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evalkit.backends import needs_memory, refuse_timing
 from evalkit.declaration import command_line, declared, words
 from evalkit.errors import UsageError, unknown
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.options import BenchOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import Model, content_hash

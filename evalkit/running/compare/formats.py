@@ -22,7 +22,7 @@ from evalkit.backends import (
     spec_of,
 )
 from evalkit.errors import EvalkitError
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.shapes import decoder_shapes
 from evalkit.records import Variant
 from evalkit.running.gpus import gpu_of

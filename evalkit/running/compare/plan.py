@@ -18,7 +18,7 @@ from evalkit.backends import needs_memory, parse_variant, spec_of
 from evalkit.declaration import command_line, words
 from evalkit.errors import UsageError, did_you_mean
 from evalkit.metrics import Topic, probe_metrics, token_metrics
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.options import CompareOptions
 from evalkit.progress import Event, Listener, ignore
 from evalkit.records import Environment, Model, Run, Suite, Variant

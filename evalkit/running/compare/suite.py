@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evalkit.declaration import words
 from evalkit.errors import UsageError
-from evalkit.models.resolve import Checkpoint
+from evalkit.models.checkpoint import Checkpoint
 from evalkit.options import MEASURED, CompareOptions
 from evalkit.records import Suite, TaskSlice, TextSlice
 from evalkit.tasks.files import task_files_hash
