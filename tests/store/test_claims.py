@@ -65,13 +65,13 @@ def test_a_silent_holder_of_another_host_is_taken_over(
 def test_a_beating_holder_of_another_host_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(claims, "POLL_SECONDS", 0.01)
     file = tmp_path / "claim.json"
     ended = threading.Event()
 
     def hold() -> None:
-        for beat in range(40):
+        for beat in range(75):
             file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beats": beat}))
             time.sleep(0.02)
         ended.set()
