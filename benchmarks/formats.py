@@ -3,7 +3,7 @@
 Every format that a machine without a card can make, on one text and against one baseline: what it
 weighs, its divergence with interval, how often the most likely token stays, and what ran. Which
 formats are on the front rests on paired differences. GPTQ is calibrated on a text of its own, with
-three draws of it where that is asked for.
+three draws of it.
 
 Goal: GPTQ below rounding to nearest at equal bytes.
 
@@ -74,9 +74,11 @@ def main() -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, help="fewer of them")
     parser.add_argument("--out", default=None, help="folder of the results")
     asked = parser.parse_args()
-    variants = [v.format(calibration=asked.calibration, samples=asked.samples) for v in VARIANTS]
+    made_of = {"calibration": asked.calibration, "samples": asked.samples}
+    variants = [variant.format(**made_of) for variant in asked.variants]
     result: Comparison = evalkit.compare(
         *variants, model=asked.model, text=[asked.text], only=["text", "memory"], out=asked.out
     )
