@@ -25,7 +25,7 @@ Variants = Annotated[
     typer.Argument(
         metavar="VARIANT…",
         help="PRECISION[@BACKEND][,key=value…] (fp16, int8, int4@gptq,group_size=64), or the"
-        " directory or hub id of a quantized checkpoint. The first is the baseline.",
+        " directory, hub id or .gguf file of a quantized checkpoint. The first is the baseline.",
     ),
 ]
 OneVariant = Annotated[str, typer.Argument(metavar="VARIANT", help="int8, int4@gptq,…")]

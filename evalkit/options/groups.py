@@ -45,7 +45,8 @@ class ModelOption(TypedDict, total=False):
     """What is evaluated."""
 
     model: Annotated[
-        str | Path | None, Option("demo, phi-3-small, a hub id or a directory.", metavar="REF")
+        str | Path | None,
+        Option("demo, phi-3-small, a hub id, a directory or .gguf.", metavar="REF"),
     ]
 
 

@@ -30,7 +30,7 @@ def architecture_of(config: dict[str, Any]) -> str:
     if model_type not in ARCHITECTURES:
         raise ModelError(
             f"model type {model_type!r} has no layout in GGUF that evalkit knows: known are "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{', '.join(ARCHITECTURES)}; use int8, int4@gptq or int4@bitsandbytes"
         )
     return ARCHITECTURES[model_type]
 
