@@ -65,9 +65,14 @@ def test_every_notebook_is_run_here() -> None:
     assert sorted(PARAMETERS) == sorted(p.stem for p in shipped_notebooks().glob("*.ipynb"))
 
 
-# The last one's calls are those of the second and the fifth.
+# The third's calls are those of the second with another variant, the last one's those of the second
+# and the fifth.
+LONG = ("03_tradeoffs", "06_phi3_small_4090")
+
+
 @pytest.mark.parametrize(
-    "name", [*list(PARAMETERS)[:-1], pytest.param(list(PARAMETERS)[-1], marks=pytest.mark.slow)]
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in PARAMETERS],
 )
 def test_a_notebook_runs_without_error_or_warning(name: str, store: Path, tmp_path: Path) -> None:
     given = PARAMETERS[name] | {"out": str(store)}

@@ -123,6 +123,7 @@ def test_a_store_that_is_a_file(
     assert (tmp_path / "store").read_text() == "a file"
 
 
+@pytest.mark.slow
 def test_a_clock_set_back(words: list[str], tmp_path: Path) -> None:
     """Claims and files from the future hold nobody up."""
     assert command(words) == 0

@@ -112,6 +112,7 @@ def test_compare_and_bench_with_llama_cpp(
     assert not running(str(port))
 
 
+@pytest.mark.slow
 @needs_serve
 def test_transformers_serve(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
