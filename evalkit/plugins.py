@@ -86,6 +86,7 @@ def _sources(group: str) -> dict[str, str]:
     return found
 
 
+@cache
 def _claims(group: str, name: str) -> set[str]:
     """The modules that other packages give that name."""
     return {entry.value for entry in _entry_points().select(group=f"evalkit.{group}", name=name)}

@@ -30,7 +30,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    caches = (plugins._sources, plugins._entry_points)
+    caches = (plugins._sources, plugins._claims, plugins._entry_points)
     for one in caches:
         one.cache_clear()
     yield tmp_path

@@ -213,10 +213,9 @@ def load(
     from evalkit.models.loading import Loaded
 
     check_device(SPEC, device)
-    file = _file(variant.checkpoint or str(source))
+    header = read_gguf_header(_file(variant.checkpoint or str(source)))
     dtype = torch.float32 if device == "cpu" else torch.float16
-    model = load_gguf(file, source, dtype=dtype, device=device)
-    header = read_gguf_header(file)
+    model = load_gguf(header, source, dtype=dtype, device=device)
     return Loaded(
         model,
         f"{kernel_names(model)} unpacked from GGUF",

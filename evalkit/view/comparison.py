@@ -3,9 +3,9 @@
 The JSON object has the schema "evalkit.comparison/1". Its keys: `schema`, `model`, `suite`,
 `baseline` (as asked for), `rows`, `environment`, `runs` (ids), and `margin`, `noise_floor`,
 `sentence`, `notes`, `only` (what alone was asked for; empty for everything), `equal_bytes`. A row
-has `variant`
-(as asked for), `resolved`, `status`, `message`, `kernel`, `metrics`, and `verdict`, `slices` (the
-metrics text by text), `notes`, `runs`, with `--decompose` also `decomposition`. A row's verdict has
+has `variant` (as asked for), `resolved`, `status`, `message`, `kernel`, `metrics`, and `verdict`,
+`slices` (the metrics text by text), `notes`, `runs`, with `--decompose` also `decomposition`. A
+row's verdict has
 `word`, the `metric` that it rests on, its `claim` ("these tokens", "more of the same documents",
 "texts like this", "items like these"), `evidence` (lines, strongest first), `is_beyond_margin`,
 `items_needed` and the names of all metrics that were `judged`. A metric has `value`, `unit`, `n`,

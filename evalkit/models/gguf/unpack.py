@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from evalkit.errors import ModelError
 from evalkit.models.checkpoint import read_config
-from evalkit.models.gguf.header import GgufHeader, read_gguf_header
+from evalkit.models.gguf.header import GgufHeader
 from evalkit.models.gguf.names import (
     HEAD,
     ROTATION,
@@ -27,13 +27,14 @@ from evalkit.models.shapes import meta_model
 _EXACT = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_gguf(file: Path, source: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """The weights of `file`, unpacked into `dtype`, in the architecture of the directory `source`.
+def load_gguf(
+    header: GgufHeader, source: Path, *, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
+    """The weights of a file, unpacked into `dtype`, in the architecture of the directory `source`.
 
     Raises ModelError where the file lacks a weight of the model, holds it in another shape, or
     holds tensors that the model does not have: nothing is left as it was initialised.
     """
-    header = read_gguf_header(file)
     # A file without a head of its own has the embedding for it, whatever config.json says.
     settings = AutoConfig.from_pretrained(source)
     settings.tie_word_embeddings = HEAD not in header.tensors
@@ -68,11 +69,13 @@ def unpacked_tensors(
 
 def _check_names(header: GgufHeader, wanted: set[str]) -> None:
     own = set(header.tensors) - {ROTATION}
-    for word, names in (("lacks", wanted - own), ("does not know", own - wanted)):
+    path = header.path
+    for who, names, of in (
+        (f"{path} lacks", wanted - own, ""),
+        ("the model does not know", own - wanted, f" of {path}"),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            who = f"{header.path} lacks" if word == "lacks" else f"the model {word}"
-            of = "" if word == "lacks" else f" of {header.path}"
             raise ModelError(
                 f"{who} the tensor {min(names)}{more}{of}: give a file that was made from this"
                 " model"
