@@ -10,7 +10,8 @@ from evalkit.view.cells import Grid, Line
 TITLE = "by bytes: closer than every smaller format (front), by paired differences of KL"
 # Two formats are read off the main table; from the third on their order is a question.
 FEWEST = 3
-_TITLES = ("size", "bits", "of quantized", "KL", "over seeds", "against smaller ones")
+# The answer first: a narrow terminal drops the last ones.
+_TITLES = ("size", "against smaller ones", "KL", "over seeds", "bits", "of quantized")
 
 
 def equal_bytes_grid(comparison: Comparison) -> Grid | None:
@@ -30,11 +31,11 @@ def _cells(row: FormatRow) -> tuple[str, ...]:
     seeds = f"{numbers.small(row.kl_least)} to {numbers.small(row.kl_most)}"
     return (
         numbers.byte_size(row.bytes),
-        _bits(row.bits_per_weight, 1),
-        _bits(row.bits_per_quantized_weight, 2),
+        numbers.clean(row.words),
         f"{numbers.small(row.kl)} [{numbers.small(row.low)}, {numbers.small(row.high)}]",
         f"{seeds} ({len(row.variants)} seeds)" if len(row.variants) > 1 else "",
-        numbers.clean(row.words),
+        _bits(row.bits_per_weight, 1),
+        _bits(row.bits_per_quantized_weight, 2),
     )
 
 
