@@ -15,10 +15,9 @@ ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 DEV := [dev,torchao,ray]
-# pip compiles one file after another, and there are 26,000; some of them are no Python of today.
+# Python compiles a file when it is first imported: of the libraries' 26,000 files under 6,000 are.
 define install
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '$(1)'
-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 endef
 
 .PHONY: compare test test-all coverage test-browser fuzz zoo docs lint benchmarks clean
