@@ -27,14 +27,17 @@ class Piece:
     `name` is unique in its map: "layer 3", a module's full name in the baseline, a kind such as
     "mlp.down_proj", or "embedding", "head", "kv_cache". `kind` is that of its module ("layer" for
     a whole one), `layer` its number from 0, None for what lies in none or in several. `modules` are
-    the full names of the modules (of single parameters, where these are no module's weight, such
-    as fused experts) whose weights it exchanges. `kl` has the bounds `low` and `high` (95 %), which
-    are the noise floor away where so few tokens allow no interval; restored, it is how much the whole variant's divergence falls, and may be
-    negative. `perplexity_delta` has the same sense and a sign. `bytes` are those that the variant
-    stores of the piece, `bytes_saved` those that the baseline stores more; None where they are not
-    known. `tokens` is on how many tokens the piece was measured; `control` is the divergence that
-    Gaussian noise of the same size per token causes in place of the piece's error, `gradient` the
-    divergence that second derivatives predict; None where not asked for.
+    the full names of the modules whose weights it exchanges, or of single parameters where these
+    are no module's weight, as fused experts are.
+
+    `kl` has the bounds `low` and `high` (95 %), which are the noise floor away where so few tokens
+    allow no interval. Restored, it is how much the whole variant's divergence falls, and may be
+    negative. `perplexity_delta` has the same sense and a sign. `bytes` is what the variant stores
+    of the piece, `bytes_saved` what the baseline stores more; None where they are not known.
+
+    `tokens` says on how many the piece was measured. `control` is the divergence that Gaussian
+    noise of the same size per token causes in place of the piece's error, `gradient` the one that
+    squared gradients predict; None where they were not measured.
     """
 
     name: str
