@@ -32,7 +32,8 @@ class Piece:
 
     `kl` has the bounds `low` and `high` (95 %), which are the noise floor away where so few tokens
     allow no interval. Restored, it is how much the whole variant's divergence falls, and may be
-    negative. `perplexity_delta` has the same sense and a sign. `bytes` is what the variant stores
+    negative. `perplexity_delta` has the same sense and a sign; None where the divergence is only
+    predicted. `bytes` is what the variant stores
     of the piece, `bytes_saved` what the baseline stores more; None where they are not known.
 
     `tokens` says on how many the piece was measured. `control` is the divergence that Gaussian
@@ -46,7 +47,7 @@ class Piece:
     kl: float
     low: float
     high: float
-    perplexity_delta: float
+    perplexity_delta: float | None
     bytes: int | None
     bytes_saved: int | None
     modules: tuple[str, ...] = ()
@@ -69,7 +70,8 @@ class Sensitivity(Displayable):
     `noise_floor` is the divergence that another order of sums alone gives. `suite` identifies the
     texts by content, `texts` names them; `claim` says of what the intervals speak.
     `rank_correlation` is Spearman's, of the gradient's prediction and the swaps that were made.
-    `unmeasured` names pieces for which no time was left. `id` is the key of the map in the store.
+    `unmeasured` names pieces for which no time was left, and the map is not `complete` where more
+    time would have measured more. `id` is the key of the map in the store.
     """
 
     model: str
@@ -90,6 +92,7 @@ class Sensitivity(Displayable):
     claim: str = ""
     rank_correlation: float | None = None
     unmeasured: tuple[str, ...] = ()
+    complete: bool = True
     notes: tuple[str, ...] = ()
     id: str = ""
 

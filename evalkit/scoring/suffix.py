@@ -39,6 +39,10 @@ class PartialForward(Forward):
         return self.made(ids, mask)
 
 
+class _EnoughError(Exception):
+    """The layer that was asked for has run."""
+
+
 class Boundaries:
     """What each of `layers` gave in one pass of `forward`, kept on the host, and passes from there.
 
@@ -51,6 +55,7 @@ class Boundaries:
         self.layers = layers
         self.outputs: list[Any] = [None] * len(layers)
         self.last: Tensor | None = None
+        self._read: tuple[Tensor, Tensor | None]
         self.starts = list(range(len(layers) + 1))
 
     def recording(self) -> PartialForward:
@@ -65,6 +70,22 @@ class Boundaries:
     def head_alone(self) -> PartialForward:
         """The recorded final rows: nothing but the output head may differ."""
         return self._partial(lambda ids, mask: self._final())
+
+    def behind(self, layer: int) -> Tensor:
+        """The hidden states that `layer` gives now for what it was given, on the host."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(hidden_states(output).detach().cpu())
+            raise _EnoughError
+
+        handle = self.layers[layer].register_forward_hook(keep)
+        try:
+            with contextlib.suppress(_EnoughError):
+                self._replayed(self.starts[layer], *self._read)
+        finally:
+            handle.remove()
+        return found[0]
 
     @contextlib.contextmanager
     def moved(self, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -111,7 +132,7 @@ class Boundaries:
         finally:
             for handle in handles:
                 handle.remove()
-        self.last = rows.detach().cpu()
+        self.last, self._read = rows.detach().cpu(), (ids, mask)
         return rows
 
     def _replayed(self, start: int, ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -159,6 +159,14 @@ class Store:
         write_json(file, {"schema": SENSITIVITY_SCHEMA, "sensitivity": to_json(found)})
         return file
 
+    def sensitivity(self, sensitivity_id: str) -> Sensitivity | None:
+        """The stored damage map of this id; None where there is none that can be read."""
+        file = self.root / "sensitivity" / f"{sensitivity_id}.json"
+        try:
+            return read_sensitivity(file) if file.exists() else None
+        except StoreError:
+            return None
+
 
 def read_run(file: Path) -> Run:
     """Read one run file; raises StoreError in one line with the fix."""

@@ -17,6 +17,8 @@ from evalkit.records import content_hash
 from evalkit.records.sensitivity import By
 
 EMBEDDING, HEAD, CACHE = "embedding", "head", "kv_cache"
+# The pass in which nothing is the variant's, and the one in which everything is.
+BASELINE, WHOLE = "baseline", "whole"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,20 @@ class Exchange:
 
     @property
     def key(self) -> str:
-        """What identifies it in the store, whatever it is called."""
+        """What identifies it in the store, where a piece is known by what it exchanges."""
+        if self.name in (BASELINE, WHOLE):
+            return self.name
         return content_hash([sorted(self.parameters), self.cache])
+
+    @property
+    def control_key(self) -> str:
+        """The same of the noise in place of its error."""
+        return f"{self.key}-control"
+
+    @property
+    def gradient_key(self) -> str:
+        """The same of what squared gradients predict."""
+        return f"{self.key}-gradient"
 
 
 @dataclass(frozen=True)
