@@ -34,7 +34,7 @@ from evalkit.scoring.suffix import Boundaries, PartialForward, hidden_states
 from evalkit.texts.windows import Windows
 
 # Tokens on which it is tried where passes can begin.
-_TRIED_TOKENS = 64
+_TRIED_TOKENS = 16
 STATISTICS = ("kl", "nll")
 
 
@@ -137,10 +137,10 @@ class Passes:
     def reference_logits(self, batch: Indexes) -> KeptRows:
         """The baseline's logits of the scored tokens of `batch`."""
         rows, forward = self.record.rows.read(batch), self.record.forward
-        made = [
-            self._head(part.to(self.model.device)).cpu()
-            for part in rows.split(forward.rows_at_once)
-        ]
+        made = []
+        for start in range(0, len(rows), forward.rows_at_once):
+            part = rows[start : start + forward.rows_at_once]
+            made.append(self._head(part.to(self.model.device)).cpu())
         kept = KeptRows(self.windows)
         kept.write(batch, torch.cat(made))
         return kept
