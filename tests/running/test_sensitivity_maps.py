@@ -55,7 +55,7 @@ def mapped(place: Path, variant: str, **given: Any) -> Sensitivity:
 
 def test_a_spoiled_module_of_a_plain_directory_is_first_clear_of_the_second(place: Path) -> None:
     by_layer = mapped(place, str(place / "spoiled"))
-    assert [piece.name for piece in by_layer.pieces][0] == "layer 1"
+    assert by_layer.pieces[0].name == "layer 1"
     found = mapped(place, str(place / "spoiled"), by="module")
     first, second = found.pieces[:2]
     assert first.modules == ("model.layers.1.mlp.down_proj",) and first.layer == 1
