@@ -5,6 +5,7 @@ from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
 from evalkit.api.examining import check, doctor
 from evalkit.api.making import plan, pull, quantize
+from evalkit.api.mapping import sensitivity
 from evalkit.api.opening import (
     chart,
     flips,
@@ -12,6 +13,7 @@ from evalkit.api.opening import (
     load_bench,
     load_comparison,
     load_run,
+    load_sensitivity,
     report,
 )
 from evalkit.api.speculating import speculate
@@ -29,9 +31,11 @@ __all__ = [
     "load_bench",
     "load_comparison",
     "load_run",
+    "load_sensitivity",
     "plan",
     "pull",
     "quantize",
     "report",
+    "sensitivity",
     "speculate",
 ]
