@@ -7,8 +7,12 @@ from typing import Annotated, Required, TypedDict
 
 from evalkit.declaration import Numbers, Option, Words
 from evalkit.options.groups import (
+    MARGIN,
+    PLACE,
     TRUST,
+    ChatOptions,
     DeviceOptions,
+    FreshOption,
     LoadOptions,
     ModelOption,
     NetworkOption,
@@ -22,9 +26,7 @@ from evalkit.options.values import batch_sizes, contexts, only, seconds
 class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
     """The options of `evalkit compare`."""
 
-    margin: Annotated[
-        str, Option("Tolerated loss: 1pp, 0.5pp, 2%.", "1pp", neutral="it judges numbers")
-    ]
+    margin: Annotated[str, MARGIN]
     only: Annotated[
         Words,
         Option(
@@ -165,6 +167,30 @@ class SpeculateOptions(LoadOptions, total=False):
     generate: Annotated[int, Option("Tokens generated behind each prompt.", 64, least=2)]
 
 
+class AnswersOptions(LoadOptions, ChatOptions, FreshOption, total=False):
+    """The options of `evalkit answers`."""
+
+    prompts: Required[
+        Annotated[
+            str | Path,
+            Option(
+                "Prompts: JSONL, JSON, CSV, TSV, Parquet or text; FILE::COLUMN.",
+                metavar="FILE",
+                neutral=PLACE,
+            ),
+        ]
+    ]
+    limit: Annotated[int | None, Option("First N prompts.", least=1)]
+    generate: Annotated[int, Option("Tokens of an answer at most.", 128, least=1)]
+    temperature: Annotated[
+        float, Option("Draw tokens at this temperature, by --seed; 0 is greedy.", 0.0, least=0.0)
+    ]
+    plain: Annotated[
+        bool, Option("Continue texts as they are, without the model's chat template.", False)
+    ]
+    margin: Annotated[str, MARGIN]
+
+
 class BatchOptions(TypedDict, total=False):
     """The options of `evalkit batch`."""
 
@@ -195,6 +221,7 @@ COMMANDS: dict[str, type] = {
     "quantize": QuantizeOptions,
     "plan": PlanOptions,
     "speculate": SpeculateOptions,
+    "answers": AnswersOptions,
     "batch": BatchOptions,
     "pull": PullOptions,
 }

@@ -6,6 +6,7 @@ STORE/windows/<id>.npz     tokenised windows of a suite
 STORE/references/<id>/     the baseline's final hidden states
 STORE/artifacts/<id>/      quantized checkpoints
 STORE/speculation/<id>.json  speculative decoding, measured and predicted
+STORE/answers/<id>.json    Answers: what variants said to the same prompts
 STORE/benches/<id>.json    Bench, and a folder of its rounds beside it
 STORE/claims/              who works on what
 """
@@ -21,6 +22,7 @@ from typing import TypeVar
 from evalkit.errors import StoreError
 from evalkit.paths import expanded
 from evalkit.records import Comparison, Run, from_json, to_json
+from evalkit.records.answers import Answers
 from evalkit.records.bench import Bench, Speculation
 from evalkit.store.files import make_directory, read_json, write_json
 
@@ -31,6 +33,7 @@ _NUMBER = re.compile("[0-9]{1,9}")
 RUN_SCHEMA = "evalkit.run/1"
 BENCH_SCHEMA = "evalkit.stored_bench/1"
 COMPARISON_SCHEMA = "evalkit.stored_comparison/1"
+ANSWERS_SCHEMA = "evalkit.stored_answers/1"
 SPECULATION_SCHEMA = "evalkit.stored_speculation/1"
 
 
@@ -150,6 +153,12 @@ class Store:
         write_json(file, {"schema": SPECULATION_SCHEMA, **content})
         return file
 
+    def save_answers(self, answers: Answers, answers_id: str) -> Path:
+        """Write the answers of variants; returns the file."""
+        file = self.root / "answers" / f"{answers_id}.json"
+        write_json(file, {"schema": ANSWERS_SCHEMA, "answers": to_json(answers)})
+        return file
+
 
 def read_run(file: Path) -> Run:
     """Read one run file; raises StoreError in one line with the fix."""
@@ -164,6 +173,11 @@ def read_comparison(file: Path) -> Comparison:
 def read_bench(file: Path) -> Bench:
     """Read one stored bench; raises StoreError in one line with the fix."""
     return from_schema(file, BENCH_SCHEMA, "bench", Bench)
+
+
+def read_answers(file: Path) -> Answers:
+    """Read stored answers; raises StoreError in one line with the fix."""
+    return from_schema(file, ANSWERS_SCHEMA, "answers", Answers)
 
 
 def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:

@@ -17,11 +17,13 @@ from rich.console import Console
 from evalkit.analysis.planner import Plan
 from evalkit.errors import EvalkitError, unknown
 from evalkit.records import Comparison, Run
+from evalkit.records.answers import Answers
 from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
 from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
 from evalkit.view import (
+    answers,
     batch,
     bench,
     comparison,
@@ -80,6 +82,7 @@ _RENDERERS: Mapping[type, Renderer] = {
     DryRun: Renderer(dry_run.sheet, {"json": dry_run.to_json}),
     Plan: Renderer(plan.sheet, {"json": plan.to_json}),
     Run: Renderer(run.sheet),
+    Answers: Renderer(answers.sheet, {"json": answers.to_json}),
     Diagnosis: Renderer(None, {"table": diagnosis.to_text, "json": diagnosis.to_json}),
     MachineReport: Renderer(None, {"table": machine.to_text, "json": machine.to_json}),
     Judgements: Renderer(
