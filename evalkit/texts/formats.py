@@ -110,14 +110,19 @@ def json_object(source: str, number: int, line: str) -> dict[str, object]:
     return record
 
 
+def refuse_surrogates(where: str, field: str, value: str) -> None:
+    """Raise DataError for text that no encoding can write."""
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(
+            f"{where}: field {field!r} has an unpaired surrogate; "
+            "write the character itself or a pair of \\u escapes"
+        )
+
+
 def _text_field(where: str, record: dict[str, object], field: str) -> str:
     value = record.get(field)
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise DataError(
-                f"{where}: field {field!r} has an unpaired surrogate; "
-                "write the character itself or a pair of \\u escapes"
-            )
+        refuse_surrogates(where, field, value)
         return value
     if field in record:
         raise DataError(f"{where}: field {field!r} is {type(value).__name__}, not text")

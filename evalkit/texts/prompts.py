@@ -22,6 +22,7 @@ from evalkit.texts.formats import (
     decoded,
     format_of,
     json_object,
+    refuse_surrogates,
 )
 
 PROMPT, MESSAGES, REFERENCE, CHECK = "prompt", "messages", "reference", "check"
@@ -98,6 +99,8 @@ def _prompt(where: str, entry: Entry, column: str) -> Prompt:
             f"{where} has no text {column!r} and no {MESSAGES!r}: fields at hand are"
             f" {listed(list(entry))}; name another as FILE{SEPARATOR}FIELD"
         )
+    for turn in (text, *(one.content for one in messages)):
+        refuse_surrogates(where, column, turn)
     reference, check = _words(entry.get(REFERENCE)), _words(entry.get(CHECK))
     if check and check not in CHECKS:
         hint = did_you_mean(check, CHECKS)
