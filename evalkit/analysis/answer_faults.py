@@ -76,8 +76,10 @@ def script_of(text: str) -> str:
 
     It is the first word of a letter's name in Unicode. Which language it is cannot be told so.
     """
-    names = (unicodedata.name(sign, "").split(" ")[0] for sign in text if sign.isalpha())
-    counts = Counter(filter(None, names))
+    counts: Counter[str] = Counter()
+    for sign, count in Counter(text).items():
+        if sign.isalpha() and (name := unicodedata.name(sign, "")):
+            counts[name.split(" ")[0]] += count
     return counts.most_common(1)[0][0] if counts.total() >= _LEAST_LETTERS else ""
 
 

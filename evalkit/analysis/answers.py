@@ -28,6 +28,7 @@ from evalkit.analysis.bootstrap import Interval, bootstrap_interval, bootstrap_p
 from evalkit.analysis.paired import mean_interval, paired_difference
 from evalkit.analysis.verdicts import Margin, judge_task
 from evalkit.errors import EvalkitError
+from evalkit.numbers import counted
 from evalkit.records import Claim, Word
 from evalkit.records.answers import (
     Answer,
@@ -178,9 +179,10 @@ def sentence(rows: Sequence[AnswersRow], prompts: int) -> str:
     """The finding in a sentence: how many answers are the baseline's, and what was lost."""
     base, *others = rows
     words = [_words(row) for row in others if row.identical is not None]
+    asked = counted(prompts, "prompt")
     if not words:
-        return f"{base.label} answered {prompts} prompts."
-    return f"Of {prompts} prompts, answered token for token as by {base.label}: {'; '.join(words)}."
+        return f"{base.label} answered {asked}."
+    return f"Of {asked}, answered token for token as by {base.label}: {'; '.join(words)}."
 
 
 def most_telling(row: AnswersRow, baseline: AnswersRow, count: int) -> list[Answer]:

@@ -7,9 +7,10 @@ What was not measured, or is said of no answer, is None.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from evalkit.displayable import Displayable
+from evalkit.displayable import Displayable, display
 from evalkit.records.run import Environment, Model, Status
 
 # The end token, a stop string, or as many tokens as were allowed.
@@ -157,3 +158,11 @@ class Answers(Displayable):
     environment: Environment | None = None
     store: str = ""
     command: str = ""
+
+    def side_by_side(self) -> Any:
+        """The answers beside the baseline's, to browse in a notebook."""
+        return display().answer_browser(self)
+
+    def save_page(self, file: str | Path) -> None:
+        """Write the page of the answers, one HTML file that needs no network."""
+        Path(file).write_text(display().page(self), encoding="utf-8")

@@ -112,9 +112,18 @@ def facts(answer: Answer, base: Answer) -> list[str]:
     if answer.first_difference is not None:
         lead = "" if answer.margin is None else f", where it led by {numbers.small(answer.margin)}"
         words.append(f"parts at token {answer.first_difference + 1}{lead}")
-    words += ["loops"] * answer.is_looping + ["broken JSON"] * answer.is_broken_json
-    words += ["other script"] * answer.is_other_script
-    return words + ["empty"] * (not answer.text.strip())
+    return [*words, *faults(answer)]
+
+
+def faults(answer: Answer) -> list[str]:
+    """What is wrong with an answer by itself."""
+    named = {
+        "loops": answer.is_looping,
+        "empty": not answer.text.strip(),
+        "broken JSON": answer.is_broken_json,
+        "other script": answer.is_other_script,
+    }
+    return [name for name, holds in named.items() if holds]
 
 
 def _pairs(found: Answers) -> Sequence[Pair]:

@@ -55,6 +55,8 @@ def pair_lines(pair: Pair, width: int | None) -> list[Text]:
 
 def _column(text: str, other: str, width: int) -> list[Text]:
     """The lines of one side; of a long shared beginning its end is shown."""
+    if not text:
+        return [Text("(empty)", style="dim")]
     fork = fork_of(text, other)
     marked = text if fork is None else f"{text[:fork]}{FORK}{text[fork:]}"
     marks = len(text) if fork is None else fork
@@ -74,7 +76,7 @@ def _column(text: str, other: str, width: int) -> list[Text]:
         ):
             line = Text("…").append_text(line[: len(piece) - 1] if number else line[1:])
         lines.append(line)
-    return lines or [Text("(empty)", style="dim")]
+    return lines
 
 
 def _cut(text: str, width: int) -> list[tuple[int, str]]:

@@ -96,7 +96,7 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
         load_prompts(write(tmp_path / "p.jsonl", "\n"))
     with pytest.raises(DataError, match="is a directory: name one file"):
         load_prompts(str(tmp_path))
-    with pytest.raises(DataError, match="does not exist; did you mean 'p.jsonl'"):
+    with pytest.raises(DataError, match=r"does not exist; did you mean 'p\.jsonl'"):
         load_prompts(str(tmp_path / "p.jsonll"))
     with pytest.raises(DataError, match="not Parquet"):
         load_prompts(write(tmp_path / "p.parquet", "no"))
