@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.api import (
+        answers,
         batch,
         bench,
         chart,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "answers": "evalkit.api",
     "batch": "evalkit.api",
     "bench": "evalkit.api",
     "load_bench": "evalkit.api",
@@ -67,6 +69,7 @@ __all__ = [
     "Run",
     "Suite",
     "Variant",
+    "answers",
     "batch",
     "bench",
     "chart",

@@ -20,6 +20,8 @@ _SIGNS = {
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 # Characters that turn the direction of the text around them could disguise a name.
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters but for tab and line feed, and surrogates.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
@@ -27,6 +29,11 @@ def clean(text: str) -> str:
     text = _BIDI.sub("", _ESCAPE.sub("", text))
     kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
     return " ".join("".join(kept).split())
+
+
+def clean_block(text: str) -> str:
+    """`text` freed of the same characters, with its lines, tabs and blanks as they are."""
+    return _CONTROL.sub(" ", _BIDI.sub("", _ESCAPE.sub("", text.replace("\r\n", "\n"))))
 
 
 def clean_columns(line: str) -> str:

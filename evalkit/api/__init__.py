@@ -1,5 +1,6 @@
 """The Python functions behind the command line and the notebooks."""
 
+from evalkit.api.answering import answers
 from evalkit.api.batching import batch
 from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
@@ -19,6 +20,7 @@ from evalkit.api.opening import (
 from evalkit.api.speculating import speculate
 
 __all__ = [
+    "answers",
     "batch",
     "bench",
     "chart",

@@ -14,6 +14,7 @@ import typer
 
 from evalkit import __version__
 from evalkit.cli import (
+    answering,
     batch,
     bench,
     comparing,
@@ -59,6 +60,7 @@ for command in (
     batch.batch,
     speculating.speculate,
     mapping.sensitivity,
+    answering.answers,
     examining.doctor,
     opening.flips,
     opening.report,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,12 +22,18 @@ _IDLE_ROWS = 1 / 8
 
 @dataclass
 class Row:
-    """One prompt on its way; `tokens` are generated so far, `random` draws them if sampled."""
+    """One prompt on its way; `tokens` are generated so far, `random` draws them if sampled.
+
+    Where it is asked for, `likelihoods` holds of each token its log-probability and by how much the
+    likeliest token beat the second, in nats. `began` is the time of the first token.
+    """
 
     index: int
     prompt: list[int]
     tokens: list[int]
     random: torch.Generator
+    likelihoods: list[tuple[float, float]] = field(default_factory=list)
+    began: float = 0.0
 
     @property
     def length(self) -> int:

@@ -22,6 +22,7 @@ from transformers.generation.logits_process import (
 
 from evalkit.errors import DataError
 from evalkit.inference.decode_batch import Row
+from evalkit.records.answers import StopReason
 
 # These look at the logits only; all other processors also look at the row's own tokens.
 _MEMORYLESS = (
@@ -78,8 +79,8 @@ class Chooser:
         self._own: dict[int, LogitsProcessorList] = {}
         self._memoryless = all(type(one) in _MEMORYLESS for one in prepared.processors)
 
-    def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
-        """The next token of each row from `logits` (rows, vocabulary)."""
+    def scores(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        """What the next token of each row is chosen by: float32 (rows, vocabulary)."""
         # A processor may change its input in place.
         scores = logits.to(torch.float32, copy=True)
         if not self._memoryless:
@@ -88,6 +89,10 @@ class Chooser:
             )
         elif self._shared:
             scores = self._shared(torch.zeros((len(rows), 1), dtype=torch.long), scores)
+        return scores
+
+    def chosen(self, rows: Sequence[Row], scores: Tensor) -> list[int]:
+        """The next token of each row by its `scores` (rows, vocabulary)."""
         if not self.samples:
             return [int(token) for token in scores.argmax(-1).tolist()]
         return _drawn(scores, rows)
@@ -126,6 +131,15 @@ class Chooser:
         return _Prepared(caught["logits_processor"], mode, frozenset(int(end) for end in ends))
 
 
+def peaks(scores: Tensor) -> Tensor:
+    """Of each row of `scores` (rows, vocabulary) what they add up to, and the best one's lead.
+
+    The former is the logarithm of the sum of exponentials, the latter in nats: (rows, 2).
+    """
+    best = scores.topk(2, dim=-1).values
+    return torch.stack([scores.logsumexp(-1), best[:, 0] - best[:, 1]], -1)
+
+
 class Stopping:
     """Tells when a row is complete, and what its text is."""
 
@@ -152,6 +166,13 @@ class Stopping:
             return False
         text = self.tokenizer.decode(tokens, skip_special_tokens=False)
         return any(string in text for string in self.strings)
+
+    def reason(self, tokens: Sequence[int]) -> StopReason:
+        """Why a complete row ended."""
+        if tokens[-1] in self.end_tokens:
+            return "end"
+        text = self.tokenizer.decode(tokens, skip_special_tokens=False)
+        return "string" if any(string in text for string in self.strings) else "length"
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of `tokens` without special tokens, up to the first stop string."""

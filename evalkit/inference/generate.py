@@ -8,23 +8,42 @@ come: a step writes one slot instead of copying everything before it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from evalkit.errors import NotFiniteError, OutOfMemoryError
+from evalkit.errors import OutOfMemoryError
 from evalkit.inference.decode_batch import DecodeBatch, Row
 from evalkit.inference.decoding import Chooser, Decoding, Stopping
+from evalkit.inference.extending import Extending, extend_alone
 from evalkit.inference.prefix import PrefixRunner, Step
+from evalkit.records.answers import StopReason
 from evalkit.scoring.batching import short_rope_length
 from evalkit.scoring.halving import refuse_or_halve, release_memory
 
 _CPU_PARTS, _GPU_PARTS = 2, 4
 # Last tokens of a prompt that are read behind kept keys and values to see whether that is exact.
 _COMPARED_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated after the prompt `index`: its text, stop strings cut off, and its tokens.
+
+    `likelihoods` are those of `Row`, a pair a token. `seconds` passed from the first token to the
+    last, beside the other rows of the batch.
+    """
+
+    index: int
+    text: str
+    tokens: list[int]
+    stop: StopReason
+    likelihoods: list[tuple[float, float]]
+    seconds: float
 
 
 def generate_texts(
@@ -36,7 +55,30 @@ def generate_texts(
     seeds: Sequence[int],
     on_generated: Callable[[int, str], None] | None = None,
 ) -> list[str]:
-    """The text generated after each prompt, in the order of `prompts`, stop strings cut off.
+    """The text generated after each prompt, see `generate`; told as soon as it is known."""
+    texts: dict[int, str] = {}
+
+    def finished(one: Generated) -> None:
+        texts[one.index] = one.text
+        if on_generated is not None:
+            on_generated(one.index, one.text)
+
+    generate(runner, tokenizer, prompts, decoding, seeds=seeds, on_generated=finished)
+    return [texts[index] for index in range(len(prompts))]
+
+
+def generate(
+    runner: PrefixRunner,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    seeds: Sequence[int],
+    on_generated: Callable[[Generated], None],
+    on_tokens: Callable[[int], None] | None = None,
+    with_likelihoods: bool = False,
+) -> None:
+    """Generate after each prompt; what is complete is told in the order in which it ends.
 
     Args:
         runner: the model and its budget; `cache_tokens` bounds prompts and generated tokens.
@@ -44,7 +86,9 @@ def generate_texts(
         prompts: token ids; each with room for `max_new_tokens` in the model's context.
         decoding: how to choose tokens and when to stop.
         seeds: one a prompt; a sampled text depends on its own seed, not on its neighbours.
-        on_generated: called with each prompt's index and text as soon as it is known.
+        on_generated: called with what follows each prompt as soon as it is known.
+        on_tokens: called after each step with the number of tokens that it made.
+        with_likelihoods: whether each token's log-probability and lead are kept.
 
     Raises DataError for options the model's generation does not know or that need a search, and
     NotFiniteError with the index of a prompt whose logits are not numbers.
@@ -55,12 +99,11 @@ def generate_texts(
         Row(index, list(prompt), [], torch.Generator().manual_seed(seed))
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    texts: dict[int, str] = {}
 
     def finish(row: Row) -> None:
-        texts[row.index] = stopping.text(row.tokens)
-        if on_generated is not None:
-            on_generated(row.index, texts[row.index])
+        seconds = time.perf_counter() - row.began
+        text, stop = stopping.text(row.tokens), stopping.reason(row.tokens)
+        on_generated(Generated(row.index, text, row.tokens, stop, row.likelihoods, seconds))
 
     # Prompts beyond that length are rotated otherwise.
     limit = short_rope_length(runner.model.config)
@@ -68,12 +111,14 @@ def generate_texts(
     runner.compare(longest, len(longest) - _COMPARED_TOKENS)
     # Such models are told other positions by transformers' own loop than they count themselves.
     if runner.shares and not runner.first_position:
-        _Generation(runner, chooser, stopping, finish).run(rows)
-    else:
-        for row in rows:
-            row.tokens += _alone(runner.model, tokenizer, row, decoding)
-            finish(row)
-    return [texts[index] for index in range(len(rows))]
+        extend = Extending(chooser, with_likelihoods, on_tokens)
+        _Generation(runner, extend, stopping, finish).run(rows)
+        return
+    for row in rows:
+        extend_alone(runner.model, tokenizer, row, decoding, with_likelihoods)
+        if on_tokens is not None:
+            on_tokens(len(row.tokens))
+        finish(row)
 
 
 class _Generation:
@@ -82,13 +127,13 @@ class _Generation:
     def __init__(
         self,
         runner: PrefixRunner,
-        chooser: Chooser,
+        extend: Extending,
         stopping: Stopping,
         finish: Callable[[Row], None],
     ) -> None:
         self.runner = runner
         self._take_slots(runner.budget.cache_tokens)
-        self.chooser = chooser
+        self.extend = extend
         self.stopping = stopping
         self.finish = finish
         self._left: dict[int, Row] = {}
@@ -206,44 +251,4 @@ class _Generation:
     def _extend(self, rows: list[Row], states: Tensor) -> None:
         """Choose the next token of each of `rows` from `states` (rows, width)."""
         with torch.inference_mode():
-            logits = self.runner.forward.next_logits(states)
-        _refuse_broken(logits, rows)
-        for row, token in zip(rows, self.chooser.choose(rows, logits), strict=True):
-            row.tokens.append(token)
-
-
-def _refuse_broken(logits: Tensor, rows: Sequence[Row]) -> None:
-    """Raise NotFiniteError for a row of `logits` (rows, vocabulary) that holds NaN or infinity.
-
-    A token can be ruled out by minus infinity, but not every token.
-    """
-    broken = ~logits.amax(-1).isfinite()
-    if broken.any():
-        index = rows[int(broken.nonzero()[0])].index
-        raise NotFiniteError(f"the logits of prompt {index} are not numbers", index)
-
-
-def _alone(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: Row, decoding: Decoding
-) -> list[int]:
-    """Tokens after one prompt by the model's own loop: padding would enter a recurrent state."""
-
-    def checked(_: Tensor, logits: Tensor) -> Tensor:
-        _refuse_broken(logits, [row])
-        return logits
-
-    ids = torch.tensor([row.prompt], device=model.device)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(row.random.initial_seed())
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=decoding.max_new_tokens,
-            stop_strings=list(decoding.stop) or None,
-            tokenizer=tokenizer,
-            logits_processor=LogitsProcessorList([checked]),
-            **decoding.options,
-        )
-    tokens: list[int] = output[0, len(row.prompt) :].tolist()
-    return tokens
+            self.extend(rows, self.runner.forward.next_logits(states))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from evalkit.options.commands import (
     COMMANDS,
+    AnswersOptions,
     BatchOptions,
     BenchOptions,
     CompareOptions,
@@ -24,6 +25,7 @@ from evalkit.options.values import MEASURED, contexts, seconds
 __all__ = [
     "COMMANDS",
     "MEASURED",
+    "AnswersOptions",
     "BatchOptions",
     "BenchOptions",
     "CompareOptions",

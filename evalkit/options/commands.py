@@ -7,8 +7,12 @@ from typing import Annotated, Required, TypedDict
 
 from evalkit.declaration import Numbers, Option, Words
 from evalkit.options.groups import (
+    MARGIN,
+    PLACE,
     TRUST,
+    ChatOptions,
     DeviceOptions,
+    FreshOption,
     LoadOptions,
     ModelOption,
     NetworkOption,
@@ -23,9 +27,7 @@ from evalkit.options.values import batch_sizes, contexts, only, seconds
 class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
     """The options of `evalkit compare`."""
 
-    margin: Annotated[
-        str, Option("Tolerated loss: 1pp, 0.5pp, 2%.", "1pp", neutral="it judges numbers")
-    ]
+    margin: Annotated[str, MARGIN]
     only: Annotated[
         Words,
         Option(
@@ -166,7 +168,7 @@ class SpeculateOptions(LoadOptions, total=False):
     generate: Annotated[int, Option("Tokens generated behind each prompt.", 64, least=2)]
 
 
-class SensitivityOptions(LoadOptions, TextOptions, total=False):
+class SensitivityOptions(LoadOptions, TextOptions, FreshOption, total=False):
     """The options of `evalkit sensitivity`."""
 
     baseline: Annotated[str, Option("What the pieces are exchanged with.", "fp16", metavar="V")]
@@ -199,7 +201,30 @@ class SensitivityOptions(LoadOptions, TextOptions, total=False):
         str | float,
         Option("Stop after this time; run again to go on.", 0.0, metavar="5m", parse=seconds),
     ]
-    fresh: Annotated[bool, Option("Measure everything again.", False)]
+
+
+class AnswersOptions(LoadOptions, ChatOptions, FreshOption, total=False):
+    """The options of `evalkit answers`."""
+
+    prompts: Required[
+        Annotated[
+            str | Path,
+            Option(
+                "Prompts: JSONL, JSON, CSV, TSV, Parquet or text; FILE::COLUMN.",
+                metavar="FILE",
+                neutral=PLACE,
+            ),
+        ]
+    ]
+    limit: Annotated[int | None, Option("First N prompts.", least=1)]
+    generate: Annotated[int, Option("Tokens of an answer at most.", 128, least=1)]
+    temperature: Annotated[
+        float, Option("Draw tokens at this temperature, by --seed; 0 is greedy.", 0.0, least=0.0)
+    ]
+    plain: Annotated[
+        bool, Option("Continue texts as they are, without the model's chat template.", False)
+    ]
+    margin: Annotated[str, MARGIN]
 
 
 class BatchOptions(TypedDict, total=False):
@@ -233,6 +258,7 @@ COMMANDS: dict[str, type] = {
     "plan": PlanOptions,
     "speculate": SpeculateOptions,
     "sensitivity": SensitivityOptions,
+    "answers": AnswersOptions,
     "batch": BatchOptions,
     "pull": PullOptions,
 }

@@ -9,6 +9,7 @@ from evalkit.declaration import Option, Words
 from evalkit.options.values import chat_template_args
 
 PLACE = "it says where files are, and they are known by their content"
+MARGIN = Option("Tolerated loss: 1pp, 0.5pp, 2%.", "1pp", neutral="it judges numbers")
 TRUST = "it decides whether something runs, not what it gives"
 
 
@@ -61,7 +62,32 @@ class LoadOptions(ModelOption, DeviceOptions, TrustOptions, StoreOptions, total=
     """What every command asks that loads a model and keeps its results."""
 
 
-class RunOptions(LoadOptions, total=False):
+class FreshOption(TypedDict, total=False):
+    """Whether what the store holds is measured once more."""
+
+    fresh: Annotated[
+        bool,
+        Option("Measure everything again.", False, neutral="it repeats what was measured"),
+    ]
+
+
+class ChatOptions(TypedDict, total=False):
+    """What the chat template is given beside the prompt."""
+
+    system: Annotated[str, Option("System message of chats.", "", flag="--system-instruction")]
+    chat_template_args: Annotated[
+        Words,
+        Option(
+            "Arguments of the chat template, such as enable_thinking=false.",
+            (),
+            metavar="KEY=VALUE,…",
+            several="comma",
+            parse=chat_template_args,
+        ),
+    ]
+
+
+class RunOptions(LoadOptions, FreshOption, total=False):
     """What compare and bench ask alike."""
 
     weights: Annotated[
@@ -86,10 +112,6 @@ class RunOptions(LoadOptions, total=False):
             neutral="a server is known by what it answers",
         ),
     ]
-    fresh: Annotated[
-        bool,
-        Option("Measure everything again.", False, neutral="it repeats what was measured"),
-    ]
 
 
 class TextOptions(TypedDict, total=False):
@@ -113,7 +135,7 @@ class TextOptions(TypedDict, total=False):
     context: Annotated[int | None, Option("Tokens of a window.", least=1)]
 
 
-class SuiteOptions(TextOptions, total=False):
+class SuiteOptions(TextOptions, ChatOptions, total=False):
     """On what quality is measured."""
 
     tasks: Annotated[
@@ -125,17 +147,6 @@ class SuiteOptions(TextOptions, total=False):
         str | Path | None, Option("Folder of your own lm-eval task YAMLs.", metavar="DIR")
     ]
     chat: Annotated[bool, Option("Prompt tasks as chats.", False, flag="--apply-chat-template")]
-    system: Annotated[str, Option("System message of chats.", "", flag="--system-instruction")]
-    chat_template_args: Annotated[
-        Words,
-        Option(
-            "Arguments of the chat template, such as enable_thinking=false.",
-            (),
-            metavar="KEY=VALUE,…",
-            several="comma",
-            parse=chat_template_args,
-        ),
-    ]
     allow_code: Annotated[
         bool,
         Option("Run code that the model writes or a task YAML names.", False, neutral=TRUST),

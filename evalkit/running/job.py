@@ -17,7 +17,8 @@ NOISE_VERSION = 1
 DECOMPOSED_VERSION = 1
 # 2: LLM.int8() shares what prompts begin with, and questions lie side by side in a row.
 TASK_VERSION = 2
-Kind = Literal["memory", "speed", "texts", "task"]
+ANSWERS_VERSION = 1
+Kind = Literal["memory", "speed", "texts", "task", "answers"]
 PROBES: tuple[Topic, ...] = ("memory", "speed")
 
 
@@ -34,7 +35,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Part:
-    """One run to be made: memory or speed of the loaded variant, all texts, or one task.
+    """One run to be made: memory or speed of the loaded variant, all texts, one task, or answers.
 
     `needed` lists the (metric, version) pairs that make it whole. `share` (number, of how many)
     is a share of the texts' windows that another process scores; the whole part puts all shares

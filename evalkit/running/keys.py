@@ -76,6 +76,15 @@ def task_key(job: Job, task: Suite, *, generates: bool) -> str:
     return content_hash([*variant_key(job), _device(job), _settings(job), task.id, parts])
 
 
+def answers_key(job: Job, asked: str, *, templated: bool) -> str:
+    """The key of a variant's answers to what the hash `asked` stands for."""
+    identity = job.checkpoint.identity
+    parts = [identity.tokenizer, identity.generation]
+    if templated:
+        parts.append(identity.chat_template)
+    return content_hash([*variant_key(job), _device(job), _settings(job), asked, parts])
+
+
 def stopped_key(whole: str) -> str:
     """The key of a task that stops when it is decided, from that of the whole one.
 

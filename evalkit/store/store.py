@@ -7,6 +7,7 @@ STORE/references/<id>/     the baseline's final hidden states
 STORE/artifacts/<id>/      quantized checkpoints
 STORE/speculation/<id>.json  speculative decoding, measured and predicted
 STORE/sensitivity/<id>.json  Sensitivity, a damage map
+STORE/answers/<id>.json    Answers: what variants said to the same prompts
 STORE/benches/<id>.json    Bench, and a folder of its rounds beside it
 STORE/claims/              who works on what
 """
@@ -22,6 +23,7 @@ from typing import TypeVar
 from evalkit.errors import StoreError
 from evalkit.paths import expanded
 from evalkit.records import Comparison, Run, from_json, to_json
+from evalkit.records.answers import Answers
 from evalkit.records.bench import Bench, Speculation
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.store.files import make_directory, read_json, write_json
@@ -33,6 +35,7 @@ _NUMBER = re.compile("[0-9]{1,9}")
 RUN_SCHEMA = "evalkit.run/1"
 BENCH_SCHEMA = "evalkit.stored_bench/1"
 COMPARISON_SCHEMA = "evalkit.stored_comparison/1"
+ANSWERS_SCHEMA = "evalkit.stored_answers/1"
 SPECULATION_SCHEMA = "evalkit.stored_speculation/1"
 SENSITIVITY_SCHEMA = "evalkit.stored_sensitivity/1"
 
@@ -167,6 +170,12 @@ class Store:
         except StoreError:
             return None
 
+    def save_answers(self, answers: Answers, answers_id: str) -> Path:
+        """Write the answers of variants; returns the file."""
+        file = self.root / "answers" / f"{answers_id}.json"
+        write_json(file, {"schema": ANSWERS_SCHEMA, "answers": to_json(answers)})
+        return file
+
 
 def read_run(file: Path) -> Run:
     """Read one run file; raises StoreError in one line with the fix."""
@@ -186,6 +195,9 @@ def read_bench(file: Path) -> Bench:
 def read_sensitivity(file: Path) -> Sensitivity:
     """Read one stored damage map; raises StoreError in one line with the fix."""
     return from_schema(file, SENSITIVITY_SCHEMA, "sensitivity", Sensitivity)
+def read_answers(file: Path) -> Answers:
+    """Read stored answers; raises StoreError in one line with the fix."""
+    return from_schema(file, ANSWERS_SCHEMA, "answers", Answers)
 
 
 def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:

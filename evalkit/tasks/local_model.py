@@ -6,7 +6,8 @@ Two things that lm-eval's own Hugging Face backend does are switchable: `double_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evalkit.errors import NotFiniteError, VariantError
 from evalkit.inference.budget import plan_budget
 from evalkit.inference.decoding import Decoding
-from evalkit.inference.generate import generate_texts
+from evalkit.inference.generate import Generated, generate, generate_texts
 from evalkit.inference.prefix import PrefixRunner
 from evalkit.inference.prefix_scores import Request, Score, score_requests
-from evalkit.models.overflow import first_not_finite
+from evalkit.models.overflow import first_not_finite, not_finite_words
 from evalkit.scoring.head import open_forward
 from evalkit.tasks.language_model import LanguageModel, OnGenerated, OnScored
 
@@ -125,6 +127,41 @@ class LocalLanguageModel(LanguageModel):
             seeds=seeds,
             on_generated=on_generated,
         )
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        seeds: Sequence[int],
+        on_generated: Callable[[Generated], None],
+        on_tokens: Callable[[int], None],
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        """Generate after `prompts` (token ids) with likelihoods; see `inference.generate`.
+
+        At most about `at_once` prompts run together; by default as many as memory allows. Raises
+        VariantError naming the prompt whose logits are no numbers.
+        """
+        budget = self._generating(generates=True)
+        if at_once is not None:
+            slots = at_once * (max(map(len, prompts)) + decoding.max_new_tokens)
+            budget = replace(budget, cache_tokens=min(budget.cache_tokens, slots))
+        try:
+            generate(
+                self.runner.with_budget(budget),
+                self.tokenizer,
+                prompts,
+                decoding,
+                seeds=seeds,
+                on_generated=on_generated,
+                on_tokens=on_tokens,
+                with_likelihoods=True,
+            )
+        except NotFiniteError as error:
+            ids = torch.tensor([list(prompts[error.index])], device=self._device)
+            words = not_finite_words(first_not_finite(self.model, ids))
+            raise VariantError(f"the logits are not numbers: {words}") from error
 
     def _overflowing(self, text: str) -> str:
         ids = torch.tensor([self.tok_encode(text)[-self._max_length :]], device=self._device)

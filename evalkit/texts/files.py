@@ -19,7 +19,7 @@ _CRLF = "\r\n"
 
 def text_name(path: Path) -> str:
     """What the text of a file or directory is called: its name without endings."""
-    bare = _bare(path.name)
+    bare = bare_name(path.name)
     return path.name if is_dir(path) else Path(bare).stem
 
 
@@ -58,7 +58,7 @@ def read_files(path: Path, column: str, limit: int | None) -> Documents:
         if limit is not None and len(documents) >= limit:
             break
         # A column is that of the tables in it; plain text beside them has none.
-        asked = column if format_of(_bare(file.name)).name != "plain text" else ""
+        asked = column if format_of(bare_name(file.name)).name != "plain text" else ""
         found = _read(file, asked, None if limit is None else limit - len(documents))
         documents += found.documents
         columns.add(found.column)
@@ -67,11 +67,11 @@ def read_files(path: Path, column: str, limit: int | None) -> Documents:
 
 
 def _read(path: Path, column: str, limit: int | None) -> Documents:
-    raw = _content(path)
+    raw = file_content(path)
     for start, what in _OTHER.items():
         if raw.startswith(start):
             raise DataError(f"text {path} is {what}: give it as text, .gz or .zst")
-    found = format_of(_bare(path.name)).read(str(path), raw, column, limit)
+    found = format_of(bare_name(path.name)).read(str(path), raw, column, limit)
     if not any(_CRLF in document for document in found.documents):
         return found
     note = (
@@ -81,13 +81,14 @@ def _read(path: Path, column: str, limit: int | None) -> Documents:
     return Documents(found.documents, found.column, (*found.notes, note))
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
     """`name` without the ending of its compression."""
     ending = Path(name).suffix.lower()
     return name[: -len(ending)] if ending in COMPRESSIONS else name
 
 
-def _content(path: Path) -> bytes:
+def file_content(path: Path) -> bytes:
+    """The bytes of a file, decompressed; raises DataError where they cannot be read."""
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any
 from evalkit.errors import DataError
 from evalkit.texts.columns import SEPARATOR, TEXT_FIELDS, Documents, choose_column, listed
 
-_DOCUMENT_END = re.compile(r"^<\|endoftext\|>[ \t]*\r?$", re.MULTILINE)
+DOCUMENT_END = re.compile(r"^<\|endoftext\|>[ \t]*\r?$", re.MULTILINE)
 _MOST_CELL = 2**31 - 1
 
 
@@ -61,10 +61,10 @@ def _plain(source: str, raw: bytes, column: str, limit: int | None) -> Documents
             f" {listed([ending for one in FORMATS[1:] for ending in one.endings])}"
         )
     notes = _looks_like_json(source, content)
-    if not _DOCUMENT_END.search(content):
+    if not DOCUMENT_END.search(content):
         return Documents([content], notes=notes)
     # The line breaks around a separator belong to its line, not to the documents.
-    documents = [part.strip("\r\n") for part in _DOCUMENT_END.split(content)]
+    documents = [part.strip("\r\n") for part in DOCUMENT_END.split(content)]
     return Documents([one for one in documents if one.strip()][:limit], notes=notes)
 
 
@@ -87,13 +87,14 @@ def _lines(source: str, raw: bytes, column: str, limit: int | None) -> Documents
             break
         if not line.strip():
             continue
-        record = _json_object(source, number, line)
+        record = json_object(source, number, line)
         column = column or next((f for f in TEXT_FIELDS if f in record), TEXT_FIELDS[0])
         documents.append(_text_field(f"{source} line {number}", record, column))
     return Documents(documents, column)
 
 
-def _json_object(source: str, number: int, line: str) -> dict[str, object]:
+def json_object(source: str, number: int, line: str) -> dict[str, object]:
+    """The object in a line of JSON Lines; raises DataError for anything else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -109,14 +110,19 @@ def _json_object(source: str, number: int, line: str) -> dict[str, object]:
     return record
 
 
+def refuse_surrogates(where: str, field: str, value: str) -> None:
+    """Raise DataError for text that no encoding can write."""
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(
+            f"{where}: field {field!r} has an unpaired surrogate; "
+            "write the character itself or a pair of \\u escapes"
+        )
+
+
 def _text_field(where: str, record: dict[str, object], field: str) -> str:
     value = record.get(field)
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise DataError(
-                f"{where}: field {field!r} has an unpaired surrogate; "
-                "write the character itself or a pair of \\u escapes"
-            )
+        refuse_surrogates(where, field, value)
         return value
     if field in record:
         raise DataError(f"{where}: field {field!r} is {type(value).__name__}, not text")
@@ -159,7 +165,7 @@ def _array(source: str, raw: bytes, column: str, limit: int | None) -> Documents
 
 def _separated(delimiter: str) -> Callable[[str, bytes, str, int | None], Documents]:
     def read(source: str, raw: bytes, column: str, limit: int | None) -> Documents:
-        rows = _cells(source, decoded(source, raw), delimiter)
+        rows = cells_of(source, decoded(source, raw), delimiter)
         if not rows:
             return Documents([])
         header, cells = rows[0], rows[1:]
@@ -174,7 +180,7 @@ def _separated(delimiter: str) -> Callable[[str, bytes, str, int | None], Docume
     return read
 
 
-def _cells(source: str, content: str, delimiter: str) -> list[list[str]]:
+def cells_of(source: str, content: str, delimiter: str) -> list[list[str]]:
     """The rows of a CSV or TSV file, all as long as its header."""
     most = csv.field_size_limit(_MOST_CELL)
     # As in a file opened with newline="": line ends inside quotes are kept.

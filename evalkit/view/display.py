@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit.errors import unknown
 from evalkit.records import Comparison
+from evalkit.records.answers import Answers
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.store.store import Store
 from evalkit.view.rendering import render, sheet_of, terminal_width
@@ -17,6 +18,11 @@ def html(record: Any) -> str:
     from evalkit.view import notebook
 
     return notebook.section(sheet_of(record))
+
+
+def page(record: Any) -> str:
+    """The record as an HTML page of its own."""
+    return render(record, "html")
 
 
 def table(record: Any) -> Any:
@@ -79,6 +85,13 @@ def flip_browser(comparison: Comparison, task: str | None = None) -> Any:
     from evalkit.view.flip_browser import FlipBrowser
 
     return FlipBrowser(flips(comparison, Store(comparison.store or None), task))
+
+
+def answer_browser(answers: Answers) -> Any:
+    """Answers beside the baseline's with menus for variant and what is shown."""
+    from evalkit.view.answer_browser import AnswerBrowser
+
+    return AnswerBrowser(answers)
 
 
 def worst_tokens(comparison: Comparison, variant: str | None, count: int) -> Any:

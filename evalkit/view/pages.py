@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -28,3 +30,8 @@ def asset(name: str) -> str:
     """The text of a stylesheet or script of the templates."""
     folder = resources.files("evalkit.view") / "templates"
     return (folder / name).read_text(encoding="utf-8")
+
+
+def script_hash(script: str) -> str:
+    """What a content security policy calls the inline `script` that alone may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

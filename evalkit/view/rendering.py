@@ -17,12 +17,14 @@ from rich.console import Console
 from evalkit.analysis.planner import Plan
 from evalkit.errors import EvalkitError, unknown
 from evalkit.records import Comparison, Run
+from evalkit.records.answers import Answers
 from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
 from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.view import (
+    answers,
     batch,
     bench,
     comparison,
@@ -68,6 +70,12 @@ def _page(record: Comparison) -> str:
     return stored_report(record)
 
 
+def _answers_page(record: Answers) -> str:
+    from evalkit.view.answers_page import render_answers  # loads jinja2
+
+    return render_answers(record)
+
+
 def _card(record: Comparison) -> str:
     from evalkit.view.report_card import render_model_card
 
@@ -83,6 +91,7 @@ _RENDERERS: Mapping[type, Renderer] = {
     DryRun: Renderer(dry_run.sheet, {"json": dry_run.to_json}),
     Plan: Renderer(plan.sheet, {"json": plan.to_json}),
     Run: Renderer(run.sheet),
+    Answers: Renderer(answers.sheet, {"json": answers.to_json, "html": _answers_page}),
     Diagnosis: Renderer(None, {"table": diagnosis.to_text, "json": diagnosis.to_json}),
     MachineReport: Renderer(None, {"table": machine.to_text, "json": machine.to_json}),
     Judgements: Renderer(

@@ -7,8 +7,6 @@ of it and fetches nothing.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -29,7 +27,7 @@ from evalkit.view.decomposition import TITLE as DECOMPOSITION
 from evalkit.view.decomposition import decomposition_grid
 from evalkit.view.equal_bytes import TITLE as EQUAL_BYTES
 from evalkit.view.equal_bytes import equal_bytes_grid
-from evalkit.view.pages import asset, templates
+from evalkit.view.pages import asset, script_hash, templates
 from evalkit.view.report_charts import inline_charts
 from evalkit.view.report_flips import MOST_FLIPS, flip_section
 from evalkit.view.report_tables import finding, numbers_table, tasks_table
@@ -117,9 +115,8 @@ def _template() -> Template:
 @cache
 def _assets() -> dict[str, Any]:
     script = asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "script": Markup(script),
-        "script_hash": digest,
+        "script_hash": script_hash(script),
         "style": Markup(asset("report.css")),
     }

@@ -19,6 +19,7 @@ from rich.text import Text
 from evalkit.view.cells import Grid
 from evalkit.view.export import markdown, markdown_table
 from evalkit.view.layout import grid_lines, styled, wrap, wrapped_pieces
+from evalkit.view.side_by_side import Pair, pair_lines
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Sheet:
 
     `title` names its kind where it has no `sentence`. `preface` are lines before the `heading`,
     whose pieces are a few words each; `further` are grids below the first, each with its title;
-    `remarks` are one line each. With `has_verdict` the last column of the grid is a verdict, which
-    is said in words where it does not fit.
+    `pairs` are texts to be read beside each other; `remarks` are one line each. With `has_verdict`
+    the last column of the grid is a verdict, which is said in words where it does not fit.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Sheet:
     further: Sequence[tuple[str, Grid]] = ()
     sentence: str = ""
     has_verdict: bool = False
+    pairs: Sequence[Pair] = ()
 
 
 def sheet_lines(sheet: Sheet, width: int | None = None) -> Group:
@@ -51,6 +53,8 @@ def sheet_lines(sheet: Sheet, width: int | None = None) -> Group:
     lines += [Text(), *grid_lines(sheet.grid, width, sheet.has_verdict), Text()]
     for title, grid in sheet.further:
         lines += [*map(Text, wrap(title, width)), *grid_lines(grid, width), Text()]
+    for pair in sheet.pairs:
+        lines += [*pair_lines(pair, width), Text()]
     if sheet.sentence:
         lines += [styled(line, "bold") for line in wrap(sheet.sentence, width)]
     lines += [Text(line) for remark in sheet.remarks for line in wrap(remark, width, "  ")]
@@ -71,6 +75,9 @@ def sheet_markdown(sheet: Sheet) -> str:
     parts += [f"**{markdown(' · '.join(sheet.heading))}**", markdown_table(sheet.grid)]
     for title, grid in sheet.further:
         parts += [markdown(title), markdown_table(grid)]
+    for pair in sheet.pairs:
+        texts = zip(pair.names, pair.texts, strict=True)
+        parts += [markdown(pair.title), *(f"> {markdown(n)}: {markdown(t)}" for n, t in texts)]
     if sheet.sentence:
         parts.append(f"**{markdown(sheet.sentence)}**")
     parts.append("\n".join(f"- {markdown(remark)}" for remark in sheet.remarks))

@@ -1,0 +1,1 @@
+"""`evalkit answers`: what variants say to the same prompts."""
