@@ -219,7 +219,8 @@ def _solve(
     groups: Sequence[Group], costs: NDArray[np.float64], loads: NDArray[np.float64], room: float
 ) -> Allocation:
     """One candidate a group: the least sum of `costs` whose sum of `loads` is within `room`."""
-    scale = max(float(np.abs(costs).max()), 1e-30)
+    # HiGHS takes costs that differ by less than 1e-6 for equal, whatever their scale.
+    scale = max(float(np.abs(costs).max()), 1e-30) / 1e6
     counts = [len(group.candidates) for group in groups]
     rows = np.repeat(np.arange(len(groups)), counts)
     one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
