@@ -219,8 +219,8 @@ def _solve(
     groups: Sequence[Group], costs: NDArray[np.float64], loads: NDArray[np.float64], room: float
 ) -> Allocation:
     """One candidate a group: the least sum of `costs` whose sum of `loads` is within `room`."""
-    # HiGHS takes costs that differ by less than 1e-6 for equal, whatever their scale.
-    scale = max(float(np.abs(costs).max()), 1e-30) / 1e6
+    # HiGHS takes costs for equal that differ by less than 1e-6: here a millionth of the largest.
+    scale = max(float(np.abs(costs).max()), 1e-30)
     counts = [len(group.candidates) for group in groups]
     rows = np.repeat(np.arange(len(groups)), counts)
     one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
@@ -232,7 +232,7 @@ def _solve(
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(loads[None, :], -np.inf, room),
         ],
-        options={"mip_rel_gap": 1e-7},
+        options={"mip_rel_gap": 1e-6},
     )
     if solved.x is None:
         raise EvalkitError(f"the allocation could not be solved: {solved.message}")
