@@ -7,8 +7,12 @@ exact: it is a mixed-integer programme, solved by HiGHS through scipy.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
+import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -224,16 +228,17 @@ def _solve(
     counts = [len(group.candidates) for group in groups]
     rows = np.repeat(np.arange(len(groups)), counts)
     one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
-    solved = milp(
-        costs / scale,
-        integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(loads[None, :], -np.inf, room),
-        ],
-        options={"mip_rel_gap": 1e-6},
-    )
+    with _silent_library():
+        solved = milp(
+            costs / scale,
+            integrality=np.ones(len(costs)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(loads[None, :], -np.inf, room),
+            ],
+            options={"mip_rel_gap": 1e-6},
+        )
     if solved.x is None:
         raise EvalkitError(f"the allocation could not be solved: {solved.message}")
     starts = np.cumsum([0, *counts[:-1]])
@@ -242,6 +247,23 @@ def _solve(
         for group, start, count in zip(groups, starts, counts, strict=True)
     ]
     return Allocation(tuple(picked))
+
+
+@contextlib.contextmanager
+def _silent_library() -> Iterator[None]:
+    """Keep off stdout, which is for results, what HiGHS prints past Python to debug itself."""
+    flush = ctypes.CDLL(None if os.name == "posix" else "ucrtbase").fflush
+    sys.stdout.flush()
+    flush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _solve_ties(groups: Sequence[Group], found: Allocation) -> Allocation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 
 import pytest
@@ -171,3 +172,10 @@ def test_what_a_kernel_joins_moves_together() -> None:
     assert found["model.layers.0.self_attn.qkv_proj"] == tuple(names[:3])
     assert len(found["model.layers.1.mlp.experts"]) == 2
     assert fused_name("lm_head") == "lm_head"
+
+
+def test_what_the_solver_prints_stays_off_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    with allocation._silent_library():
+        os.write(1, b"HighsMipSolverData")
+    print("result")
+    assert capfd.readouterr().out == "result\n"
