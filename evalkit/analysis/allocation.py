@@ -22,9 +22,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.records import UNQUANTIZED
 
-# What a module is held in that is left as it was.
-UNQUANTIZED = "16bit"
 # Allocations whose bytes differ by less than this share are compared as equally large.
 EQUAL_BYTES = 0.005
 

@@ -106,7 +106,8 @@ class BackendSpec:
     that rounded weights stay in 16-bit layers, so that size and speed are the baseline's;
     `unpacks` that plain weights are evaluated here and another engine runs the packed ones.
     `formats` are what `compare --formats` makes of it beside each precision with its defaults, as
-    PRECISION,key=value…
+    PRECISION,key=value… `mixes` are the options that may differ, as the precision may, from module
+    to module of a checkpoint (`mixed@NAME,plan=FILE`), and `loaders` says who can load such a one.
     """
 
     name: str
@@ -123,6 +124,8 @@ class BackendSpec:
     simulates: bool = False
     unpacks: bool = False
     formats: tuple[str, ...] = ()
+    mixes: tuple[str, ...] = ()
+    loaders: tuple[str, ...] = ()
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
         """The options that apply to `precision`: the backend's, and those of every such backend."""

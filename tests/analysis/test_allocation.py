@@ -13,8 +13,9 @@ from evalkit.analysis import allocation
 from evalkit.analysis.allocation import Allocation, Candidate, Group
 from evalkit.analysis.fused import fused_groups, fused_name
 from evalkit.errors import UsageError
+from evalkit.records import UNQUANTIZED
 
-BITS = {"int3": 3.3, "int4": 4.3, "int8": 8.2, allocation.UNQUANTIZED: 16.0}
+BITS = {"int3": 3.3, "int4": 4.3, "int8": 8.2, UNQUANTIZED: 16.0}
 
 
 def groups(seed: int, count: int = 5, *, layers: int = 3) -> list[Group]:
@@ -115,9 +116,9 @@ def test_bits_are_the_mean_over_weights_with_what_unpacking_reads() -> None:
 
 
 def test_a_group_without_a_format_stays_unquantized() -> None:
-    candidates = (Candidate("int8", 10, 0.1), Candidate(allocation.UNQUANTIZED, 20, 0.0))
+    candidates = (Candidate("int8", 10, 0.1), Candidate(UNQUANTIZED, 20, 0.0))
     found = allocation.uniform([Group("g", ("m",), 10, candidates)], "int4")
-    assert [one.format for one in found.chosen] == [allocation.UNQUANTIZED]
+    assert [one.format for one in found.chosen] == [UNQUANTIZED]
 
 
 def test_outer_layers_are_raised_first_as_far_as_there_is_room() -> None:
