@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         pull,
         quantize,
         report,
+        sensitivity,
         speculate,
     )
     from evalkit.errors import EvalkitError
@@ -47,6 +48,7 @@ _PUBLIC = {
     "plan": "evalkit.api",
     "pull": "evalkit.api",
     "quantize": "evalkit.api",
+    "sensitivity": "evalkit.api",
     "speculate": "evalkit.api",
     "EvalkitError": "evalkit.errors",
     "Comparison": "evalkit.records",
@@ -79,6 +81,7 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "sensitivity",
     "speculate",
 ]
 

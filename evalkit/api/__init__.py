@@ -5,6 +5,7 @@ from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
 from evalkit.api.examining import check, doctor
 from evalkit.api.making import plan, pull, quantize
+from evalkit.api.mapping import sensitivity
 from evalkit.api.opening import (
     chart,
     flips,
@@ -33,5 +34,6 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "sensitivity",
     "speculate",
 ]

@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 
 from evalkit import __version__
-from evalkit.cli import batch, bench, comparing, examining, making, opening, planning, speculating
+from evalkit.cli import (
+    batch,
+    bench,
+    comparing,
+    examining,
+    making,
+    mapping,
+    opening,
+    planning,
+    speculating,
+)
 from evalkit.cli.late import ChartCommand, CheckCommand
 from evalkit.errors import EvalkitError
 from evalkit.plain_text import clean, use_plain_signs
@@ -48,6 +58,7 @@ for command in (
     making.quantize,
     batch.batch,
     speculating.speculate,
+    mapping.sensitivity,
     examining.doctor,
     opening.flips,
     opening.report,

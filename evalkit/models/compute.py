@@ -9,7 +9,6 @@ that quantizes activations run as they are.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 
 from evalkit.errors import ModelError
 from evalkit.models.kv_cache import full_kv_cache
-from evalkit.models.layer_format import LayerFormat, format_of
+from evalkit.models.layer_format import LayerFormat, format_of, unpacked
 from evalkit.models.layers import linear_modules
 from evalkit.models.loading import Loaded
 from evalkit.models.offload import offloaded
@@ -137,11 +136,8 @@ def _unpacked_forward(
     module: Any, unpack: Callable[[Any], Tensor], dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
     def forward(inputs: Tensor) -> Tensor:
-        # Some formats change what they unpack.
-        own = copy.copy(module)
-        own._parameters, own._buffers = dict(module._parameters), dict(module._buffers)
         bias = None if module.bias is None else module.bias.to(dtype)
-        return nn.functional.linear(inputs, unpack(own).to(dtype), bias)
+        return nn.functional.linear(inputs, unpacked(module, unpack).to(dtype), bias)
 
     return forward
 

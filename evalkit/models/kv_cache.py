@@ -41,22 +41,31 @@ def quantize_kv_cache(model: PreTrainedModel, cache: CacheFormat, *, rotates: bo
         layer.register_forward_hook(_check_updated, with_kwargs=True)
 
 
-@contextlib.contextmanager
-def full_kv_cache(model: nn.Module) -> Iterator[None]:
+def full_kv_cache(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """While the block runs, keys and values of `model` are not quantized."""
+    return _switched(model, active=False)
+
+
+def quantized_kv_cache(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """While the block runs, they are again, inside of `full_kv_cache`."""
+    return _switched(model, active=True)
+
+
+@contextlib.contextmanager
+def _switched(model: nn.Module, *, active: bool) -> Iterator[None]:
     hooks = {
         hook
         for module in model.modules()
         for hook in module._forward_pre_hooks.values()
-        if isinstance(hook, _CacheHook) and hook.active
+        if isinstance(hook, _CacheHook) and hook.active is not active
     }
     for hook in hooks:
-        hook.active = False
+        hook.active = active
     try:
         yield
     finally:
         for hook in hooks:
-            hook.active = True
+            hook.active = not active
 
 
 def quantized(states: Tensor, cache: CacheFormat) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,3 +42,13 @@ class LayerFormat:
 def format_of(module: nn.Module, formats: Sequence[LayerFormat]) -> LayerFormat | None:
     """The first of `formats` that `module` is in, or None for a layer of none of them."""
     return next((one for one in formats if one.matches(module)), None)
+
+
+def unpacked(module: Any, unpack: Callable[[Any], Tensor]) -> Tensor:
+    """The weights that `unpack` gives for `module`, which is left as it is.
+
+    Some formats change what they read.
+    """
+    own = copy.copy(module)
+    own._parameters, own._buffers = dict(module._parameters), dict(module._buffers)
+    return unpack(own)

@@ -22,11 +22,16 @@ def linear_modules(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that the text stack of `model` runs one after the other; none where unknown."""
+    stacks = (one for one in text_stack(model).children() if isinstance(one, nn.ModuleList))
+    return list(next(stacks, nn.ModuleList()))
+
+
 @contextmanager
 def every_layer(model: PreTrainedModel, passed: Callable[[int, int], None]) -> Iterator[None]:
     """Call `passed` with a decoder layer's number, and how many there are, when it has run."""
-    stacks = (one for one in text_stack(model).children() if isinstance(one, nn.ModuleList))
-    layers = next(stacks, nn.ModuleList())
+    layers = decoder_layers(model)
 
     def hook(index: int) -> Callable[..., None]:
         return lambda *_: passed(index, len(layers))

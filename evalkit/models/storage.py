@@ -72,6 +72,24 @@ def named_tensors(model: nn.Module, formats: Sequence[LayerFormat]) -> Iterator[
         yield f"{names[id(module)]}.{name}".removeprefix("."), tensor
 
 
+def tensor_bytes(model: PreTrainedModel, formats: Sequence[LayerFormat]) -> dict[str, int]:
+    """Bytes of every stored tensor by its full name, the parts of a packed one together.
+
+    A storage that is used twice counts for the first, a tied embedding for the input. Packed
+    parameters have the names that they have unpacked.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    found: dict[str, int] = defaultdict(int)
+    seen: set[tuple[object, ...]] = set()
+    for module, _, name, tensor in _tensors(model, formats):
+        key = _storage_key(tensor)
+        if key not in seen:
+            seen.add(key)
+            full = f"{names[id(module)]}.{name}".replace("parametrizations.", "")
+            found[full] += tensor.numel() * tensor.element_size()
+    return dict(found)
+
+
 def _stored(
     model: PreTrainedModel, formats: Sequence[LayerFormat]
 ) -> Iterator[tuple[nn.Module, str, int]]:

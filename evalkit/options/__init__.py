@@ -15,6 +15,7 @@ from evalkit.options.commands import (
     PlanOptions,
     PullOptions,
     QuantizeOptions,
+    SensitivityOptions,
     SpeculateOptions,
 )
 from evalkit.options.groups import LoadOptions
@@ -31,6 +32,7 @@ __all__ = [
     "PlanOptions",
     "PullOptions",
     "QuantizeOptions",
+    "SensitivityOptions",
     "SpeculateOptions",
     "contexts",
     "seconds",

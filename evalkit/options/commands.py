@@ -14,6 +14,7 @@ from evalkit.options.groups import (
     NetworkOption,
     RunOptions,
     SuiteOptions,
+    TextOptions,
     TrustOptions,
 )
 from evalkit.options.values import batch_sizes, contexts, only, seconds
@@ -165,6 +166,42 @@ class SpeculateOptions(LoadOptions, total=False):
     generate: Annotated[int, Option("Tokens generated behind each prompt.", 64, least=2)]
 
 
+class SensitivityOptions(LoadOptions, TextOptions, total=False):
+    """The options of `evalkit sensitivity`."""
+
+    baseline: Annotated[str, Option("What the pieces are exchanged with.", "fp16", metavar="V")]
+    by: Annotated[
+        str, Option("Pieces: layer, module or kind.", "layer", choices=("layer", "module", "kind"))
+    ]
+    direction: Annotated[
+        str,
+        Option(
+            "swap: one piece quantized; restore: all but one.",
+            "swap",
+            choices=("swap", "restore"),
+        ),
+    ]
+    method: Annotated[
+        str,
+        Option(
+            "swaps measure; gradient predicts, with one backward pass.",
+            "swaps",
+            choices=("swaps", "gradient"),
+        ),
+    ]
+    control: Annotated[
+        bool, Option("Also noise of equal size in place of each piece's error.", False)
+    ]
+    tokens: Annotated[
+        int, Option("Tokens to measure on, evenly spread; 0 takes all.", 4096, least=0)
+    ]
+    seconds: Annotated[
+        str | float,
+        Option("Stop after this time; run again to go on.", 0.0, metavar="5m", parse=seconds),
+    ]
+    fresh: Annotated[bool, Option("Measure everything again.", False)]
+
+
 class BatchOptions(TypedDict, total=False):
     """The options of `evalkit batch`."""
 
@@ -195,6 +232,7 @@ COMMANDS: dict[str, type] = {
     "quantize": QuantizeOptions,
     "plan": PlanOptions,
     "speculate": SpeculateOptions,
+    "sensitivity": SensitivityOptions,
     "batch": BatchOptions,
     "pull": PullOptions,
 }

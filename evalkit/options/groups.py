@@ -92,8 +92,8 @@ class RunOptions(LoadOptions, total=False):
     ]
 
 
-class SuiteOptions(TypedDict, total=False):
-    """On what quality is measured."""
+class TextOptions(TypedDict, total=False):
+    """On what text is measured."""
 
     suite: Annotated[str | None, Option("demo, quick, standard or full.", metavar="NAME")]
     text: Annotated[
@@ -106,15 +106,20 @@ class SuiteOptions(TypedDict, total=False):
             several="spread",
         ),
     ]
-    tasks: Annotated[
-        Words, Option("lm-eval tasks, groups or YAML files.", (), metavar="A,B", several="comma")
-    ]
-    shots: Annotated[int | None, Option("Few-shot examples of every task.", least=0)]
     limit: Annotated[
         int | None, Option("First N documents of each text and items of each task.", least=1)
     ]
     convention: Annotated[str | None, Option("Windows: llama.cpp, gptq, lm-eval or document.")]
     context: Annotated[int | None, Option("Tokens of a window.", least=1)]
+
+
+class SuiteOptions(TextOptions, total=False):
+    """On what quality is measured."""
+
+    tasks: Annotated[
+        Words, Option("lm-eval tasks, groups or YAML files.", (), metavar="A,B", several="comma")
+    ]
+    shots: Annotated[int | None, Option("Few-shot examples of every task.", least=0)]
     data: Annotated[str | Path | None, Option("Task data; default $EVALKIT_DATA.", metavar="DIR")]
     include_path: Annotated[
         str | Path | None, Option("Folder of your own lm-eval task YAMLs.", metavar="DIR")

@@ -64,7 +64,7 @@ class OutputHead:
         """Logits (n, vocabulary) of `hidden` (n, hidden_size), in the dtype the model gives."""
         answer = self.output(last_hidden_state=hidden[None])
         ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
-        with _answering(self.body, answer), self._replaced():
+        with answering(self.body, answer), self._replaced():
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits[0]
 
@@ -292,7 +292,7 @@ def _sees_padding(body: nn.Module, sample: Tensor, hidden: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _answering(body: nn.Module, answer: Any) -> Iterator[None]:
+def answering(body: nn.Module, answer: Any) -> Iterator[None]:
     """Let `body.forward` return `answer`; set on the instance, so no module is exchanged."""
     own = body.__dict__.get("forward")
     body.__dict__["forward"] = lambda *args, **kwargs: answer

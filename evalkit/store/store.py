@@ -6,6 +6,7 @@ STORE/windows/<id>.npz     tokenised windows of a suite
 STORE/references/<id>/     the baseline's final hidden states
 STORE/artifacts/<id>/      quantized checkpoints
 STORE/speculation/<id>.json  speculative decoding, measured and predicted
+STORE/sensitivity/<id>.json  Sensitivity, a damage map
 STORE/benches/<id>.json    Bench, and a folder of its rounds beside it
 STORE/claims/              who works on what
 """
@@ -22,6 +23,7 @@ from evalkit.errors import StoreError
 from evalkit.paths import expanded
 from evalkit.records import Comparison, Run, from_json, to_json
 from evalkit.records.bench import Bench, Speculation
+from evalkit.records.sensitivity import Sensitivity
 from evalkit.store.files import make_directory, read_json, write_json
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ RUN_SCHEMA = "evalkit.run/1"
 BENCH_SCHEMA = "evalkit.stored_bench/1"
 COMPARISON_SCHEMA = "evalkit.stored_comparison/1"
 SPECULATION_SCHEMA = "evalkit.stored_speculation/1"
+SENSITIVITY_SCHEMA = "evalkit.stored_sensitivity/1"
 
 
 def default_root() -> Path:
@@ -150,6 +153,20 @@ class Store:
         write_json(file, {"schema": SPECULATION_SCHEMA, **content})
         return file
 
+    def save_sensitivity(self, found: Sensitivity) -> Path:
+        """Write a damage map under its id; returns the file."""
+        file = self.root / "sensitivity" / f"{found.id}.json"
+        write_json(file, {"schema": SENSITIVITY_SCHEMA, "sensitivity": to_json(found)})
+        return file
+
+    def sensitivity(self, sensitivity_id: str) -> Sensitivity | None:
+        """The stored damage map of this id; None where there is none that can be read."""
+        file = self.root / "sensitivity" / f"{sensitivity_id}.json"
+        try:
+            return read_sensitivity(file) if file.exists() else None
+        except StoreError:
+            return None
+
 
 def read_run(file: Path) -> Run:
     """Read one run file; raises StoreError in one line with the fix."""
@@ -164,6 +181,11 @@ def read_comparison(file: Path) -> Comparison:
 def read_bench(file: Path) -> Bench:
     """Read one stored bench; raises StoreError in one line with the fix."""
     return from_schema(file, BENCH_SCHEMA, "bench", Bench)
+
+
+def read_sensitivity(file: Path) -> Sensitivity:
+    """Read one stored damage map; raises StoreError in one line with the fix."""
+    return from_schema(file, SENSITIVITY_SCHEMA, "sensitivity", Sensitivity)
 
 
 def from_schema(file: Path, schema: str, key: str, kind: type[T]) -> T:

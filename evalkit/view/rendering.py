@@ -21,6 +21,7 @@ from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
 from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
+from evalkit.records.sensitivity import Sensitivity
 from evalkit.view import (
     batch,
     bench,
@@ -32,10 +33,12 @@ from evalkit.view import (
     machine,
     plan,
     run,
+    sensitivity,
     speculation,
 )
 from evalkit.view.flips import Flips
 from evalkit.view.gate import Judgements
+from evalkit.view.sensitivity import Maps
 from evalkit.view.sheet import Sheet, sheet_lines, sheet_markdown, sheet_text
 from evalkit.view.speculation import Speculations
 
@@ -87,6 +90,10 @@ _RENDERERS: Mapping[type, Renderer] = {
     ),
     Flips: Renderer(None, {"table": flips.to_text, "json": flips.to_json, "html": flips.to_html}),
     Speculations: Renderer(None, {"table": speculation.to_text, "json": speculation.to_json}),
+    Sensitivity: Renderer(
+        sensitivity.sheet, {"json": sensitivity.to_json, "csv": sensitivity.to_csv}
+    ),
+    Maps: Renderer(None, {"table": sensitivity.maps_to_text, "json": sensitivity.maps_to_json}),
     Batch: Renderer(None, {"table": batch.to_text, "json": batch.to_json, "html": batch.to_html}),
 }
 

@@ -5,7 +5,9 @@ import pytest
 
 from evalkit.errors import StoreError
 from evalkit.records import Comparison, Model, Run, Suite, Variant
-from evalkit.store.store import RUN_SCHEMA, Store, read_comparison
+from evalkit.records.decomposition import Divergence
+from evalkit.records.sensitivity import Piece, Sensitivity
+from evalkit.store.store import RUN_SCHEMA, Store, read_comparison, read_sensitivity
 
 RUN = Run("r1", Model("m", "id"), Variant("fp16", "transformers"), Suite("s"), "ok")
 
@@ -65,3 +67,14 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert Store().root == tmp_path / "home"
     monkeypatch.delenv("EVALKIT_HOME")
     assert Store().root == Path.home() / ".cache" / "evalkit"
+
+
+def test_a_damage_map_is_kept_under_its_id(tmp_path: Path) -> None:
+    found = Sensitivity(
+        "m", "fp16", "int4", "module", "swap", "swaps", 64, Divergence(0.3, 0.2, 0.4), 0.9, 1e-7,
+        (Piece("layers.1.mlp", "mlp", 1, 0.2, 0.1, 0.3, 1.5, 10, 30, ("layers.1.mlp",)),
+         Piece("head", "head", None, 0.1, 0.1, 0.1, -0.5, None, None)), id="s1",
+    )  # fmt: skip
+    assert read_sensitivity(Store(tmp_path).prepare().save_sensitivity(found)) == found
+    assert found.piece("layers.1.mlp").damage_per_byte == 0.2 / 30
+    assert found.piece("head").damage_per_byte is None

@@ -1,0 +1,113 @@
+"""Batch by batch through the pieces: all on the first ones, then those whose rank is open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from evalkit.analysis.sensitivity import open_ranks
+from evalkit.progress import Event, Listener
+from evalkit.running.sensitivity.passes import OneBatch, Passes
+from evalkit.running.sensitivity.pieces import BASELINE, WHOLE, Exchange, everything
+from evalkit.running.sensitivity.result import Found
+from evalkit.running.sensitivity.values import Columns
+from evalkit.scoring.batching import Indexes
+
+# Before a piece may be left with less text than others: so many batches, of so many tokens in all.
+_FIRST_BATCHES, _FIRST_TOKENS = 2, 1024
+
+
+class Measuring:
+    """Measures what the store lacks; `notes` are lines for the result.
+
+    `started` is when the time of `--seconds` began, by time.monotonic.
+    """
+
+    def __init__(self, found: Found, passes: Passes, started: float, send: Listener) -> None:
+        self.found, self.passes, self.started, self.send = found, passes, started, send
+        self.options = found.work.options
+        self.notes: tuple[str, ...] = ()
+        self.complete = True
+        # What nothing is exchanged in, and what everything is then.
+        self._context, opposite = (WHOLE, BASELINE) if passes.restores else (BASELINE, WHOLE)
+        self._opposite = everything([passes.everything], opposite)
+        self._whole_seconds: list[float] = []
+        self._swap_seconds: list[float] = []
+
+    def run(self) -> None:
+        """All batches, until the pieces have their ranks or the time is up."""
+        every = [*self.found.pieces, self._opposite]
+        if not self._left(every, set(self.found.chosen)):
+            return
+        self.passes.read_baseline(self.found.chosen)
+        batches = self.passes.batches(self.found.chosen, self.options["seed"])
+        with self.passes.context():
+            for index, batch in enumerate(batches):
+                wanted = self._wanted(batches[:index])
+                if not self._measure(batch, wanted, index / len(batches), 1 / len(batches)):
+                    self.complete = False
+                    break
+        if self._swap_seconds:
+            mean, whole = (sum(one) / len(one) for one in (self._swap_seconds, self._whole_seconds))
+            self.notes += (
+                f"{len(self._swap_seconds)} swaps took {mean / whole:.2f} of a whole pass each",
+            )
+
+    def _left(self, pieces: Sequence[Exchange], windows: set[int]) -> list[Exchange]:
+        """The pieces that lack a value of the `windows`."""
+        return [one for one in pieces if not windows <= self.found.values.done(one.key)]
+
+    def _wanted(self, before: Sequence[Indexes]) -> list[Exchange]:
+        """What is measured of the next batch, after those `before`: pieces whose rank is open."""
+        windows = {int(window) for batch in before for window in batch}
+        tokens = int(self.passes.windows.scored[sorted(windows)].sum())
+        pieces = list(self.found.pieces)
+        if len(before) >= _FIRST_BATCHES and tokens >= _FIRST_TOKENS:
+            known = [piece for piece in pieces if windows <= self.found.done(piece)]
+            damage = {piece.name: self.found.damage(piece, windows) for piece in known}
+            ranked = open_ranks(self.found.values.table(WHOLE, windows), damage)
+            pieces = [piece for piece in known if piece.name in ranked]
+        return [self._opposite, *pieces]
+
+    def _measure(self, batch: Indexes, wanted: Sequence[Exchange], at: float, share: float) -> bool:
+        """Measure `wanted` on one batch; False where the time did not allow all of it.
+
+        The batch is `share` of all the work, which is done up to `at`.
+        """
+        if not self._left(wanted, set(map(int, batch))):
+            return True
+        for one in self.passes.of_batch(batch):
+            windows = set(map(int, one.batch))
+            self._keep(self._context, windows, one.context)
+            self._whole_seconds.append(one.seconds)
+            left = self._left(wanted, windows)
+            for index, piece in enumerate(left):
+                self._tell(at + share * index / len(left))
+                if self._late:
+                    return False
+                self._swap(one, piece, windows)
+        return True
+
+    def _swap(self, one: OneBatch, piece: Exchange, windows: set[int]) -> None:
+        begun = time.monotonic()
+        self._keep(piece.key, windows, one.swapped(piece))
+        if piece is not self._opposite:
+            self._swap_seconds.append(time.monotonic() - begun)
+            if self.options["control"]:
+                noisy = one.controlled(piece, self.options["seed"])
+                if noisy is not None:
+                    self._keep(piece.control_key, windows, noisy)
+
+    def _keep(self, key: str, windows: set[int], columns: Columns) -> None:
+        if not windows <= self.found.values.done(key):
+            self.found.values.add(key, columns)
+
+    @property
+    def _late(self) -> bool:
+        seconds = float(self.options["seconds"])
+        return seconds > 0 and time.monotonic() - self.started > seconds
+
+    def _tell(self, part: float) -> None:
+        label, count = self.found.work.variant.variant.label, len(self.found.pieces)
+        total = count * len(self.found.chosen)
+        self.send(Event(label, "exchanging pieces", part * total, total, "swaps"))
