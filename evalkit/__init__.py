@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         pull,
         quantize,
         report,
+        search,
         sensitivity,
         speculate,
     )
@@ -48,6 +49,7 @@ _PUBLIC = {
     "plan": "evalkit.api",
     "pull": "evalkit.api",
     "quantize": "evalkit.api",
+    "search": "evalkit.api",
     "sensitivity": "evalkit.api",
     "speculate": "evalkit.api",
     "EvalkitError": "evalkit.errors",
@@ -81,6 +83,7 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "search",
     "sensitivity",
     "speculate",
 ]

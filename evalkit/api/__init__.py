@@ -15,6 +15,7 @@ from evalkit.api.opening import (
     load_run,
     report,
 )
+from evalkit.api.searching import search
 from evalkit.api.speculating import speculate
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "search",
     "sensitivity",
     "speculate",
 ]

@@ -330,6 +330,10 @@ class Maker:
                     found.setdefault(name, why)
         return found
 
+    def misfit(self, variant: Variant, shape: Shape) -> str:
+        """Why a layer of (outputs, inputs) cannot be held in a format; "" where it can."""
+        return self._unfit({"layer": shape}, {"layer": variant}).get("layer", "")
+
     def _smaller_groups(self, variant: Variant) -> list[int]:
         """Group sizes to try instead, the largest first, one scale for a row last."""
         size = self._group_size(variant)

@@ -8,6 +8,8 @@ A backend is one file in this folder with
 - `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
   original checkpoint, or what `quantize` wrote
 - `load_random(checkpoint, variant, device, *, seed) -> Loaded`, where random weights make sense
+- `misfit(variant, shape) -> str`, where `SPEC.mixes`: why a layer of (outputs, inputs) cannot be
+  held in that format, "" where it can
 - `scheme(variant) -> Scheme`: how a linear layer is stored and read, for the planner
 - `content(variant, *, offline, allow_pickle, trust_remote_code, hash_cache) -> str`, where the
   weights are not made from the model's: what identifies them, taken from their content

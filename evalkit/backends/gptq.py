@@ -112,7 +112,7 @@ def _instead(variant: Variant) -> tuple[str, ...]:
 
 # Packed words are 32 bit: every bit width fills them with 32 values.
 _MAKER = Maker(SPEC, _made, _asked, packs=(32, 32), instead=_instead)
-check, problem = _MAKER.check, _MAKER.problem
+check, problem, misfit = _MAKER.check, _MAKER.problem, _MAKER.misfit
 kernel_for, missing_tools, build = _MAKER.kernel_for, _MAKER.missing_tools, _MAKER.build
 arithmetic, prepare, quantize = _MAKER.arithmetic, _MAKER.prepare, _MAKER.quantize
 load, load_random = _MAKER.load, _MAKER.load_random

@@ -99,13 +99,18 @@ def _check_format(variant: Variant, shapes: Mapping[str, Shape]) -> None:
             f"{variant.text} is not possible: torchao's tiles of 4-bit weights take bf16 only; use"
             f" dtype=bf16, or {_ALTERNATIVE}"
         )
-    size = int(options["group_size"])
     for name, shape in shapes.items():
-        if shape[1] % size:
+        if why := misfit(variant, shape):
             raise VariantError(
-                f"{variant.text} cannot divide {name} into groups: {shape[1]} inputs are no"
-                f" multiple of {size}; use a smaller group_size or {_ALTERNATIVE}"
+                f"{variant.text} cannot divide {name} into groups: {why}; use a smaller group_size"
+                f" or {_ALTERNATIVE}"
             )
+
+
+def misfit(variant: Variant, shape: Shape) -> str:
+    """Why a layer of (outputs, inputs) cannot be held in a format; "" where it can."""
+    size = int(resolved_options(SPEC, variant).get("group_size", 1))
+    return f"{shape[1]} inputs are no multiple of {size}" if shape[1] % size else ""
 
 
 def label(variant: Variant) -> str:

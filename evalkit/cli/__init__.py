@@ -22,6 +22,7 @@ from evalkit.cli import (
     mapping,
     opening,
     planning,
+    searching,
     speculating,
 )
 from evalkit.cli.late import ChartCommand, CheckCommand
@@ -59,6 +60,7 @@ for command in (
     batch.batch,
     speculating.speculate,
     mapping.sensitivity,
+    searching.search,
     examining.doctor,
     opening.flips,
     opening.report,

@@ -15,6 +15,7 @@ from evalkit.options.commands import (
     PlanOptions,
     PullOptions,
     QuantizeOptions,
+    SearchOptions,
     SensitivityOptions,
     SpeculateOptions,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "PlanOptions",
     "PullOptions",
     "QuantizeOptions",
+    "SearchOptions",
     "SensitivityOptions",
     "SpeculateOptions",
     "contexts",

@@ -21,6 +21,7 @@ from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
 from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
+from evalkit.records.search import Search
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.view import (
     batch,
@@ -33,6 +34,7 @@ from evalkit.view import (
     machine,
     plan,
     run,
+    search,
     sensitivity,
     speculation,
 )
@@ -90,6 +92,7 @@ _RENDERERS: Mapping[type, Renderer] = {
     ),
     Flips: Renderer(None, {"table": flips.to_text, "json": flips.to_json, "html": flips.to_html}),
     Speculations: Renderer(None, {"table": speculation.to_text, "json": speculation.to_json}),
+    Search: Renderer(search.sheet, {"json": search.to_json, "csv": search.to_csv}),
     Sensitivity: Renderer(
         sensitivity.sheet, {"json": sensitivity.to_json, "csv": sensitivity.to_csv}
     ),

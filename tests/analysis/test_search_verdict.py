@@ -64,7 +64,7 @@ def test_a_true_map_is_found_to_gain() -> None:
 
 def claims_gain(seed: int, *, informed: bool) -> bool:
     """Whether a simulated search at one budget claims a gain."""
-    true = groups(seed, 10, layers=5)
+    true = groups(seed, 16, layers=8)
     drawn = random.Random(seed)
     noise = [
         replace(g, candidates=tuple(replace(c, damage=drawn.random()) for c in g.candidates))
