@@ -13,6 +13,7 @@ from evalkit.api.opening import (
     load_bench,
     load_comparison,
     load_run,
+    load_sensitivity,
     report,
 )
 from evalkit.api.searching import search
@@ -31,6 +32,7 @@ __all__ = [
     "load_bench",
     "load_comparison",
     "load_run",
+    "load_sensitivity",
     "plan",
     "pull",
     "quantize",

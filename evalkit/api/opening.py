@@ -13,7 +13,8 @@ from evalkit.metrics import table_columns
 from evalkit.plain_text import clean_columns
 from evalkit.records import Comparison, Flip, Run
 from evalkit.records.bench import Bench
-from evalkit.store.store import Store, read_bench, read_comparison, read_run
+from evalkit.records.sensitivity import Sensitivity
+from evalkit.store.store import Store, read_bench, read_comparison, read_run, read_sensitivity
 
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs", "comparisons")
 
@@ -54,6 +55,18 @@ def load_bench(bench: str | Path | None = None, store: str | Path | None = None)
     return read_bench(_one(folder, str(bench)))
 
 
+def load_sensitivity(
+    sensitivity: str | Path | None = None, store: str | Path | None = None
+) -> Sensitivity:
+    """A stored damage map by its id or file, the newest one by default; needs no torch."""
+    if sensitivity is not None and Path(sensitivity).suffix == ".json":
+        return read_sensitivity(Path(sensitivity))
+    folder = Store(store).root / "sensitivity"
+    if sensitivity is None:
+        return read_sensitivity(_newest(folder, "sensitivity"))
+    return read_sensitivity(_one(folder, str(sensitivity)))
+
+
 def flips(
     comparison: Comparison | str | Path | None = None,
     task: str | None = None,
@@ -72,10 +85,10 @@ def flips(
 def chart(
     name: str,
     out: Path | str,
-    result: Comparison | Bench | str | Path | None = None,
+    result: Comparison | Bench | Sensitivity | str | Path | None = None,
     store: str | Path | None = None,
 ) -> Path:
-    """Draw the chart `name` of a comparison or a bench into the file `out` (.svg, .png or .pdf).
+    """Draw the chart `name` of a result into the file `out` (.svg, .png or .pdf).
 
     `result` is the record, the id or file of a stored one, or None for the newest of the kind that
     has such a chart. Raises UsageError for an unknown chart, EvalkitError where its data is
@@ -84,20 +97,21 @@ def chart(
     from evalkit.view import charts
     from evalkit.view.charts.canvas import write
 
-    known = {kind: charts.chart_names(kind) for kind in ("comparison", "bench")}
+    known = {kind: charts.chart_names(kind) for kind in ("comparison", "bench", "sensitivity")}
     kinds = [kind for kind, names in known.items() if name in names]
     if not kinds:
         raise unknown("chart", name, [one for names in known.values() for one in names])
-    if isinstance(result, Comparison | Bench):
+    if isinstance(result, Comparison | Bench | Sensitivity):
         kind = charts.kind_of(result)
         if kind not in kinds:
             raise UsageError(f"a {kind} has no chart {name}: allowed are {', '.join(known[kind])}")
-    if isinstance(result, Bench):
+    if isinstance(result, Bench | Sensitivity):
         drawn = charts.draw(name, result)
     elif isinstance(result, Comparison) or kinds[0] == "comparison":
         drawn = charts.draw(name, *_opened(result, store))
     else:
-        drawn = charts.draw(name, load_bench(result, store))
+        load = load_bench if kinds[0] == "bench" else load_sensitivity
+        drawn = charts.draw(name, load(result, store))
     return write(drawn, Path(out))
 
 

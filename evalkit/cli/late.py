@@ -46,8 +46,8 @@ class ChartCommand(TyperCommand):
 
         params = super().get_params(ctx)
         name: Any = next(param for param in params if param.name == "name")
-        kinds = ("comparison", "bench")
-        words = [f"of a {kind}: {', '.join(chart_names(kind))}." for kind in kinds]
+        kinds = {"comparison": "comparison", "bench": "bench", "sensitivity": "damage map"}
+        words = [f"of a {noun}: {', '.join(chart_names(kind))}." for kind, noun in kinds.items()]
         name.help = f"A chart {' Or '.join(words)}"
         return params
 

@@ -40,7 +40,7 @@ def chart(
     ] = None,
     out: Store = None,
 ) -> None:
-    """Draw one chart of a stored comparison or bench."""
+    """Draw one chart of a stored comparison, bench or damage map."""
     from evalkit import api
 
     print(api.chart(name, file or Path(f"{name}.svg"), run, store=out))

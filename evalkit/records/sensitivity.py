@@ -7,9 +7,9 @@ record of raw values, `evalkit.view.sensitivity` shows it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from evalkit.displayable import Displayable
+from evalkit.displayable import Displayable, display
 from evalkit.records.decomposition import Divergence
 
 SCHEMA = "evalkit.sensitivity/1"
@@ -100,3 +100,7 @@ class Sensitivity(Displayable):
         """The piece called `name`; raises KeyError for none."""
         found = {piece.name: piece for piece in self.pieces}
         return found[name]
+
+    def frame(self) -> Any:
+        """The pieces as a pandas DataFrame with numbers, one row each, their names as index."""
+        return display().pieces_frame(self)

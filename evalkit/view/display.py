@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit.errors import unknown
 from evalkit.records import Comparison
+from evalkit.records.sensitivity import Sensitivity
 from evalkit.store.store import Store
 from evalkit.view.rendering import render, sheet_of, terminal_width
 
@@ -61,6 +62,15 @@ def _drawn(name: str, record: Any) -> Any:
     has_tables = isinstance(record, Comparison)
     tables = reopen(record, Store(record.store or None)) if has_tables else None
     return charts.draw(name, record, tables)
+
+
+def pieces_frame(record: Sensitivity) -> Any:
+    """The pieces of a damage map as a plain DataFrame."""
+    import pandas as pd
+
+    from evalkit.view.sensitivity import rows
+
+    return pd.DataFrame(rows(record)).set_index("name")
 
 
 def flip_browser(comparison: Comparison, task: str | None = None) -> Any:

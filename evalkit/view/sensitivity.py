@@ -64,8 +64,13 @@ def content(found: Sensitivity) -> dict[str, Any]:
 
 def to_csv(found: Sensitivity) -> str:
     """One line a piece, with the columns of the JSON."""
-    rows = [_fields(piece) | {"modules": " ".join(piece.modules)} for piece in found.pieces]
-    return csv_text(list(rows[0]), rows)
+    listed = rows(found)
+    return csv_text(list(listed[0]), listed)
+
+
+def rows(found: Sensitivity) -> list[dict[str, Any]]:
+    """The fields of each piece, its modules in one word."""
+    return [_fields(piece) | {"modules": " ".join(piece.modules)} for piece in found.pieces]
 
 
 def heading(found: Sensitivity) -> list[str]:

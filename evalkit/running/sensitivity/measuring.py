@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from evalkit.analysis.sensitivity import open_ranks
 from evalkit.progress import Event, Listener
@@ -37,7 +37,7 @@ class Measuring:
     def run(self) -> None:
         """All batches, until the pieces have their ranks or the time is up."""
         every = [*self.found.pieces, self._opposite]
-        if not self._left(every, set(self.found.chosen)):
+        if not self._left(every, self.found.chosen):
             return
         self.passes.read_baseline(self.found.chosen)
         batches = self.passes.batches(self.found.chosen, self.options["seed"])
@@ -53,9 +53,16 @@ class Measuring:
                 f"{len(self._swap_seconds)} swaps took {mean / whole:.2f} of a whole pass each",
             )
 
-    def _left(self, pieces: Sequence[Exchange], windows: set[int]) -> list[Exchange]:
+    def _left(self, pieces: Sequence[Exchange], windows: Collection[int]) -> list[Exchange]:
         """The pieces that lack a value of the `windows`."""
-        return [one for one in pieces if not windows <= self.found.values.done(one.key)]
+        return [one for one in pieces if self._lacking(one, windows)]
+
+    def _lacking(self, piece: Exchange, windows: Collection[int]) -> list[str]:
+        """The keys of values that are lacking: of the swap itself, and of its control."""
+        wanted = [piece.key]
+        if self.options["control"] and self.passes.can_control(piece):
+            wanted.append(piece.control_key)
+        return [key for key in wanted if not self.found.values.done(key).issuperset(windows)]
 
     def _wanted(self, before: Sequence[Indexes]) -> list[Exchange]:
         """What is measured of the next batch, after those `before`: pieces whose rank is open."""
@@ -88,18 +95,17 @@ class Measuring:
                 self._swap(one, piece, windows)
         return True
 
-    def _swap(self, one: OneBatch, piece: Exchange, windows: set[int]) -> None:
-        begun = time.monotonic()
-        self._keep(piece.key, windows, one.swapped(piece))
-        if piece is not self._opposite:
-            self._swap_seconds.append(time.monotonic() - begun)
-            if self.options["control"]:
-                noisy = one.controlled(piece, self.options["seed"])
-                if noisy is not None:
-                    self._keep(piece.control_key, windows, noisy)
+    def _swap(self, one: OneBatch, piece: Exchange, windows: Collection[int]) -> None:
+        lacking, begun = self._lacking(piece, windows), time.monotonic()
+        if piece.key in lacking:
+            self._keep(piece.key, windows, one.swapped(piece))
+            if piece is not self._opposite:
+                self._swap_seconds.append(time.monotonic() - begun)
+        if piece.control_key in lacking:
+            self._keep(piece.control_key, windows, one.controlled(piece, self.options["seed"]))
 
-    def _keep(self, key: str, windows: set[int], columns: Columns) -> None:
-        if not windows <= self.found.values.done(key):
+    def _keep(self, key: str, windows: Collection[int], columns: Columns) -> None:
+        if not self.found.values.done(key).issuperset(windows):
             self.found.values.add(key, columns)
 
     @property

@@ -34,7 +34,7 @@ from evalkit.scoring.suffix import Boundaries, PartialForward, hidden_states
 from evalkit.texts.windows import Windows
 
 # Tokens on which it is tried where passes can begin.
-_TRIED_TOKENS = 64
+_TRIED_TOKENS = 16
 STATISTICS = ("kl", "nll")
 
 
@@ -116,6 +116,12 @@ class Passes:
         for half in halves(batch):
             yield from self.of_batch(half)
 
+    def can_control(self, piece: Exchange) -> bool:
+        """Whether noise can stand for the error of `piece`: a pass must begin behind its layer."""
+        if piece.layer is None:
+            return False
+        return self.boundaries.starts[piece.layer + 1] == piece.layer + 1
+
     def swapped(self, piece: Exchange) -> contextlib.AbstractContextManager[None]:
         """While the block runs, `piece` is that of the other model."""
         return self._restored(piece) if self.restores else self._exchanged(piece)
@@ -137,10 +143,10 @@ class Passes:
     def reference_logits(self, batch: Indexes) -> KeptRows:
         """The baseline's logits of the scored tokens of `batch`."""
         rows, forward = self.record.rows.read(batch), self.record.forward
-        made = [
-            self._head(part.to(self.model.device)).cpu()
-            for part in rows.split(forward.rows_at_once)
-        ]
+        made = []
+        for start in range(0, len(rows), forward.rows_at_once):
+            part = rows[start : start + forward.rows_at_once]
+            made.append(self._head(part.to(self.model.device)).cpu())
         kept = KeptRows(self.windows)
         kept.write(batch, torch.cat(made))
         return kept
@@ -183,15 +189,14 @@ class OneBatch:
         with self.passes.swapped(piece):
             return self._score(self._forward(piece))
 
-    def controlled(self, piece: Exchange, seed: int) -> Columns | None:
+    def controlled(self, piece: Exchange, seed: int) -> Columns:
         """The columns of a pass with noise behind the layer of `piece` in place of its error.
 
-        The noise is Gaussian, for each token of the size of what the exchange changes there. None
-        for a piece that is of no one layer, or where no pass can begin behind it.
+        The noise is Gaussian, for each token of the size of what the exchange changes there; see
+        `Passes.can_control`.
         """
+        assert piece.layer is not None
         layer = piece.layer
-        if layer is None or self._boundaries.starts[layer + 1] != layer + 1:
-            return None
         generator = torch.Generator().manual_seed(seed + int(self.batch[0]))
         kept = hidden_states(self._boundaries.outputs[layer])
         error = self._changed(piece, layer).float() - kept.float()

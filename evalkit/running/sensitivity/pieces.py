@@ -144,7 +144,7 @@ def pieces_of(found: Differences, by: By, *, cache: bool) -> tuple[Exchange, ...
     if cache:
         pieces.append(Exchange(CACHE, CACHE, cache=True))
     if not pieces:
-        raise VariantError("the variant's weights are the baseline's: nothing is to be exchanged")
+        raise VariantError("the weights are the baseline's: there is nothing to exchange")
     return tuple(pieces)
 
 

@@ -188,7 +188,7 @@ def _worst_first(pieces: Collection[Piece]) -> tuple[Piece, ...]:
 
 
 def _noise(baseline: TokenTable) -> float:
-    return max(0.0, _mean_divergence(baseline))
+    return abs(_mean_divergence(baseline))
 
 
 def _mean_divergence(table: TokenTable) -> float:

@@ -1,8 +1,9 @@
-"""Charts of comparisons, benches, plans, searches: one file each, in the folder of what it draws.
+"""Charts of comparisons, benches, plans, damage maps and searches: a file each, by their kind.
 
 `draw("tradeoff", comparison, tables)` draws one by name. Listing names imports no matplotlib; what
 a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
-groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan, evalkit.charts.search.
+groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan,
+evalkit.charts.sensitivity and evalkit.charts.search.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "chart_names", "draw", "find_chart", "in_report_order", "kind_of"]
 
-KINDS = ("comparison", "bench", "plan", "search")
+KINDS = ("comparison", "bench", "plan", "sensitivity", "search")
 
 
 def kind_of(result: Any) -> str:
-    """The kind of `result` as charts are sorted by it: "comparison", "bench", "plan", "search"."""
+    """The kind of `result` as charts are sorted by it: one of `KINDS`, if it has any."""
     return type(result).__name__.lower()
 
 
@@ -46,7 +47,7 @@ def find_chart(kind: str, name: str) -> ChartFunction[...]:
 
 
 def draw(name: str, result: Any, tables: Tables | None = None) -> Chart:
-    """The chart `name` of a comparison, a bench, a plan or a search.
+    """The chart `name` of a comparison, a bench, a plan or a damage map.
 
     `tables` holds the raw values of a comparison by label of the variant and may be empty; charts
     that need them say so. Raises UsageError with a suggestion for an unknown name, and
