@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         pull,
         quantize,
         report,
+        search,
         sensitivity,
         speculate,
     )
@@ -52,6 +53,7 @@ _PUBLIC = {
     "plan": "evalkit.api",
     "pull": "evalkit.api",
     "quantize": "evalkit.api",
+    "search": "evalkit.api",
     "sensitivity": "evalkit.api",
     "speculate": "evalkit.api",
     "EvalkitError": "evalkit.errors",
@@ -87,6 +89,7 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "search",
     "sensitivity",
     "speculate",
 ]

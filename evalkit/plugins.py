@@ -27,6 +27,7 @@ GROUPS: Mapping[str, str] = {
     "charts.bench": "view/charts/bench",
     "charts.plan": "view/charts/plan",
     "charts.sensitivity": "view/charts/sensitivity",
+    "charts.search": "view/charts/search",
 }
 
 

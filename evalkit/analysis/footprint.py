@@ -14,9 +14,10 @@ intermediate tensors of the MLP and the float32 logits of the last position are 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from evalkit.analysis.architecture import ModelShape, Moment
+from evalkit.analysis.architecture import Linear, ModelShape, Moment
 from evalkit.analysis.cache_formats import CacheFormat
 
 
@@ -52,6 +53,7 @@ class Scheme:
     have 8 bit too: products run at the card's rate of INT8, which is that of FP8 where it has it.
     `fraction` of the decode roofline is what to expect at batch 1, as `source` found it. `cache` is
     the format of a quantized KV cache; without one keys and values have `rest_bytes` an element.
+    `modules` are layers that are stored otherwise, by name.
     """
 
     title: str
@@ -70,11 +72,12 @@ class Scheme:
     cuda: Work = NO_WORK
     cpu: Work = NO_WORK
     cache: CacheFormat | None = None
+    modules: Mapping[str, Scheme] = field(default_factory=dict)
 
     @property
     def quantized(self) -> bool:
         """Whether linear layers are packed in fewer than 16 bits."""
-        return self.bits < 16
+        return self.bits < 16 or any(own.bits < 16 for own in self.modules.values())
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,29 @@ def weight_bytes(shape: ModelShape, scheme: Scheme, work: Work = NO_WORK) -> Wei
     """Bytes of all weights of `shape` stored by `scheme`, in tiles as the kernels of `work` ask."""
     if not scheme.quantized:
         return WeightBytes(0.0, 0.0, 0.0, shape.parameters * scheme.bits / 8)
-    stored = [_padded(linear.outputs, linear.inputs, work) for linear in shape.linears]
-    groups = sum(rows * math.ceil(width / (scheme.group_size or width)) for rows, width in stored)
+    stored = [
+        linear_bytes(linear, scheme.modules.get(linear.name, scheme), work)
+        for linear in shape.linears
+    ]
     return WeightBytes(
-        packed=sum(rows * width for rows, width in stored) * scheme.bits / 8,
-        scales=groups * scheme.scale_bytes
-        + len(shape.linears) * scheme.layer_bytes
-        + sum(width for _, width in stored) * scheme.input_bytes,
+        packed=math.fsum(one.packed for one in stored),
+        scales=math.fsum(one.scales for one in stored),
+        zeros=math.fsum(one.zeros for one in stored),
+        rest=math.fsum(one.rest for one in stored) + _rest_bytes(shape, scheme),
+    )
+
+
+def linear_bytes(linear: Linear, scheme: Scheme, work: Work = NO_WORK) -> WeightBytes:
+    """Bytes of the weights of one linear layer stored by `scheme`, without its bias."""
+    if scheme.bits >= 16:
+        return WeightBytes(0.0, 0.0, 0.0, linear.outputs * linear.inputs * scheme.bits / 8)
+    rows, width = _padded(linear.outputs, linear.inputs, work)
+    groups = rows * math.ceil(width / (scheme.group_size or width))
+    return WeightBytes(
+        packed=rows * width * scheme.bits / 8,
+        scales=groups * scheme.scale_bytes + scheme.layer_bytes + width * scheme.input_bytes,
         zeros=groups * scheme.zero_bits / 8,
-        rest=_rest_bytes(shape, scheme),
+        rest=0.0,
     )
 
 

@@ -17,6 +17,7 @@ from evalkit.api.opening import (
     load_sensitivity,
     report,
 )
+from evalkit.api.searching import search
 from evalkit.api.speculating import speculate
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "pull",
     "quantize",
     "report",
+    "search",
     "sensitivity",
     "speculate",
 ]

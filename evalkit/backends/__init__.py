@@ -17,6 +17,7 @@ from evalkit.backends._kv_cache import (
     without_cache,
 )
 from evalkit.backends._ladder import next_method, settled
+from evalkit.backends._mixed import PLAN, format_words
 from evalkit.backends._parse import BARE, parse_variant, spec_of
 from evalkit.backends._spec import (
     BackendSpec,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BARE",
     "LEAST_PACKED",
+    "PLAN",
     "SIMULATED",
     "BackendSpec",
     "Capability",
@@ -46,6 +48,7 @@ __all__ = [
     "check_device",
     "check_installed",
     "for_scoring",
+    "format_words",
     "keeps",
     "kernel_for",
     "label",

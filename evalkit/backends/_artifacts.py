@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from evalkit import plugins
+from evalkit.backends import _mixed
 from evalkit.backends._checks import DTYPES
 from evalkit.backends._kernels import kernel_for
 from evalkit.backends._kv_cache import without_cache
@@ -172,6 +173,7 @@ def artifact_name(
         options,
         _versions(variant),
     ]
+    content += list(filter(None, [_mixed.identity(variant)]))
     kind = device.partition(":")[0]
     content += [] if kind == "cpu" else [kind]
     return f"{variant.precision}-{spec.name}-{content_hash([*content, calibration])}"

@@ -163,27 +163,31 @@ _failed: dict[str, str] = {}
 
 
 def choose(
-    layout: Layout, shapes: Mapping[str, Shape], capability: Capability, asked: str = "auto"
+    layouts: Mapping[Layout, Mapping[str, Shape]], capability: Capability, asked: str = "auto"
 ) -> tuple[Kernel, KernelChoice]:
-    """The fastest kernel that takes every one of `shapes`, and whose tools this machine has.
+    """The fastest kernel that takes all layers, and whose tools this machine has.
 
-    A kernel that is `asked` for by name is never replaced. Raises VariantError where none can run.
+    `layouts` are the shapes of the layers by how they are held: several of a mix. A kernel that is
+    `asked` for by name is never replaced. Raises VariantError where none can run.
     """
     device = "cpu" if capability is None else "cuda"
+    first = next(iter(layouts))
     passed: list[tuple[Kernel, str, str]] = []
     for kernel in KERNELS:
-        if layout.method not in kernel.methods or kernel.device != device:
+        if first.method not in kernel.methods or kernel.device != device:
             continue
         if kernel.name != asked if asked != "auto" else not kernel.by_itself:
             continue
-        why, fix = _obstacle(kernel, layout, shapes, capability)
+        found = (_obstacle(kernel, *one, capability) for one in layouts.items())
+        why, fix = next((one for one in found if one[0]), ("", ""))
         if not why:
-            return kernel, _choice(kernel, layout, passed)
+            return kernel, _choice(kernel, first, passed)
         passed.append((kernel, why, fix))
     tried = "; ".join(f"{kernel.layer}: {why}" for kernel, why, _ in passed) or "there is none"
     fixes = [fix for _, _, fix in passed if fix]
     raise VariantError(
-        f"kernel={asked} cannot run {layout.method.upper()} in {layout.bits} bit on {device}"
+        f"kernel={asked} cannot run {first.method.upper()} in"
+        f" {_words(dict.fromkeys(one.bits for one in layouts))} bit on {device}"
         f" ({tried}): {fixes[0] if fixes else 'use kernel=auto'}"
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.backends import _gptqmodel_kernels as kernels
 from evalkit.backends._gptqmodel import import_quietly, known_types, silence
+from evalkit.backends._gptqmodel_dynamic import settings_of
 from evalkit.backends._gptqmodel_kernels import Kernel, Layout
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.models.cuda_build import capability
@@ -45,7 +46,11 @@ def settle(
     written = made.get("checkpoint_format") or made.get("format") or made.get("version") or known[0]
     if str(written).lower() not in known:
         return None
-    return kernels.choose(Layout.of_config(made, dtype), shapes, on, asked)
+    layouts: dict[Layout, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
+        if (own := settings_of(made, name)) is not None:
+            layouts.setdefault(Layout.of_config(own, dtype), {})[name] = shape
+    return kernels.choose(layouts or {Layout.of_config(made, dtype): {}}, on, asked)
 
 
 def written_dtype(config: Mapping[str, Any]) -> str:
@@ -66,9 +71,10 @@ def packed_shapes(source: Path, made: Mapping[str, Any]) -> dict[str, Shape]:
         for name, tensor in read_header(file).items():
             if name.endswith(".qweight"):
                 rows, columns = (int(size) for size in tensor["shape"])
-                words = 32 / int(made["bits"])
+                module = name.removesuffix(".qweight")
+                words = 32 / int((settings_of(made, module) or made)["bits"])
                 gptq = made["quant_method"] == "gptq"
-                found[name.removesuffix(".qweight")] = (
+                found[module] = (
                     (columns, round(rows * words)) if gptq else (round(columns * words), rows)
                 )
     return found or decoder_linears(meta_model(read_config(source)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel, _gptqmodel_kernels, _gptqmodel_load
+from evalkit.backends import _gptqmodel, _gptqmodel_kernels, _gptqmodel_load, _mixed
 from evalkit.backends._checks import (
     DTYPES,
     LEAST_PACKED,
@@ -20,7 +20,9 @@ from evalkit.backends._checks import (
     check_unquantized,
     refuse,
 )
+from evalkit.backends._gptqmodel_dynamic import most_frequent, rules
 from evalkit.backends._kernels import Capability, KernelChoice
+from evalkit.backends._mixed import Parts
 from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
 from evalkit.errors import VariantError
 from evalkit.progress import Listener, ignore
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
 REQUIRES = ("gptqmodel", "optimum")
 INSTALL = "pip install gptqmodel==7.6.0 optimum"
 DTYPE = Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16"))
+# Of a checkpoint whose modules differ.
+MIXES = ("group_size",)
+LOADERS = (
+    "GPTQModel",
+    "vLLM and SGLang by their documents (vLLM: 4 and 8 bit on Marlin)",
+    "not plain transformers",
+)
 KERNEL = Option(
     "kernel",
     "auto",
@@ -55,14 +64,15 @@ CALIBRATION = (
 )
 
 
-def group_size(allowed: tuple[int, ...]) -> Option:
-    """The option of how many inputs share a scale."""
+def group_size(allowed: tuple[int, ...], precisions: tuple[str, ...] = ()) -> Option:
+    """The option of how many inputs share a scale, of all `precisions` or those given."""
     return Option(
         "group_size",
         128,
         "inputs that share a scale; -1 is one scale for a whole row",
         allowed=allowed,
         shown=True,
+        precisions=precisions,
     )
 
 
@@ -109,7 +119,10 @@ class Maker:
         from evalkit.models.shapes import decoder_shapes
 
         shapes = decoder_shapes(checkpoint)
-        unfit = self._unfit(shapes, variant)
+        parts = _mixed.parts(variant, self.spec, shapes)
+        unfit = self._unfit(shapes, parts)
+        if _mixed.is_mixed(variant):
+            _mixed.refuse_widths(variant, unfit, parts)
         elements = sum(shapes[name][0] * shapes[name][1] for name in unfit)
         if elements <= (1 - LEAST_PACKED) * sum(rows * width for rows, width in shapes.values()):
             return ""
@@ -182,10 +195,13 @@ class Maker:
             str(source), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
         )
         check_device(self.spec, device)
+        shapes = decoder_shapes(checkpoint)
+        parts = _mixed.parts(variant, self.spec, shapes)
+        parts = {**parts, **dict.fromkeys(self._unfit(shapes, parts))}
         _gptqmodel_quantize.quantize(
             source,
             variant,
-            self.asked(variant),
+            self.asked(most_frequent(parts)),
             out,
             device,
             calibration,
@@ -193,7 +209,8 @@ class Maker:
             arithmetic=self.arithmetic(variant, device),
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
-            left=tuple(self._unfit(decoder_shapes(checkpoint), variant)),
+            dynamic=rules(parts, self.asked),
+            check=lambda model: self._check_made(model, variant),
             listener=listener,
         )
 
@@ -226,7 +243,7 @@ class Maker:
         asked = self._kernel(variant)
         model, notes = load_model(asked)
         return dataclasses.replace(
-            _loaded(model, variant, notes),
+            self._loaded(model, variant, notes),
             reload=lambda: load_model(asked)[0],
             unpackable=None if device == "cpu" else lambda: load_model("torch")[0],
         )
@@ -238,6 +255,11 @@ class Maker:
         from evalkit.models.random_weights import NOTE
         from evalkit.models.shapes import decoder_shapes
 
+        if _mixed.is_mixed(variant):
+            raise VariantError(
+                f"{variant.text} cannot be made of random weights: leave it out, or give"
+                " --weights checkpoint"
+            )
         check_device(self.spec, device)
         self.check(checkpoint, variant)
         model, notes = _gptqmodel_load.load_random(
@@ -249,14 +271,37 @@ class Maker:
             seed=seed,
             kernel=self._kernel(variant),
         )
-        return _loaded(model, variant, (NOTE, *notes))
+        return self._loaded(model, variant, (NOTE, *notes))
+
+    def _loaded(self, model: PreTrainedModel, variant: Variant, notes: tuple[str, ...]) -> Loaded:
+        from evalkit.backends._gptqmodel_layers import FORMATS
+        from evalkit.models.kernels import kernel_names
+        from evalkit.models.layers import kept_16bit
+        from evalkit.models.loading import Loaded
+
+        self._check_made(model, variant)
+        kernel = kernel_names(model, FORMATS)
+        return Loaded(model, kernel, kept_16bit(model), notes, formats=FORMATS)
+
+    def _check_made(self, model: PreTrainedModel, variant: Variant) -> None:
+        """Raise VariantError where the model is not packed, or a mix not as its plan says."""
+        if _mixed.is_mixed(variant):
+            _mixed.check_made(model, variant, self.spec)
+        else:
+            check_quantized(model, variant)
 
     def _settle(
         self, variant: Variant, shapes: Mapping[str, Shape], capability: Capability
     ) -> tuple[_gptqmodel_kernels.Kernel, KernelChoice]:
         dtype = DTYPES[self._dtype(variant)]
-        layout = _gptqmodel_kernels.Layout.of_config(self.made(variant), dtype)
-        return _gptqmodel_kernels.choose(layout, shapes, capability, self._kernel(variant))
+        layouts: dict[_gptqmodel_kernels.Layout, dict[str, Shape]] = {}
+        for name, part in _mixed.parts(variant, self.spec, shapes).items():
+            if part is not None:
+                layout = _gptqmodel_kernels.Layout.of_config(self.made(part), dtype)
+                layouts.setdefault(layout, {})[name] = shapes[name]
+        if not layouts:
+            layouts = {_gptqmodel_kernels.Layout.of_config(self.made(variant), dtype): {}}
+        return _gptqmodel_kernels.choose(layouts, capability, self._kernel(variant))
 
     def _dtype(self, variant: Variant) -> str:
         return str(resolved_options(self.spec, variant)["dtype"])
@@ -267,17 +312,27 @@ class Maker:
     def _group_size(self, variant: Variant) -> int:
         return int(resolved_options(self.spec, variant)["group_size"])
 
-    def _unfit(self, shapes: Mapping[str, Shape], variant: Variant) -> dict[str, str]:
+    def _unfit(self, shapes: Mapping[str, Shape], parts: Parts) -> dict[str, str]:
         """Layers whose widths cannot be packed or divided into groups, and why."""
-        size, (outputs, inputs) = self._group_size(variant), self.packs
-        sides = [("inputs", 1, inputs), ("outputs", 0, outputs)]
-        sides += [("inputs", 1, size)] * (size > 0)
+        outputs, inputs = self.packs
+        sizes = {name: self._group_size(part) for name, part in parts.items() if part is not None}
         found: dict[str, str] = {}
-        for word, side, multiple in sides:
-            for name, shape in shapes.items():
-                if shape[side] % multiple:
-                    found.setdefault(name, f"{shape[side]} {word} are no multiple of {multiple}")
+        for word, side, packed in (
+            ("inputs", 1, inputs),
+            ("outputs", 0, outputs),
+            ("inputs", 1, 0),
+        ):
+            for name, size in sizes.items():
+                # Last come groups; a group size of -1 is a whole row.
+                multiple = packed or max(1, size)
+                if shapes[name][side] % multiple:
+                    why = f"{shapes[name][side]} {word} are no multiple of {multiple}"
+                    found.setdefault(name, why)
         return found
+
+    def misfit(self, variant: Variant, shape: Shape) -> str:
+        """Why a layer of (outputs, inputs) cannot be held in a format; "" where it can."""
+        return self._unfit({"layer": shape}, {"layer": variant}).get("layer", "")
 
     def _smaller_groups(self, variant: Variant) -> list[int]:
         """Group sizes to try instead, the largest first, one scale for a row last."""
@@ -285,14 +340,3 @@ class Maker:
         allowed = next(one.allowed for one in self.spec.options if one.name == "group_size")
         sizes = [int(one) for one in allowed]
         return [*sorted((one for one in sizes if 0 < one < size), reverse=True), -1]
-
-
-def _loaded(model: PreTrainedModel, variant: Variant, notes: tuple[str, ...]) -> Loaded:
-    from evalkit.backends._gptqmodel_layers import FORMATS
-    from evalkit.models.kernels import kernel_names
-    from evalkit.models.layers import kept_16bit
-    from evalkit.models.loading import Loaded
-
-    check_quantized(model, variant)
-    kernel = kernel_names(model, FORMATS)
-    return Loaded(model, kernel, kept_16bit(model), notes, formats=FORMATS)

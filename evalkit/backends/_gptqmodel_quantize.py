@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends._checks import INSTEAD, check_quantized
+from evalkit.backends._checks import INSTEAD
 from evalkit.backends._gptqmodel import import_quietly, silence
 from evalkit.errors import VariantError, is_out_of_memory
 from evalkit.progress import Event, Listener
@@ -37,13 +36,15 @@ def quantize(
     arithmetic: str,
     allow_pickle: bool,
     trust_remote_code: bool,
-    left: Sequence[str],
+    dynamic: Mapping[str, Mapping[str, Any]] | None,
+    check: Callable[[PreTrainedModel], None],
     listener: Listener,
 ) -> None:
     """Quantize the checkpoint `source` into the directory `out`; see `_gptqmodel_maker`.
 
     `asked` is what QuantizeConfig takes for the method; what it leaves unquantized is held in
-    `arithmetic` meanwhile and written in `dtype`. Layers called `left` stay as they are.
+    `arithmetic` meanwhile and written in `dtype`. `dynamic` are the library's rules for single
+    modules; `check` raises VariantError where the made model is not what was asked for.
     """
     import torch
 
@@ -56,7 +57,7 @@ def quantize(
         model = gptqmodel.GPTQModel.load(
             str(source),
             gptqmodel.QuantizeConfig(
-                **asked, **_settings(device, offload if _is_large(source) else None, left)
+                **asked, **_settings(device, offload if _is_large(source) else None, dynamic)
             ),
             dtype=getattr(torch, arithmetic),
             trust_remote_code=trust_remote_code,
@@ -64,7 +65,7 @@ def quantize(
         )
         model.subset_callback = _progress(variant, model.model, listener)
         _run(model, calibration, is_awq=asked.get("method") == "awq")
-        check_quantized(model.model, variant)
+        check(model.model)
         _cast_rest(model.model, getattr(torch, dtype))
         model.save(str(out))
         ids = calibration[0] if calibration else range(_CHECKED_TOKENS)
@@ -86,15 +87,17 @@ def _run(model: Any, calibration: Sequence[Sequence[int]] | None, *, is_awq: boo
     )
 
 
-def _settings(device: str, offload: Path | None, left: Sequence[str]) -> dict[str, Any]:
-    """What QuantizeConfig takes whatever the method: where it computes, and what it leaves."""
+def _settings(
+    device: str, offload: Path | None, dynamic: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """What QuantizeConfig takes whatever the method: where it computes, and single modules."""
     return {
         # Without them GPTQModel takes the first card, and every other one that it sees. The
         # number of a card cannot be given here, and a device must not be given again at loading.
         "device": device.partition(":")[0],
         "compute_device_filter": None if device == "cpu" else lambda cards: _only(device, cards),
         "offload_to_disk": offload is not None,
-        "dynamic": {f"-:^{re.escape(name)}$": {} for name in left} or None,
+        "dynamic": dynamic,
         **({} if offload is None else {"offload_to_disk_path": str(offload)}),
     }
 

@@ -8,6 +8,8 @@ A backend is one file in this folder with
 - `load(source, variant, device, *, allow_pickle, trust_remote_code) -> Loaded`: `source` is the
   original checkpoint, or what `quantize` wrote
 - `load_random(checkpoint, variant, device, *, seed) -> Loaded`, where random weights make sense
+- `misfit(variant, shape) -> str`, where `SPEC.mixes`: why a layer of (outputs, inputs) cannot be
+  held in that format, "" where it can
 - `scheme(variant) -> Scheme`: how a linear layer is stored and read, for the planner
 - `content(variant, *, offline, allow_pickle, trust_remote_code, hash_cache) -> str`, where the
   weights are not made from the model's: what identifies them, taken from their content
@@ -106,7 +108,8 @@ class BackendSpec:
     that rounded weights stay in 16-bit layers, so that size and speed are the baseline's;
     `unpacks` that plain weights are evaluated here and another engine runs the packed ones.
     `formats` are what `compare --formats` makes of it beside each precision with its defaults, as
-    PRECISION,key=value…
+    PRECISION,key=value… `mixes` are the options that may differ, as the precision may, from module
+    to module of a checkpoint (`mixed@NAME,plan=FILE`), and `loaders` says who can load such a one.
     """
 
     name: str
@@ -123,6 +126,8 @@ class BackendSpec:
     simulates: bool = False
     unpacks: bool = False
     formats: tuple[str, ...] = ()
+    mixes: tuple[str, ...] = ()
+    loaders: tuple[str, ...] = ()
 
     def options_for(self, precision: str) -> tuple[Option, ...]:
         """The options that apply to `precision`: the backend's, and those of every such backend."""

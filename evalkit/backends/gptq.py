@@ -11,22 +11,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel_maker, _schemes
+from evalkit.backends import _gptqmodel_maker, _mixed, _schemes
 from evalkit.backends._gptqmodel_maker import Maker, bits
 from evalkit.backends._spec import BackendSpec, Option, method_label, resolved_options
-from evalkit.records import Variant
+from evalkit.records import MIXED, Variant
 
 if TYPE_CHECKING:
     from evalkit.analysis.footprint import Scheme
 
 GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _TITLES = {"gptq": "GPTQ", "gptaq": "GPTAQ", "foem": "FOEM"}
+PRECISIONS = ("int8", "int4", "int3", "int2")
 SPEC = BackendSpec(
     name="gptq",
     summary="calibrated rounding in groups, AutoGPTQ's format, made by GPTQModel",
-    precisions=("int8", "int4", "int3", "int2"),
+    precisions=(*PRECISIONS, MIXED),
     options=(
-        _gptqmodel_maker.group_size(GROUP_SIZES),
+        _gptqmodel_maker.group_size(GROUP_SIZES, PRECISIONS),
+        _mixed.PLAN,
         Option("method", "gptq", "which errors are corrected", allowed=tuple(_TITLES)),
         Option("desc_act", False, "quantize columns by decreasing activation"),
         Option("sym", True, "symmetric around zero"),
@@ -47,16 +49,21 @@ SPEC = BackendSpec(
     quantizes=True,
     keeps=True,
     needs_calibration=True,
+    mixes=_gptqmodel_maker.MIXES,
+    loaders=_gptqmodel_maker.LOADERS,
 )
 
 
 def label(variant: Variant) -> str:
     """The method's usual name."""
-    return method_label(variant, _TITLES[_method(variant)], left_out=("method",))
+    title = _TITLES[_method(variant)]
+    return _mixed.label(variant, title) or method_label(variant, title, left_out=("method",))
 
 
 def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
+    if _mixed.is_mixed(variant):
+        return _mixed.scheme(variant, SPEC, scheme, "GPTQ")
     options = resolved_options(SPEC, variant)
     size, symmetric = int(options["group_size"]), bool(options["sym"])
     reorders = bool(options["desc_act"])
@@ -105,7 +112,8 @@ def _instead(variant: Variant) -> tuple[str, ...]:
 
 # Packed words are 32 bit: every bit width fills them with 32 values.
 _MAKER = Maker(SPEC, _made, _asked, packs=(32, 32), instead=_instead)
-check, problem = _MAKER.check, _MAKER.problem
+check, problem, misfit = _MAKER.check, _MAKER.problem, _MAKER.misfit
 kernel_for, missing_tools, build = _MAKER.kernel_for, _MAKER.missing_tools, _MAKER.build
 arithmetic, prepare, quantize = _MAKER.arithmetic, _MAKER.prepare, _MAKER.quantize
 load, load_random = _MAKER.load, _MAKER.load_random
+content = _mixed.content

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel_maker, _schemes
+from evalkit.backends import _gptqmodel_maker, _mixed, _schemes
 from evalkit.backends._gptqmodel_maker import Maker, bits
 from evalkit.backends._spec import BackendSpec, Option, method_label, resolved_options
-from evalkit.records import Variant
+from evalkit.records import MIXED, Variant
 
 if TYPE_CHECKING:
     from evalkit.analysis.footprint import Scheme
 
+PRECISIONS = ("int8", "int4", "int3", "int2")
 SPEC = BackendSpec(
     name="rtn",
     summary="rounding to nearest in groups, without calibration, in GPTQ's format",
-    precisions=("int8", "int4", "int3", "int2"),
+    precisions=(*PRECISIONS, MIXED),
     options=(
-        _gptqmodel_maker.group_size((-1, 16, 32, 64, 128, 256, 512, 1024)),
+        _gptqmodel_maker.group_size((-1, 16, 32, 64, 128, 256, 512, 1024), PRECISIONS),
+        _mixed.PLAN,
         Option("sym", True, "symmetric around zero"),
         _gptqmodel_maker.DTYPE,
         _gptqmodel_maker.KERNEL,
@@ -30,16 +32,20 @@ SPEC = BackendSpec(
     install=_gptqmodel_maker.INSTALL,
     quantizes=True,
     keeps=True,
+    mixes=_gptqmodel_maker.MIXES,
+    loaders=_gptqmodel_maker.LOADERS,
 )
 
 
 def label(variant: Variant) -> str:
     """The method's usual name."""
-    return method_label(variant, "RTN")
+    return _mixed.label(variant, "RTN") or method_label(variant, "RTN")
 
 
 def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
+    if _mixed.is_mixed(variant):
+        return _mixed.scheme(variant, SPEC, scheme, "RTN")
     options = resolved_options(SPEC, variant)
     return _schemes.grouped("RTN", bits(variant), int(options["group_size"]), bool(options["sym"]))
 
@@ -61,7 +67,8 @@ def _instead(variant: Variant) -> tuple[str, ...]:
 
 
 _MAKER = Maker(SPEC, _made, _asked, packs=(32, 32), instead=_instead)
-check, problem = _MAKER.check, _MAKER.problem
+check, problem, misfit = _MAKER.check, _MAKER.problem, _MAKER.misfit
 kernel_for, missing_tools, build = _MAKER.kernel_for, _MAKER.missing_tools, _MAKER.build
 arithmetic, prepare, quantize = _MAKER.arithmetic, _MAKER.prepare, _MAKER.quantize
 load, load_random = _MAKER.load, _MAKER.load_random
+content = _mixed.content

@@ -8,16 +8,23 @@ zero point for a group of inputs and needs CUDA. Nothing is calibrated. The path
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _schemes
+from evalkit.backends import _mixed, _schemes
 from evalkit.backends._checks import DTYPES, check_quantized, check_unquantized
 from evalkit.backends._kernels import Capability, KernelChoice
-from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.backends._spec import (
+    BackendSpec,
+    Option,
+    check_device,
+    method_label,
+    resolved_options,
+)
 from evalkit.errors import VariantError
 from evalkit.progress import Event, Listener, ignore
-from evalkit.records import Variant
+from evalkit.records import MIXED, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,8 +39,9 @@ if TYPE_CHECKING:
 SPEC = BackendSpec(
     name="torchao",
     summary="INT8 and FP8 weight-only or dynamic, INT4 weight-only (CUDA); fast when compiled",
-    precisions=("int8", "fp8", "int4"),
+    precisions=("int8", "fp8", "int4", MIXED),
     options=(
+        _mixed.PLAN,
         Option(
             "activations",
             "16bit",
@@ -55,6 +63,8 @@ SPEC = BackendSpec(
     install="pip install 'evalkit[torchao]'",
     quantizes=True,
     formats=("int8,activations=dynamic",),
+    mixes=("activations", "group_size"),
+    loaders=("plain transformers with torchao",),
 )
 _INT4_CAPABILITY = (8, 0)
 # From Ada and Hopper on, tensor cores multiply FP8.
@@ -67,6 +77,15 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
     from evalkit.models.shapes import decoder_shapes
 
     check_unquantized(checkpoint, variant)
+    shapes = decoder_shapes(checkpoint)
+    parts = _mixed.parts(variant, SPEC, shapes)
+    for part in dict.fromkeys(filter(None, parts.values())):
+        held = {name: shapes[name] for name in shapes if parts[name] == part}
+        _check_format(part, held)
+
+
+def _check_format(variant: Variant, shapes: Mapping[str, Shape]) -> None:
+    """Raise VariantError for a dtype that the format does not take, or a width of `shapes`."""
     options = resolved_options(SPEC, variant)
     if _is_dynamic_fp8(variant) and options["dtype"] != "bf16":
         raise VariantError(
@@ -80,17 +99,29 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
             f"{variant.text} is not possible: torchao's tiles of 4-bit weights take bf16 only; use"
             f" dtype=bf16, or {_ALTERNATIVE}"
         )
-    size = int(options["group_size"])
-    for name, shape in decoder_shapes(checkpoint).items():
-        if shape[1] % size:
+    for name, shape in shapes.items():
+        if why := misfit(variant, shape):
             raise VariantError(
-                f"{variant.text} cannot divide {name} into groups: {shape[1]} inputs are no"
-                f" multiple of {size}; use a smaller group_size or {_ALTERNATIVE}"
+                f"{variant.text} cannot divide {name} into groups: {why}; use a smaller group_size"
+                f" or {_ALTERNATIVE}"
             )
+
+
+def misfit(variant: Variant, shape: Shape) -> str:
+    """Why a layer of (outputs, inputs) cannot be held in a format; "" where it can."""
+    size = int(resolved_options(SPEC, variant).get("group_size", 1))
+    return f"{shape[1]} inputs are no multiple of {size}" if shape[1] % size else ""
+
+
+def label(variant: Variant) -> str:
+    """The backend's name, and of a mix that of its plan."""
+    return _mixed.label(variant, SPEC.name) or method_label(variant, SPEC.name)
 
 
 def scheme(variant: Variant) -> Scheme:
     """How a linear layer is stored, for the planner."""
+    if _mixed.is_mixed(variant):
+        return _mixed.scheme(variant, SPEC, scheme, SPEC.name)
     options = resolved_options(SPEC, variant)
     if variant.precision == "int8":
         return _schemes.torchao_int8(dynamic=options["activations"] == "dynamic")
@@ -106,6 +137,10 @@ def kernel_for(
 
     INT4 has a kernel from capability 8.0 on, products of FP8 one from 8.9 on.
     """
+    if _mixed.is_mixed(variant):
+        parts = _mixed.formats(variant, SPEC)
+        names = [kernel_for(part, shapes, capability).kernel for part in parts]
+        return KernelChoice(", ".join(dict.fromkeys(names)))
     if variant.precision == "int8":
         return KernelChoice("Linear Int8Tensor")
     if variant.precision == "int4" or _is_dynamic_fp8(variant):
@@ -168,11 +203,14 @@ def load(
         source,
         dtype=DTYPES[str(options["dtype"])],
         device=device,
-        quantization_config=None if made else _config(variant),
+        quantization_config=None if made else _config(source, variant),
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    check_quantized(model, variant)
+    if _mixed.is_mixed(variant):
+        _mixed.check_made(model, variant, SPEC)
+    else:
+        check_quantized(model, variant)
     kernel = kernel_names(model, FORMATS)
     return Loaded(model, kernel, kept_16bit(model), formats=FORMATS)
 
@@ -188,6 +226,11 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     from evalkit.models.loading import Loaded
     from evalkit.models.random_weights import NOTE, random_model
 
+    if _mixed.is_mixed(variant):
+        raise VariantError(
+            f"{variant.text} cannot be made of random weights: leave it out, or give --weights"
+            " checkpoint"
+        )
     _check_device(variant, device)
     options = resolved_options(SPEC, variant)
     model = random_model(
@@ -206,8 +249,9 @@ def _check_device(variant: Variant, device: str) -> None:
     from evalkit.models.cuda_build import capability
 
     check_device(SPEC, device)
-    if variant.precision == "int4" or _is_dynamic_fp8(variant):
-        _check_capability(variant, capability(device))
+    for one in _mixed.formats(variant, SPEC):
+        if one.precision == "int4" or _is_dynamic_fp8(one):
+            _check_capability(one, capability(device))
 
 
 def _is_dynamic_fp8(variant: Variant) -> bool:
@@ -229,10 +273,20 @@ def _check_capability(variant: Variant, capability: Capability) -> None:
         )
 
 
-def _config(variant: Variant) -> Any:
+def _config(source: Path, variant: Variant) -> Any:
+    """transformers' configuration for the checkpoint `source`: one format, or one a module."""
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(_torchao(variant))
+    if not _mixed.is_mixed(variant):
+        return TorchAoConfig(_torchao(variant))
+    from torchao.quantization import FqnToConfig
+
+    from evalkit.models.checkpoint import read_config
+    from evalkit.models.shapes import decoder_linears, meta_model
+
+    parts = _mixed.parts(variant, SPEC, decoder_linears(meta_model(read_config(source))))
+    made = {name: _torchao(part) for name, part in parts.items() if part is not None}
+    return TorchAoConfig(FqnToConfig(OrderedDict(made)))
 
 
 def _torchao(variant: Variant) -> Any:
@@ -258,3 +312,6 @@ def _torchao(variant: Variant) -> Any:
     if options["activations"] == "dynamic":
         return Int8DynamicActivationInt8WeightConfig()
     return Int8WeightOnlyConfig()
+
+
+content = _mixed.content

@@ -23,6 +23,7 @@ from evalkit.cli import (
     mapping,
     opening,
     planning,
+    searching,
     speculating,
 )
 from evalkit.cli.late import ChartCommand, CheckCommand
@@ -60,6 +61,7 @@ for command in (
     batch.batch,
     speculating.speculate,
     mapping.sensitivity,
+    searching.search,
     answering.answers,
     examining.doctor,
     opening.flips,

@@ -16,6 +16,7 @@ from evalkit.options.commands import (
     PlanOptions,
     PullOptions,
     QuantizeOptions,
+    SearchOptions,
     SensitivityOptions,
     SpeculateOptions,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "PlanOptions",
     "PullOptions",
     "QuantizeOptions",
+    "SearchOptions",
     "SensitivityOptions",
     "SpeculateOptions",
     "contexts",

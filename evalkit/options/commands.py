@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Required, TypedDict
 
@@ -21,7 +22,7 @@ from evalkit.options.groups import (
     TextOptions,
     TrustOptions,
 )
-from evalkit.options.values import batch_sizes, contexts, only, seconds
+from evalkit.options.values import batch_sizes, budgets, contexts, only, seconds, sizes
 
 
 class CompareOptions(ModelOption, SuiteOptions, RunOptions, total=False):
@@ -227,6 +228,49 @@ class AnswersOptions(LoadOptions, ChatOptions, FreshOption, total=False):
     margin: Annotated[str, MARGIN]
 
 
+class SearchOptions(LoadOptions, SuiteOptions, FreshOption, total=False):
+    """The options of `evalkit search`."""
+
+    bits: Annotated[
+        str | float | Sequence[float],
+        Option(
+            "Budget: mean bits of a quantizable weight, scales included.",
+            (),
+            metavar="4.5|3.6,4.6",
+            parse=budgets,
+        ),
+    ]
+    bytes: Annotated[
+        str | float | Sequence[float],
+        Option("Budget: bytes of all weights.", (), metavar="90MB", parse=sizes),
+    ]
+    damage: Annotated[
+        float, Option("The smallest mix whose predicted KL is at most this.", 0.0, metavar="NATS")
+    ]
+    sensitivity_text: Annotated[
+        Words,
+        Option(
+            "Text on which damage is measured, other than --text; repeat it for several.",
+            (),
+            metavar="FILE",
+            several="repeat",
+        ),
+    ]
+    sensitivity_tokens: Annotated[
+        int, Option("Tokens of it, evenly spread; 0 takes all.", 4096, least=0, metavar="N")
+    ]
+    swap: Annotated[
+        Words,
+        Option(
+            "Formats whose damage is measured module by module; default one, the others scaled.",
+            (),
+            metavar="VARIANT",
+            several="repeat",
+        ),
+    ]
+    frontier: Annotated[bool, Option("Also the best mix at every size.", False)]
+
+
 class BatchOptions(TypedDict, total=False):
     """The options of `evalkit batch`."""
 
@@ -258,6 +302,7 @@ COMMANDS: dict[str, type] = {
     "plan": PlanOptions,
     "speculate": SpeculateOptions,
     "sensitivity": SensitivityOptions,
+    "search": SearchOptions,
     "answers": AnswersOptions,
     "batch": BatchOptions,
     "pull": PullOptions,

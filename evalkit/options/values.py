@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evalkit.declaration import Numbers, Words, words
@@ -31,6 +32,42 @@ def seconds(text: str | float) -> float:
     if not 0 <= number < float("inf"):
         raise UsageError(f"time {text!r}: write seconds, minutes or hours such as 90s, 10m, 1h")
     return number
+
+
+def budgets(value: str | float | Sequence[float]) -> tuple[float, ...]:
+    """Bits a weight, from 0, from a number, a list, or words joined by commas."""
+    return _each("--bits", value, float, "bits such as 4.5, or 3.6,4.6,6")
+
+
+def sizes(value: str | float | Sequence[float]) -> tuple[float, ...]:
+    """Bytes, from numbers or words such as "90MB,1.2GB" in decimal units."""
+    return _each("--bytes", value, _size, "a size such as 90MB, or 90MB,1.2GB")
+
+
+def _each(
+    flag: str,
+    value: str | float | Sequence[float],
+    read: Callable[[str], float],
+    allowed: str,
+) -> tuple[float, ...]:
+    """Positive numbers, each once, in the order in which they are given."""
+    listed = value.split(",") if isinstance(value, str) else value
+    given = [listed] if isinstance(listed, int | float) else listed
+    try:
+        found = tuple(dict.fromkeys(read(str(one).strip()) for one in given))
+    except ValueError:
+        found = (-1.0,)
+    if not all(0 < one < float("inf") for one in found):
+        raise UsageError(f"{flag} {value!r}: write {allowed}")
+    return found
+
+
+def _size(word: str) -> float:
+    powers = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    number, factor = word.upper().removesuffix("B"), 1.0
+    if word.upper()[-2:] in powers:
+        number, factor = word[:-2], powers[word.upper()[-2:]]
+    return float(number) * factor
 
 
 def batch_sizes(value: Numbers) -> tuple[int, ...] | str:

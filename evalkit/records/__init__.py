@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from evalkit.records.column import Column
 from evalkit.records.comparison import Comparison, Flip, Row, Value
+from evalkit.records.mix import MIXED, UNQUANTIZED, Mix
 from evalkit.records.run import Cost, Direction, Environment, Measurement, Model, Run, Status
 from evalkit.records.serialization import content_hash, from_json, to_json
 from evalkit.records.suite import Suite, TaskSlice, TextSlice
@@ -15,6 +16,8 @@ from evalkit.records.variant import OptionValue, Variant
 from evalkit.records.verdict import Claim, Verdict, Word
 
 __all__ = [
+    "MIXED",
+    "UNQUANTIZED",
     "Claim",
     "Column",
     "Comparison",
@@ -23,6 +26,7 @@ __all__ = [
     "Environment",
     "Flip",
     "Measurement",
+    "Mix",
     "Model",
     "OptionValue",
     "Row",

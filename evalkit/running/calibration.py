@@ -15,8 +15,8 @@ from evalkit.errors import DataError
 from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.resolve import DEMO
 from evalkit.records import Variant, content_hash
-from evalkit.texts.calibration import require_disjoint
 from evalkit.texts.documents import Text, load_text
+from evalkit.texts.uses import TextUses, Use
 
 # The training split of the text most papers on quantization calibrate and evaluate on.
 DEFAULT_SOURCE = "hf:Salesforce/wikitext:wikitext-2-raw-v1:train"
@@ -104,7 +104,10 @@ def calibration_identity(text: Text | None, seed: int, tokenizer: str) -> str:
 
 
 def check_disjoint(source: str, calibration: Text, evaluation: Sequence[Text]) -> None:
-    """Raise DataError where the calibration text shares 13-grams with an evaluation text."""
+    """Raise DataError where the calibration text shares anything with an evaluation text."""
+    uses = TextUses(Use("calibration", Path(source).name, calibration))
     for text in evaluation:
-        names = f"{Path(source).name} and {text.name}"
-        require_disjoint(calibration.documents, text.documents, names)
+        uses.add(
+            Use("evaluation", text.name, text),
+            "calibrate on another text or allow it with --allow-overlap",
+        )

@@ -195,6 +195,8 @@ def read_bench(file: Path) -> Bench:
 def read_sensitivity(file: Path) -> Sensitivity:
     """Read one stored damage map; raises StoreError in one line with the fix."""
     return from_schema(file, SENSITIVITY_SCHEMA, "sensitivity", Sensitivity)
+
+
 def read_answers(file: Path) -> Answers:
     """Read stored answers; raises StoreError in one line with the fix."""
     return from_schema(file, ANSWERS_SCHEMA, "answers", Answers)

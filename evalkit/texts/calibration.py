@@ -1,4 +1,4 @@
-"""Calibration data for quantizers: seeded samples, and a check that it is not the test text."""
+"""Calibration data for quantizers: seeded samples, and how much of it another text holds."""
 
 from __future__ import annotations
 
@@ -70,20 +70,6 @@ def shared_13grams(calibration: Iterable[str], evaluation: Iterable[str]) -> Ove
     first = next(gram for gram in candidates if gram in shared)
     words = list(numbers)
     return Overlap(len(shared), " ".join(words[number - 1] for number in first))
-
-
-def require_disjoint(calibration: Iterable[str], evaluation: Iterable[str], names: str) -> None:
-    """Raise DataError where the calibration text shares 13-grams with the evaluation text.
-
-    `names` says which texts in the message, for example "c4.txt and wiki.test.raw".
-    """
-    overlap = shared_13grams(calibration, evaluation)
-    if overlap.count:
-        raise DataError(
-            f"calibration and evaluation text overlap ({names}): {overlap.count} shared "
-            f"{NGRAM}-grams, for example {overlap.example!r}; calibrate on another text or "
-            "allow it with --allow-overlap"
-        )
 
 
 def _slices(

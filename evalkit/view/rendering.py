@@ -22,6 +22,7 @@ from evalkit.records.batch import Batch
 from evalkit.records.bench import Bench
 from evalkit.records.dry_run import DryRun
 from evalkit.records.findings import Diagnosis, MachineReport
+from evalkit.records.search import Search
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.view import (
     answers,
@@ -35,6 +36,7 @@ from evalkit.view import (
     machine,
     plan,
     run,
+    search,
     sensitivity,
     speculation,
 )
@@ -99,6 +101,7 @@ _RENDERERS: Mapping[type, Renderer] = {
     ),
     Flips: Renderer(None, {"table": flips.to_text, "json": flips.to_json, "html": flips.to_html}),
     Speculations: Renderer(None, {"table": speculation.to_text, "json": speculation.to_json}),
+    Search: Renderer(search.sheet, {"json": search.to_json, "csv": search.to_csv}),
     Sensitivity: Renderer(
         sensitivity.sheet, {"json": sensitivity.to_json, "csv": sensitivity.to_csv}
     ),

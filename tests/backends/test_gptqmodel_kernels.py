@@ -272,7 +272,7 @@ def test_the_library_makes_every_layer_of_the_settled_kernel(
             bool(variant.option("desc_act", False)),
             "float16",
         )
-        kernel, _ = kernels.choose(layout, widths[model], capability)
+        kernel, _ = kernels.choose({layout: widths[model]}, capability)
         settings = (layout.bits, layout.group_size, layout.reorders, layout.symmetric)
         with silence():
             made = hf_select_quant_linear_v2(

@@ -77,7 +77,9 @@ def test_the_keyboard_alone(page_file: Path, watched: Watched) -> None:
     assert watched.errors == []
 
 
-def test_on_a_phone_nothing_is_cut_off(page_file: Path, watched: Watched, screenshots: Path) -> None:
+def test_on_a_phone_nothing_is_cut_off(
+    page_file: Path, watched: Watched, screenshots: Path
+) -> None:
     page = watched.page
     page.set_viewport_size({"width": 375, "height": 667})
     page.goto(page_file.as_uri())

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from evalkit.errors import DataError, UsageError
-from evalkit.texts.calibration import calibration_samples, require_disjoint, shared_13grams
+from evalkit.texts.calibration import calibration_samples, shared_13grams
 
 
 def encode(text: str) -> list[int]:
@@ -80,13 +80,3 @@ def test_twelve_words_are_not_enough_and_empty_texts_share_nothing() -> None:
 
 def test_repeated_grams_count_once() -> None:
     assert shared_13grams(["la " * 100], ["la " * 50]).count == 1
-
-
-def test_overlap_is_refused_with_an_example_and_the_flag() -> None:
-    passage = " ".join(words(13, 5))
-    with pytest.raises(DataError) as caught:
-        require_disjoint([passage], [passage], "c4.txt and wiki.txt")
-    message = str(caught.value)
-    for part in ("c4.txt and wiki.txt", "1 shared 13-grams", passage, "--allow-overlap"):
-        assert part in message
-    require_disjoint([passage], ["something else"], "c4.txt and wiki.txt")

@@ -24,12 +24,12 @@ from evalkit.backends import (
 from evalkit.errors import EvalkitError
 from evalkit.models.checkpoint import Checkpoint
 from evalkit.models.shapes import decoder_shapes
-from evalkit.records import Variant
+from evalkit.records import MIXED, Variant
 from evalkit.running.gpus import gpu_of
 from evalkit.running.job import Subject
 
 SEED = "calibration_seed"
-_UNQUANTIZED = ("fp32", "fp16", "bf16")
+_NO_FORMATS = ("fp32", "fp16", "bf16", "checkpoint", MIXED)
 _SMALLER_GROUPS = (64, 32)
 
 
@@ -87,7 +87,7 @@ def _candidates() -> Iterator[tuple[Variant, ...]]:
         spec = spec_of(name)
         if spec.served or spec.simulates:
             continue
-        words = [one for one in spec.precisions if one not in (*_UNQUANTIZED, "checkpoint")]
+        words = [one for one in spec.precisions if one not in _NO_FORMATS]
         for word in (*words, *spec.formats):
             precision, *options = word.split(",")
             yield tuple(_in_groups(spec, f"{precision}@{name}", options))

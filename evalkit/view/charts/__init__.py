@@ -1,9 +1,9 @@
-"""Charts of comparisons, benches, plans and damage maps: a file each, in the folder of its kind.
+"""Charts of comparisons, benches, plans, damage maps and searches: a file each, by their kind.
 
 `draw("tradeoff", comparison, tables)` draws one by name. Listing names imports no matplotlib; what
 a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
-groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan and
-evalkit.charts.sensitivity.
+groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan,
+evalkit.charts.sensitivity and evalkit.charts.search.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "chart_names", "draw", "find_chart", "in_report_order", "kind_of"]
 
-KINDS = ("comparison", "bench", "plan", "sensitivity")
+KINDS = ("comparison", "bench", "plan", "sensitivity", "search")
 
 
 def kind_of(result: Any) -> str:

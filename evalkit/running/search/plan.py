@@ -1,0 +1,166 @@
+"""From options to what a search may do: candidates, budgets, and three texts that share nothing.
+
+Nothing is made here. What cannot work ends the command before the first module is swapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.analysis import allocation
+from evalkit.declaration import declared, resolved, words
+from evalkit.errors import UsageError, VariantError
+from evalkit.models.shapes import Shape, decoder_shapes
+from evalkit.options import CompareOptions, SearchOptions
+from evalkit.progress import Listener, ignore
+from evalkit.records import UNQUANTIZED
+from evalkit.running.build_job import resolve_subject
+from evalkit.running.calibration import (
+    SELF,
+    calibration_seed,
+    calibration_source,
+    choose_calibration,
+)
+from evalkit.running.compare.plan import ComparePlan, make_plan
+from evalkit.running.hardware_plan import schemes_of, shape_of
+from evalkit.running.job import Job
+from evalkit.running.search.candidates import Candidates, candidates, groups_of
+from evalkit.running.search.damage import swapped_formats
+from evalkit.texts.documents import load_texts
+from evalkit.texts.uses import TextUses, Use
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is chosen from, and for which budgets in bytes of the quantizable weights.
+
+    `jobs` are the baseline's, under "", and that of each format alone. `rest_bytes` are those of
+    everything that is not quantized. Without `budgets` the summed damage is bounded.
+    """
+
+    found: Candidates
+    shapes: Mapping[str, Shape]
+    jobs: Mapping[str, Job]
+    compared: ComparePlan
+    rest_bytes: int
+    budgets: tuple[float, ...]
+    swapped: tuple[str, ...]
+    uses: TextUses
+
+
+def plan_search(asked: Sequence[str], options: SearchOptions, send: Listener) -> SearchPlan:
+    """Resolve every word; raises UsageError, DataError, ModelError or VariantError in one line."""
+    _check_budget(options)
+    if not options["sensitivity_text"]:
+        raise UsageError(
+            "no text to measure damage on: give --sensitivity-text FILE, other than the text of"
+            " the evaluation and of the calibration"
+        )
+    checkpoint = resolve_subject(options, send=send).checkpoint
+    found = candidates(asked, checkpoint)
+    shapes = decoder_shapes(checkpoint)
+    groups = groups_of(found, shapes, {name: {} for name in found.variants})
+    rest = _rest_bytes(found, shapes, checkpoint)
+    budgets = _budgets(options, groups, rest)
+    for budget in budgets:
+        allocation.check_room(groups, budget)
+    texts = [one.text for one in found.variants.values()]
+    compared = make_plan([found.baseline.text, *texts], compared_options(options), send=ignore)
+    jobs = dict(zip(["", *found.variants], compared.jobs, strict=True))
+    for job in jobs.values():
+        if job.refusal:
+            raise VariantError(job.refusal)
+    nearest = _nearest(groups, budgets, found)
+    return SearchPlan(
+        found,
+        shapes,
+        jobs,
+        compared,
+        rest,
+        budgets,
+        swapped_formats(found, words(options["swap"]), nearest),
+        _uses(jobs, options),
+    )
+
+
+def compared_options(options: SearchOptions) -> CompareOptions:
+    """The options of the comparison on held-out text: divergence, bytes, and tasks if asked for."""
+    given: Mapping[str, Any] = dict(options)
+    shared = {name: given[name] for name in declared(CompareOptions).keys() & given.keys()}
+    only = ("text", "tasks", "memory") if options["tasks"] else ("text", "memory")
+    return resolved(CompareOptions, {**shared, "only": only})
+
+
+def _check_budget(options: SearchOptions) -> None:
+    given = [name for name in ("bits", "bytes", "damage") if dict(options)[name]]
+    if len(given) != 1:
+        said = " and ".join(f"--{name}" for name in given) or "no budget"
+        raise UsageError(f"{said}: give one of --bits 4.5, --bytes 90MB, --damage 0.05")
+
+
+def _budgets(
+    options: SearchOptions, groups: Sequence[allocation.Group], rest: int
+) -> tuple[float, ...]:
+    """Bytes of the quantizable weights for each budget; none where the damage is bounded.
+
+    Raises UsageError where the rest alone is larger.
+    """
+    if options["bits"]:
+        bits: Any = options["bits"]
+        return tuple(allocation.bytes_of_bits(groups, one) for one in bits)
+    sizes: Any = options["bytes"] or ()
+    least = allocation.byte_range(groups)[0]
+    for size in sizes:
+        if size < rest + least:
+            raise UsageError(
+                f"--bytes {size:,.0f} is too little: what is never quantized takes {rest:,}, and"
+                f" the rest {least:,} at least; give {rest + least:,} or more, or a smaller format"
+            )
+    return tuple(size - rest for size in sizes)
+
+
+def _rest_bytes(found: Candidates, shapes: Mapping[str, Shape], checkpoint: Any) -> int:
+    """Bytes of embedding, head, norms and biases, in 16 bit."""
+    import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
+
+    schemes = [scheme for _, scheme in schemes_of(list(found.variants.values()), checkpoint)[0]]
+    shape = shape_of(checkpoint.name, checkpoint, schemes)
+    quantizable = sum(outputs * inputs for outputs, inputs in shapes.values())
+    return 2 * (shape.parameters - quantizable)
+
+
+def _nearest(
+    groups: Sequence[allocation.Group], budgets: Sequence[float], found: Candidates
+) -> str:
+    """The format to swap where none was named: the largest that fits the first budget."""
+    order = [name for name in allocation.formats(groups) if name != UNQUANTIZED]
+    fitting = [
+        name for name in order if budgets and allocation.uniform(groups, name).bytes <= budgets[0]
+    ]
+    return fitting[-1] if fitting else order[0]
+
+
+def _uses(jobs: Mapping[str, Job], options: SearchOptions) -> TextUses:
+    """The texts of calibration, sensitivity and evaluation; raises DataError where they overlap."""
+    uses = TextUses()
+    for job in jobs.values():
+        source = calibration_source(job.variant, job.checkpoint)
+        if source:
+            text = None if source == SELF else _calibration(job)
+            uses.add(
+                Use("calibration", source, text, calibration_seed(job.variant, options["seed"]))
+            )
+    offline = options["offline"]
+    for text in load_texts(
+        words(options["sensitivity_text"]), limit=options["limit"], offline=offline
+    ):
+        uses.add(Use("sensitivity", text.name, text), "give another --sensitivity-text")
+    for text in load_texts(jobs[""].sources, limit=options["limit"], offline=offline):
+        uses.add(Use("evaluation", text.name, text), "give another --text or --sensitivity-text")
+    return uses
+
+
+def _calibration(job: Job) -> Any:
+    return choose_calibration(job.variant, job.checkpoint, offline=job.settings.offline)[1]
