@@ -178,11 +178,13 @@ def with_divergence(row: AnswersRow, along: Along) -> AnswersRow:
 def sentence(rows: Sequence[AnswersRow], prompts: int) -> str:
     """The finding in a sentence: how many answers are the baseline's, and what was lost."""
     base, *others = rows
-    words = [_words(row) for row in others if row.identical is not None]
     asked = counted(prompts, "prompt")
-    if not words:
+    told = [row for row in others if row.identical is not None]
+    if not told:
         return f"{base.label} answered {asked}."
-    return f"Of {asked}, answered token for token as by {base.label}: {'; '.join(words)}."
+    as_base = f" of {asked} token for token as {base.label} does"
+    words = [_words(row, "" if index else as_base) for index, row in enumerate(told)]
+    return f"{'; '.join(words)}."
 
 
 def most_telling(row: AnswersRow, baseline: AnswersRow, count: int) -> list[Answer]:
@@ -198,15 +200,18 @@ def most_telling(row: AnswersRow, baseline: AnswersRow, count: int) -> list[Answ
     return sorted(differing, key=rank, reverse=True)[:count]
 
 
-def _words(row: AnswersRow) -> str:
+def _words(row: AnswersRow, as_base: str) -> str:
     assert row.identical is not None
-    words = f"{row.label} {round(row.identical.value * row.identical.n)}"
-    if row.checks is not None and row.checks.delta is not None:
-        words += (
-            f" ({row.checks.right_to_wrong} from right to wrong,"
-            f" {row.checks.wrong_to_right} from wrong to right)"
-        )
-    return words
+    same = round(row.identical.value * row.identical.n)
+    words = f"{row.label}{' answers' if as_base else ''} {same}{as_base}"
+    if row.checks is None or row.checks.delta is None:
+        return words
+    flips = {
+        "right to wrong": row.checks.right_to_wrong,
+        "wrong to right": row.checks.wrong_to_right,
+    }
+    told = [f"{count} {way}" for way, count in flips.items() if count]
+    return f"{words} ({', '.join(told) or 'no flip'})"
 
 
 def _checked(row: AnswersRow, baseline: AnswersRow, margin: Margin) -> Checked | None:

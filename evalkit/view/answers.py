@@ -71,7 +71,7 @@ def remarks(found: Answers) -> list[str]:
     lines = []
     floor = found.noise_floor
     if floor is not None:
-        tie = "" if floor.margin is None else (
+        tie = "" if not floor.margin else (
             f"; where the baseline's likeliest token led by {numbers.small(floor.margin)} nats or"
             " less, rounding decides (a tie)"
         )  # fmt: skip

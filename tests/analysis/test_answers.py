@@ -125,7 +125,10 @@ def test_flips_have_the_verdict_of_the_paired_statistics() -> None:
     first = row("fp16", base, base, prompts)
     assert first.checks is not None
     assert first.checks.verdict == "baseline"
-    assert "worse 30 (30 from right to wrong" in sentence([first, worse], 60)
+    assert sentence([first, same, worse], 60) == (
+        "same answers 60 of 60 prompts token for token as fp16 does (no flip);"
+        " worse 30 (30 right to wrong)."
+    )
     assert {a.prompt for a in most_telling(worse, first, 60)} == set(range(30))
 
 

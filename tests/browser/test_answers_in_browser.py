@@ -54,7 +54,7 @@ def test_filters_search_and_order(page_file: Path, watched: Watched) -> None:
     page.select_option("select[name=variant]", label="int8")
     assert status.inner_text() == "0 of 4 prompts"
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.querySelectorAll('article').length === 4")
+    page.locator("article").nth(3).wait_for()
     page.fill("input[name=words]", "lyon capital")
     assert heads.all_inner_texts() == ["Prompt 2"]
     assert watched.errors == []
@@ -107,6 +107,6 @@ def test_5000_prompts_and_4_variants_open_at_once(tmp_path: Path, watched: Watch
     assert page.locator("#status").inner_text() == "5000 of 5000 prompts"
     assert page.locator("article").count() <= 100
     page.locator("#end").scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelectorAll('article').length > 25")
+    page.locator("article").nth(40).wait_for()
     print(page.evaluate("performance.getEntriesByType('navigation')[0].domComplete"))
     assert watched.errors == []

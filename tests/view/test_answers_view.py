@@ -23,7 +23,7 @@ def embedded(page: str) -> dict[str, object]:
 def test_a_terminal_of_80_columns_has_the_table_and_the_pairs_with_their_fork() -> None:
     text = render(hostile(), width=80)
     assert max(map(cell_len, text.splitlines())) <= 80
-    assert "Of 4 prompts" in text
+    assert "int8 answers 4 of 4 prompts" in text
     assert "right to wrong" in text
     assert f"It is {FORK}Paris." in text
     assert f"It is {FORK}Lyon." in text
