@@ -102,8 +102,8 @@ SPECS: tuple[TokenMetric, ...] = (
     ),
 )
 COLUMNS = (
-    Column("kl_divergence_mean", "KL", "divergence", place=60),
-    Column("top1_agreement", "top-1", "agreement", place=70),
+    Column("kl_divergence_mean", "KL", "divergence", place=60, importance=40),
+    Column("top1_agreement", "top-1", "agreement", place=70, importance=70),
 )
 LIMITS = (
     Limit("max_kl", "kl_divergence_mean", "0.05", "Mean KL divergence, in nats."),

@@ -26,7 +26,7 @@ PEAK_MEMORY = ProbeMetric(
     topic="memory",
 )
 SPECS = (PEAK_MEMORY,)
-COLUMNS = (Column(PEAK_MEMORY.name, "peak", "size", measured_on="model", place=20),)
+COLUMNS = (Column(PEAK_MEMORY.name, "peak", "size", measured_on="model", place=20, importance=80),)
 LIMITS = (Limit("max_memory", PEAK_MEMORY.name, "8GB", "Peak memory.", units=BYTES),)
 DECODE_TOKENS = 8
 # mallopt(3): parameters, and the thresholds of separate mappings.

@@ -47,7 +47,7 @@ SPECS: tuple[TokenMetric, ...] = (
         "(lm-eval's byte_perplexity)",
     ),
 )
-COLUMNS = (Column("perplexity", "perplexity", "difference", place=50),)
+COLUMNS = (Column("perplexity", "perplexity", "difference", place=50, importance=10),)
 LIMITS = (
     Limit(
         "max_perplexity_increase", "perplexity", "2%", "Increase as a share of the baseline's.",

@@ -40,8 +40,8 @@ BITS_PER_QUANTIZED_WEIGHT = ProbeMetric(
 )
 SPECS = (WEIGHT_BYTES, BITS_PER_WEIGHT, BITS_PER_QUANTIZED_WEIGHT)
 COLUMNS = (
-    Column(WEIGHT_BYTES.name, "size", "size", measured_on="model", place=10),
-    Column(BITS_PER_WEIGHT.name, "bits", "bits", measured_on="model", place=75),
+    Column(WEIGHT_BYTES.name, "size", "size", measured_on="model", place=10, importance=30),
+    Column(BITS_PER_WEIGHT.name, "bits", "bits", measured_on="model", place=75, importance=90),
 )
 LIMITS = (Limit("max_size", WEIGHT_BYTES.name, "5GB", "Bytes of the weights.", units=BYTES),)
 

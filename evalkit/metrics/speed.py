@@ -38,8 +38,8 @@ DECODE = ProbeMetric(
 )
 SPECS = (PREFILL, DECODE)
 COLUMNS = (
-    Column(PREFILL.name, "prefill", "speed", measured_on="model", place=30),
-    Column(DECODE.name, "decode", "speed", measured_on="model", place=40),
+    Column(PREFILL.name, "prefill", "speed", measured_on="model", place=30, importance=60),
+    Column(DECODE.name, "decode", "speed", measured_on="model", place=40, importance=50),
 )
 LIMITS = (
     Limit(

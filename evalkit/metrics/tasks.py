@@ -6,7 +6,9 @@ from evalkit.analysis.gate import Limit
 from evalkit.records import Column, Row
 
 SPECS = ()
-COLUMNS = (Column("tasks_mean", "tasks, paired", "points", measured_on="tasks", place=80),)
+COLUMNS = (
+    Column("tasks_mean", "tasks, paired", "points", measured_on="tasks", place=80, importance=20),
+)
 
 
 def _shares(row: Row) -> list[str]:

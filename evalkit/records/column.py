@@ -23,8 +23,9 @@ class Column:
     agreement   a share of what is as in the baseline, which has none: "98.7 %"
     points      a share of items, then percentage points: "87.3 % ± 1.5", "- 0.4 [-1.0, 0.2]"
 
-    `measured_on` names what a suite must have for it. Columns stand in the order of `place`. A
-    comparison that was `asked` for something else has nothing to show in it.
+    `measured_on` names what a suite must have for it. Columns stand in the order of `place`; where
+    they do not all fit, those of the lowest `importance` stay. A comparison that was `asked` for
+    something else has nothing to show in it.
     """
 
     metric: str
@@ -32,4 +33,5 @@ class Column:
     cell: Cell
     measured_on: Literal["model", "texts", "tasks"] = "texts"
     place: int = 100
+    importance: int = 100
     asked: bool = True

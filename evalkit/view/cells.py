@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit import numbers
 from evalkit.records import Column, Comparison, Row, Value
 
+# The verdict is the last thing that a narrow table leaves out.
+_VERDICT_IMPORTANCE = 0
+
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: its label and cells, or a message instead of cells."""
+    """One row of a table: its label and cells, or a message instead of cells.
+
+    `findings` has a verdict's word for each cell, empty for a cell that has none: a colour is that
+    of a cell, in the direction of its own metric. `finding` is what the row as a whole is:
+    "baseline", "noise", "failed", or its verdict.
+    """
 
     label: str
     cells: tuple[str, ...] = ()
     message: str = ""
     finding: str = ""
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Titles of the columns after the label, and the lines."""
+    """Titles of the columns after the label, and the lines.
+
+    Where not all columns fit, those with the lowest number in `importance` stay; without numbers
+    the first do.
+    """
 
     titles: tuple[str, ...]
     lines: tuple[Line, ...]
+    importance: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,8 @@ def main_grid(comparison: Comparison) -> Grid:
     if any(noise.cells):
         lines.append(noise)
     titles = [numbers.clean(column.title) for column in columns]
-    return Grid((*titles, f"verdict at {margin_text(comparison)}"), tuple(lines))
+    importance = (*(column.importance for column in columns), _VERDICT_IMPORTANCE)
+    return Grid((*titles, f"verdict at {margin_text(comparison)}"), tuple(lines), importance)
 
 
 def slice_grid(comparison: Comparison) -> Grid | None:
@@ -111,8 +126,10 @@ def slice_grid(comparison: Comparison) -> Grid | None:
             if name in row.slices:
                 against = None if row is base else mine
                 cells = _cells(row.slices[name], against, columns)
-                lines.append(Line(f"  {label(row)}", cells))
-    return Grid(tuple(numbers.clean(column.title) for column in columns), tuple(lines))
+                findings = _findings(row.slices[name], against, columns)
+                lines.append(Line(f"  {label(row)}", cells, findings=findings))
+    titles = tuple(numbers.clean(column.title) for column in columns)
+    return Grid(titles, tuple(lines), tuple(column.importance for column in columns))
 
 
 def against_baseline(column: Column) -> bool:
@@ -153,18 +170,17 @@ def has(metrics: Mapping[str, Value], metric: str) -> bool:
     return metric in metrics and metrics[metric].value is not None
 
 
-def _line(row: Row, base: Row | None, columns: Iterable[Column]) -> Line:
+def _line(row: Row, base: Row | None, columns: Sequence[Column]) -> Line:
     name = label(row)
     failure = failed(row)
     if failure and not row.metrics:
         return Line(name, message=failure, finding="failed")
     against = None if row is base or base is None else base.metrics
-    verdict = numbers.clean(row.verdict.text)
-    if failure:
-        # What failed stands below the table, beside what was not measured.
-        cells = _cells(row.metrics, against, columns)
-        return Line(name, (*cells, status_words(row)), finding="failed")
-    return Line(name, (*_cells(row.metrics, against, columns), verdict), finding=verdict)
+    # What failed stands below the table, beside what was not measured.
+    last = status_words(row) if failure else numbers.clean(row.verdict.text)
+    finding = "failed" if failure else last
+    findings = (*_findings(row.metrics, against, columns), finding)
+    return Line(name, (*_cells(row.metrics, against, columns), last), "", finding, findings)
 
 
 def _cells(
@@ -180,6 +196,16 @@ def _cells(
         writing = WRITINGS[column.cell]
         cells.append(writing.cell(value, base[column.metric] if base and known else None))
     return tuple(cells)
+
+
+def _findings(
+    metrics: Mapping[str, Value], base: Mapping[str, Value] | None, columns: Iterable[Column]
+) -> tuple[str, ...]:
+    """The word for each cell that says how its metric stands against the baseline's."""
+    return tuple(
+        str(metrics[column.metric].verdict) if base and has(metrics, column.metric) else ""
+        for column in columns
+    )
 
 
 def _noise_line(comparison: Comparison, columns: Iterable[Column]) -> Line:

@@ -73,7 +73,6 @@ def sheet(comparison: Comparison) -> Sheet:
         remarks=remarks(comparison),
         further=[(title, grid) for title, grid in further if grid is not None],
         sentence=comparison.sentence,
-        has_verdict=True,
     )
 
 

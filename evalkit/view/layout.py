@@ -1,4 +1,4 @@
-"""Grids of text in a terminal: columns in line, what is too wide shortened, dropped or wrapped."""
+"""Grids of text in a terminal: columns in line, what is too wide folded, shortened or left out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from evalkit.view.cells import Grid, Line
 
 GAPS = (3, 2)
 LONGEST_LABEL = 36
+# Where a table is folded, so is a cell wider than NARROWEST. What follows a verdict's word, such as
+# "12,400 more items", may be as wide as WIDEST.
+NARROWEST, WIDEST = 14, 18
+MOST_SKIPPED = 3
 _STYLES = {
     "baseline": "bold",
     "no loss": "green",
@@ -27,84 +31,142 @@ _STYLES = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """Cells of the label and of the columns that are shown, and the blanks between them."""
+    """The columns that are shown, by their places, their widths, and the blanks between them.
+
+    Where cells are `folded`, an interval stands below its value, and words are wrapped.
+    """
 
     label: int
+    places: tuple[int, ...]
     widths: tuple[int, ...]
     gap: int
     width: int | None
+    folded: bool
+
+    @property
+    def is_too_wide(self) -> bool:
+        """Whether a line of it is wider than it may be."""
+        taken = self.label + sum(self.widths) + self.gap * len(self.widths)
+        return self.width is not None and taken > self.width
 
 
 def _layout(grid: Grid, width: int | None) -> _Layout:
-    limit = LONGEST_LABEL if width is None else max(8, min(LONGEST_LABEL, width // 3))
-    first = min(limit, max((cell_len(line.label) for line in grid.lines), default=0))
-    rows = [grid.titles, *(line.cells for line in grid.lines if line.cells)]
-    widths = tuple(max(map(cell_len, column)) for column in zip(*rows, strict=True))
-    for shown in range(len(widths), 0, -1):
+    """All columns on one line each, else folded, else the most important ones that fit."""
+    every = tuple(range(len(grid.titles)))
+    for folded in (False, True):
         for gap in GAPS:
-            if width is None or first + sum(widths[:shown]) + gap * shown <= width:
-                return _Layout(first, widths[:shown], gap, width)
-    return _Layout(first, (), GAPS[-1], width)
+            found = _laid_out(grid, every, gap, width, folded)
+            if not found.is_too_wide:
+                return found
+    shown: tuple[int, ...] = ()
+    # A narrow column may take the room that was too little for one that matters more; without an
+    # order of importance that would leave gaps.
+    left = MOST_SKIPPED if grid.importance else 1
+    for place in sorted(every, key=lambda one: grid.importance[one] if grid.importance else one):
+        tried = tuple(sorted((*shown, place)))
+        if not left:
+            break
+        if _laid_out(grid, tried, GAPS[-1], width, True).is_too_wide:
+            left -= 1
+        else:
+            shown = tried
+    return _laid_out(grid, shown, GAPS[-1], width, True)
 
 
-def grid_lines(grid: Grid, width: int | None, verdict: bool = False) -> list[Text]:
-    """Titles and lines in columns, those that do not fit into `width` dropped from the right.
+def _laid_out(
+    grid: Grid, places: tuple[int, ...], gap: int, width: int | None, folded: bool
+) -> _Layout:
+    rows = [grid.titles, *(line.cells for line in grid.lines if line.cells)]
+    widths = tuple(
+        max(cell_len(part) for row in rows for part in _parts(row[place], folded))
+        for place in places
+    )
+    limit = LONGEST_LABEL if width is None else max(8, min(LONGEST_LABEL, width // 3))
+    label = min(limit, max((cell_len(line.label) for line in grid.lines), default=0))
+    return _Layout(label, places, widths, gap, width, folded)
 
-    With `verdict` the last column is said in words where it was dropped.
-    """
+
+def _parts(cell: str, folded: bool) -> list[str]:
+    """The lines of a cell: a value with its interval below it, words of a few at a time."""
+    if not folded or cell_len(cell) <= NARROWEST:
+        return [cell]
+    value, bracket, interval = cell.partition(" [")
+    if bracket:
+        return [value, f"[{interval}"]
+    head, colon, rest = cell.partition(": ")
+    return [f"{head}:", *_balanced(rest, WIDEST)] if colon else _balanced(cell, NARROWEST)
+
+
+def _balanced(text: str, most: int) -> list[str]:
+    """`text` in as few lines of `most` cells as hold it, as equal in length as its words allow."""
+    fewest = textwrap.wrap(text, most, break_long_words=False)
+    tries = (textwrap.wrap(text, size, break_long_words=False) for size in range(4, most))
+    return next((lines for lines in tries if len(lines) == len(fewest)), fewest)
+
+
+def grid_lines(grid: Grid, width: int | None) -> list[Text]:
+    """Titles and lines in columns; which ones do not fit into `width`, a line below says."""
     layout = _layout(grid, width)
-    lines = [_row_text("", grid.titles, layout)]
+    lines = _row_texts(Line("", grid.titles), layout)
     for line in grid.lines:
-        lines += _line_texts(line, layout, len(grid.titles))
-    lines += _dropped(grid, len(layout.widths), width, verdict)
-    return lines
+        lines += _line_texts(line, layout)
+    return lines + _dropped(grid, layout)
 
 
-def _row_text(name: str, cells: Sequence[str], layout: _Layout) -> Text:
-    parts = [set_cell_size(_shortened(name, layout.label), layout.label)]
-    parts += [set_cell_size(cell, size) for cell, size in zip(cells, layout.widths, strict=False)]
-    return Text((" " * layout.gap).join(parts).rstrip())
+def _row_texts(line: Line, layout: _Layout) -> list[Text]:
+    """A row of as many lines as its longest cell has, each cell in its colour."""
+    cells = [_parts(line.cells[place], layout.folded) for place in layout.places if line.cells]
+    findings = [line.findings[place] if line.findings else "" for place in layout.places]
+    texts = []
+    for number in range(max(map(len, cells), default=1)):
+        name = _shortened(line.label, layout.label) if number == 0 else ""
+        text = Text(set_cell_size(name, layout.label))
+        for parts, size, finding in zip(cells, layout.widths, findings, strict=False):
+            part = parts[number] if number < len(parts) else ""
+            text.append(" " * layout.gap)
+            text.append(set_cell_size(part, size), _style(finding))
+        text.rstrip()
+        texts.append(text)
+    return texts
 
 
-def _line_texts(line: Line, layout: _Layout, columns: int) -> list[Text]:
+def _style(finding: str) -> str:
+    """The colour of a cell; the baseline's are those of its row."""
+    word = finding.partition(":")[0]
+    return "" if word == "baseline" else _STYLES.get(word, "")
+
+
+def _line_texts(line: Line, layout: _Layout) -> list[Text]:
     if line.message:
         return _message_texts(line, layout)
-    shown = line.cells[: len(layout.widths)]
-    if line.finding == "noise" and not any(shown):
+    if line.finding == "noise" and not any(line.cells[place] for place in layout.places):
         return []
-    text = _row_text(line.label, shown, layout)
-    finding = line.finding.partition(":")[0]
-    if finding in ("baseline", "noise"):
-        text.stylize(_STYLES[finding])
-    elif finding in _STYLES and len(shown) == columns:
-        text.stylize(_STYLES[finding], len(text.plain) - len(line.cells[-1]))
-    return [text]
+    texts = _row_texts(line, layout)
+    if line.finding in ("baseline", "noise"):
+        for text in texts:
+            text.stylize(_STYLES[line.finding])
+    return texts
 
 
 def _message_texts(line: Line, layout: _Layout) -> list[Text]:
     start = layout.label + layout.gap
     parts = wrap(line.message, None if layout.width is None else layout.width - start)
-    heads = [_row_text(line.label, (), layout).plain, *[""] * (len(parts) - 1)]
+    heads = [_shortened(line.label, layout.label), *[""] * (len(parts) - 1)]
     return [
         Text(set_cell_size(head, start)).append(part, _STYLES["failed"])
         for head, part in zip(heads, parts, strict=True)
     ]
 
 
-def _dropped(grid: Grid, shown: int, width: int | None, verdict: bool) -> list[Text]:
-    if shown == len(grid.titles):
+def _dropped(grid: Grid, layout: _Layout) -> list[Text]:
+    hidden = [title for place, title in enumerate(grid.titles) if place not in layout.places]
+    if not hidden:
         return []
-    hidden = ", ".join(title.partition(",")[0] for title in grid.titles[shown:])
-    said = f"not shown in {width} columns: {hidden} (a wider terminal or --format json has all)"
-    lines = [styled(line, "dim") for line in wrap(said, width, "  ")]
-    findings = [
-        f"{line.label} {line.cells[-1]}"
-        for line in grid.lines
-        if line.cells and line.finding not in ("baseline", "noise")
-    ]
-    if verdict and findings:
-        lines += [Text(x) for x in wrap(f"{grid.titles[-1]}: {' · '.join(findings)}", width, "  ")]
-    return lines
+    names = ", ".join(title.partition(",")[0] for title in hidden)
+    said = (
+        f"not shown in {layout.width} columns: {names} (a wider terminal or --format json has all)"
+    )
+    return [styled(line, "dim") for line in wrap(said, layout.width, "  ")]
 
 
 def _shortened(name: str, size: int) -> str:

@@ -28,8 +28,7 @@ class Sheet:
 
     `title` names its kind where it has no `sentence`. `preface` are lines before the `heading`,
     whose pieces are a few words each; `further` are grids below the first, each with its title;
-    `pairs` are texts to be read beside each other; `remarks` are one line each. With `has_verdict`
-    the last column of the grid is a verdict, which is said in words where it does not fit.
+    `pairs` are texts to be read beside each other; `remarks` are one line each.
     """
 
     title: str
@@ -39,18 +38,17 @@ class Sheet:
     preface: Sequence[str] = ()
     further: Sequence[tuple[str, Grid]] = ()
     sentence: str = ""
-    has_verdict: bool = False
     pairs: Sequence[Pair] = ()
 
 
 def sheet_lines(sheet: Sheet, width: int | None = None) -> Group:
     """The sheet as lines for rich, at most `width` columns wide (None: as wide as they are).
 
-    Columns of a grid that do not fit are dropped from the right, and a line says which.
+    A grid that does not fit is folded, then leaves out its least important columns and says which.
     """
     lines = [Text(line) for note in sheet.preface for line in wrap(note, width)]
     lines += wrapped_pieces(sheet.heading, width)
-    lines += [Text(), *grid_lines(sheet.grid, width, sheet.has_verdict), Text()]
+    lines += [Text(), *grid_lines(sheet.grid, width), Text()]
     for title, grid in sheet.further:
         lines += [*map(Text, wrap(title, width)), *grid_lines(grid, width), Text()]
     for pair in sheet.pairs:

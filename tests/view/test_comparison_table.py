@@ -86,22 +86,44 @@ def test_nothing_is_wider_than_the_terminal(width: int) -> None:
         assert cell_len(line) <= width
 
 
-def test_narrow_terminals_drop_columns_from_the_right_and_say_so() -> None:
+def test_narrow_terminals_leave_out_what_matters_least_and_say_so() -> None:
     text = table_text(comparison(), 80)
-    titles = text.splitlines()[4].split()
-    assert titles == ["size", "peak", "prefill", "decode", "perplexity"]
+    assert text.splitlines()[4].split() == [
+        "size",
+        "perplexity",
+        "KL",
+        "tasks,",
+        "paired",
+        "verdict",
+    ]
     flat = " ".join(text.split())
-    assert "not shown in 80 columns: KL, top-1, bits, tasks, verdict at 1 pp" in flat
-    assert "int8 LLM.int8() no loss · int4 GPTQ g128 inconclusive: 900 more items" in flat
+    assert "not shown in 80 columns: peak, prefill, decode, top-1, bits" in flat
     assert "not shown" not in table_text(comparison(), 180)
+
+
+def test_a_cell_has_the_colour_of_its_own_metric_and_not_of_the_row() -> None:
+    """A decode speed of × 0.5 is not green because the quality is kept."""
+    slow = dict(row(INT8, 1.8).metrics)
+    name = "decode_tokens_per_second"
+    slow[name] = dataclasses.replace(
+        slow[name], value=44.1, verdict="worse", details={"ratio": 0.5}
+    )
+    file = io.StringIO()
+    console = Console(file=file, width=200, force_terminal=True, highlight=False)
+    show(comparison(row(FP16), row(INT8, 1.8, metrics=slow)), console=console)
+    line = next(line for line in file.getvalue().splitlines() if "LLM.int8()" in line)
+    red, green = "\x1b[31m", "\x1b[32m"
+    assert f"{red}× 0.50" in line
+    assert f"{green}÷ 1.8" in line
+    assert f"{green}no loss" in line
 
 
 def test_a_failed_row_shows_its_message_in_its_place() -> None:
     text = table_text(comparison(row(FP16), FAILED), 80)
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("int4 GPTQ g128"))
-    assert lines[start].startswith("int4 GPTQ g128   failed: layer model.layers.0.mlp.down_proj")
-    assert lines[start + 1].startswith(" " * 17)
+    assert lines[start].startswith("int4 GPTQ g128  failed: layer model.layers.0.mlp.down_proj")
+    assert lines[start + 1].startswith(" " * 16)
     assert "use [int8]" in " ".join(text.split())
     wide = table_text(comparison(row(FP16), FAILED))
     assert "172 wide, not a multiple of 128: use [int8]\n" in wide
