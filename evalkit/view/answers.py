@@ -37,7 +37,6 @@ def sheet(found: Answers) -> Sheet:
         grid=grid(found),
         sentence=found.sentence,
         remarks=remarks(found),
-        has_verdict=_has_checks(found),
         pairs=_pairs(found),
     )
 
@@ -62,8 +61,11 @@ def grid(found: Answers) -> Grid:
         ending = ("",) if _has_checks(found) else ()
         noise = (*(cells.get(title, "") for title in titles), *ending)
         lines.append(Line("noise floor", noise, finding="noise"))
-    ending = (f"verdict at {found.margin}",) if _has_checks(found) else ()
-    return Grid((*titles, *ending), tuple(lines))
+    if not _has_checks(found):
+        return Grid(tuple(titles), tuple(lines))
+    # The verdict is the last thing that a narrow table leaves out.
+    importance = (*range(1, len(titles) + 1), 0)
+    return Grid((*titles, f"verdict at {found.margin}"), tuple(lines), importance)
 
 
 def remarks(found: Answers) -> list[str]:
@@ -143,7 +145,8 @@ def _line(row: AnswersRow, cells: Sequence[str], found: Answers) -> Line:
     if not _has_checks(found):
         return Line(name, shown, finding="baseline" if row is found.rows[0] else "")
     verdict = row.checks.verdict if row.checks else numbers.MISSING
-    return Line(name, (*shown, verdict), finding=verdict)
+    findings = (*("" for _ in shown), verdict)
+    return Line(name, (*shown, verdict), finding=verdict, findings=findings)
 
 
 def _has_checks(found: Answers) -> bool:
