@@ -125,19 +125,19 @@ def test_time_that_is_up_leaves_a_part_which_the_next_call_completes(
         own(self, one, piece, windows)
 
     monkeypatch.setattr(measuring.Measuring, "_swap", swap)
-    whole = mapped(place, NF4, by="module", out=place / "whole")
+    whole = mapped(place, NF4, by="kind", out=place / "whole")
     every = swapped.copy()
     swapped.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(measuring.Measuring, "_late", property(lambda self: len(swapped) >= 9))
-        part = mapped(place, NF4, by="module", out=place / "parts")
+        patch.setattr(measuring.Measuring, "_late", property(lambda self: len(swapped) >= 4))
+        part = mapped(place, NF4, by="kind", out=place / "parts")
     assert not part.complete and part.unmeasured and part.additivity is None
     assert len(part.pieces) + len(part.unmeasured) == len(whole.pieces)
-    found = mapped(place, NF4, by="module", out=place / "parts")
+    found = mapped(place, NF4, by="kind", out=place / "parts")
     assert len(swapped) == len(set(swapped)) and set(swapped) == set(every)
     assert found.complete and found.pieces == whole.pieces
     swapped.clear()
-    assert mapped(place, NF4, by="module", out=place / "parts").pieces == found.pieces
+    assert mapped(place, NF4, by="kind", out=place / "parts").pieces == found.pieces
     assert not swapped
 
 
@@ -146,8 +146,8 @@ def test_shares_of_the_pieces_make_the_map_of_one_process(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ray's workers do, one after the other: what is left is put together."""
-    whole = mapped(place, NF4, by="module", out=place / "whole")
-    given = options(place, by="module", out=place / "shares", ray="local")
+    whole = mapped(place, NF4, by="layer", out=place / "whole")
+    given = options(place, by="layer", out=place / "shares", ray="local")
     ran: list[tuple[int, int]] = []
 
     def run_each(calls: Any, function: Any, *_: Any) -> Iterator[tuple[int, Any]]:
