@@ -202,6 +202,15 @@ class SensitivityOptions(LoadOptions, TextOptions, FreshOption, total=False):
         str | float,
         Option("Stop after this time; run again to go on.", 0.0, metavar="5m", parse=seconds),
     ]
+    ray: Annotated[
+        str,
+        Option(
+            "Spread pieces over this Ray cluster; local starts one here.",
+            "",
+            metavar="ADDRESS",
+            neutral="it says where the work is done",
+        ),
+    ]
 
 
 class AnswersOptions(LoadOptions, ChatOptions, FreshOption, total=False):

@@ -170,6 +170,13 @@ class Store:
         except StoreError:
             return None
 
+    def sensitivities(self) -> list[Sensitivity]:
+        """The stored damage maps that can be read, oldest first."""
+        files = sorted(
+            (self.root / "sensitivity").glob("*.json"), key=lambda file: file.stat().st_mtime_ns
+        )
+        return [one for file in files if (one := self.sensitivity(file.stem)) is not None]
+
     def save_answers(self, answers: Answers, answers_id: str) -> Path:
         """Write the answers of variants; returns the file."""
         file = self.root / "answers" / f"{answers_id}.json"

@@ -116,7 +116,9 @@ def test_an_unknown_format_is_one_line_with_a_guess() -> None:
 
 
 def test_what_is_no_result_is_named() -> None:
-    with pytest.raises(EvalkitError, match="dict is no result that can be shown: those are Answers, Batch"):
+    with pytest.raises(
+        EvalkitError, match="dict is no result that can be shown: those are Answers, Batch"
+    ):
         render({})
 
 
