@@ -124,7 +124,7 @@ def _rest_bytes(shapes: Mapping[str, Shape], checkpoint: Checkpoint) -> int:
     """Bytes of embedding, head, norms and biases, in 16 bit."""
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
 
-    parameters = sum(one.numel() for one in meta_model(checkpoint.config).parameters())
+    parameters: int = sum(one.numel() for one in meta_model(checkpoint.config).parameters())
     return 2 * (parameters - sum(outputs * inputs for outputs, inputs in shapes.values()))
 
 
