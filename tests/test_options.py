@@ -116,7 +116,7 @@ def test_the_recorded_line_is_read_back(tmp_path: Path) -> None:
     )  # fmt: skip
     line = command_line("compare", ["fp16", "int8"], CompareOptions, given)
     assert line == (
-        "evalkit compare fp16 int8 --text 'a b' c --tasks x,y --limit 3 --apply-chat-template"
+        "evalkit compare fp16 int8 --text 'a b' c --limit 3 --tasks x,y --apply-chat-template"
         f" --offline --out {tmp_path} --serve 'run it' --serve 'run that' --margin 2%"
     )
 

@@ -99,7 +99,7 @@ def control_words(measured: float, control: float) -> str:
     ratio = measured / control if control > 0 else float("inf")
     if ratio > 1.5:
         return "better rounding"
-    return "more bits" if ratio > 0.67 else "more bits (its rounding is better than chance)"
+    return "more bits" if ratio > 0.67 else "well rounded"
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:

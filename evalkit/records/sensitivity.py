@@ -96,6 +96,11 @@ class Sensitivity(Displayable):
     notes: tuple[str, ...] = ()
     id: str = ""
 
+    @property
+    def is_final(self) -> bool:
+        """Whether measuring again would change nothing: a prediction is held against new swaps."""
+        return self.complete and self.method == "swaps"
+
     def piece(self, name: str) -> Piece:
         """The piece called `name`; raises KeyError for none."""
         found = {piece.name: piece for piece in self.pieces}

@@ -91,13 +91,19 @@ def _fields(piece: Piece) -> dict[str, Any]:
     return dataclasses.asdict(piece) | {"damage_per_byte": piece.damage_per_byte}
 
 
+def label(piece: Piece) -> str:
+    """What tables and charts call a piece: a module by its layer and kind, which is shorter."""
+    in_layer = piece.layer is not None and piece.kind != "layer"
+    return numbers.clean(f"layer {piece.layer} {piece.kind}" if in_layer else piece.name)
+
+
 def _grid(found: Sensitivity) -> Grid:
     controlled = any(piece.control is not None for piece in found.pieces)
     restored = found.direction == "restore"
     titles = ["KL fall by restoring" if restored else "KL, nats a token"]
+    titles += ["KL of noise", "needs"] if controlled else []
     titles += ["perplexity", "bytes saved", "KL a MB saved"]
-    titles += ["KL of noise", "it needs"] if controlled else []
-    lines = [Line(piece.name, tuple(_cells(piece, controlled))) for piece in found.pieces[:SHOWN]]
+    lines = [Line(label(piece), tuple(_cells(piece, controlled))) for piece in found.pieces[:SHOWN]]
     if found.whole is not None:
         whole = _interval(found.whole.value, found.whole.low, found.whole.high)
         lines.append(Line("all together", (whole, *[""] * (len(titles) - 1)), finding="baseline"))
@@ -109,6 +115,10 @@ def _grid(found: Sensitivity) -> Grid:
 
 def _cells(piece: Piece, controlled: bool) -> Iterator[str]:
     yield _interval(piece.kl, piece.low, piece.high)
+    if controlled:
+        noise = piece.control
+        yield numbers.MISSING if noise is None else _nats(noise)
+        yield numbers.MISSING if noise is None else control_words(piece.kl, noise)
     delta = piece.perplexity_delta
     change = numbers.MISSING
     if delta is not None:
@@ -117,10 +127,6 @@ def _cells(piece: Piece, controlled: bool) -> Iterator[str]:
     saved, each = piece.bytes_saved, piece.damage_per_byte
     yield numbers.MISSING if saved is None else numbers.byte_size(saved)
     yield numbers.MISSING if each is None else _nats(each * _MEGA)
-    if controlled:
-        noise = piece.control
-        yield numbers.MISSING if noise is None else _nats(noise)
-        yield numbers.MISSING if noise is None else control_words(piece.kl, noise)
 
 
 def _interval(value: float, low: float, high: float) -> str:
@@ -138,6 +144,11 @@ def _remarks(found: Sensitivity) -> list[str]:
         lines.append(f"{SHOWN} of {len(found.pieces)} pieces are shown: --format json has all")
     if found.method == "swaps":
         lines.append(additivity_words(found.additivity))
+    if any(piece.control is not None for piece in found.pieces):
+        lines.append(
+            "KL of noise: Gaussian noise as large as the piece's error at every token. A piece that"
+            " costs as much needs more bits, one that costs much more needs better rounding"
+        )
     if found.rank_correlation is not None:
         lines.append(
             "squared gradients and swaps order the pieces alike to a rank correlation of"

@@ -29,6 +29,8 @@ def measure_gradients(found: Found, differences: Differences, send: Listener) ->
     done = set.intersection(*(values.done(one.gradient_key) for one in pieces))
     left = sorted(found.chosen - done)
     label = found.work.variant.variant.label
+    # Gradients of the weights that differ, and of no others.
+    differences.model.requires_grad_(False)
     with full_kv_cache(differences.model):
         for index, window in enumerate(left):
             send(Event(label, "reading gradients", index, len(left), "windows"))

@@ -39,12 +39,13 @@ class Measuring:
         every = [*self.found.pieces, self._opposite]
         if not self._left(every, self.found.chosen):
             return
+        self.send(Event(self.found.work.baseline.variant.label, "reading the text"))
         self.passes.read_baseline(self.found.chosen)
         batches = self.passes.batches(self.found.chosen, self.options["seed"])
         with self.passes.context():
             for index, batch in enumerate(batches):
                 wanted = self._wanted(batches[:index])
-                if not self._measure(batch, wanted, index / len(batches), 1 / len(batches)):
+                if not self._measure(batch, wanted, index, len(batches)):
                     self.complete = False
                     break
         if self._swap_seconds:
@@ -76,11 +77,8 @@ class Measuring:
             pieces = [piece for piece in known if piece.name in ranked]
         return [self._opposite, *pieces]
 
-    def _measure(self, batch: Indexes, wanted: Sequence[Exchange], at: float, share: float) -> bool:
-        """Measure `wanted` on one batch; False where the time did not allow all of it.
-
-        The batch is `share` of all the work, which is done up to `at`.
-        """
+    def _measure(self, batch: Indexes, wanted: Sequence[Exchange], at: int, count: int) -> bool:
+        """Measure `wanted` on batch `at` of `count`; False where no time was left for all of it."""
         if not self._left(wanted, set(map(int, batch))):
             return True
         for one in self.passes.of_batch(batch):
@@ -89,7 +87,7 @@ class Measuring:
             self._whole_seconds.append(one.seconds)
             left = self._left(wanted, windows)
             for index, piece in enumerate(left):
-                self._tell(at + share * index / len(left))
+                self._tell(at + index / len(left), count)
                 if self._late:
                     return False
                 self._swap(one, piece, windows)
@@ -113,7 +111,8 @@ class Measuring:
         seconds = float(self.options["seconds"])
         return seconds > 0 and time.monotonic() - self.started > seconds
 
-    def _tell(self, part: float) -> None:
-        label, count = self.found.work.variant.variant.label, len(self.found.pieces)
-        total = count * len(self.found.chosen)
-        self.send(Event(label, "exchanging pieces", part * total, total, "swaps"))
+    def _tell(self, batches: float, count: int) -> None:
+        """Say how many swaps were made, in so many of `count` batches."""
+        label, pieces = self.found.work.variant.variant.label, len(self.found.pieces)
+        done, total = round(batches * pieces), count * pieces
+        self.send(Event(label, "exchanging pieces", done, total, "swaps"))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.errors import OutOfMemoryError
+from evalkit.errors import is_out_of_memory
 from evalkit.models.kv_cache import full_kv_cache, quantized_kv_cache
 from evalkit.models.layers import decoder_layers
 from evalkit.models.plain_weights import exchanged
@@ -109,8 +109,8 @@ class Passes:
         try:
             yield OneBatch(self, batch)
             return
-        except OutOfMemoryError:
-            if len(batch) == 1:
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         release_memory(self.model.device.type)
         for half in halves(batch):

@@ -22,7 +22,7 @@ def run_sensitivity(word: str, options: SensitivityOptions, listener: Listener) 
     store = Store(work.baseline.store)
     if options["fresh"]:
         shutil.rmtree(store.raw(work.key), ignore_errors=True)
-    elif (known := store.sensitivity(work.id)) is not None and known.complete:
+    elif (known := store.sensitivity(work.id)) is not None and known.is_final:
         return known
     for job in (work.baseline, work.variant):
         make_checkpoint(job, listener)

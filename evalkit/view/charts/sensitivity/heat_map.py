@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from evalkit.records.sensitivity import Piece, Sensitivity
 from evalkit.view.charts.canvas import (
@@ -24,7 +23,7 @@ from evalkit.view.charts.canvas import (
     titled,
 )
 from evalkit.view.charts.variants import INK, MUTED, PAPER, drawable
-from evalkit.view.sensitivity import heading
+from evalkit.view.sensitivity import heading, label
 
 WORST = 12
 LONGEST = 26
@@ -52,15 +51,14 @@ def heat_map(found: Sensitivity) -> Chart:
     mesh = _cells(left, found, kinds, layers)
     bar = figure.colorbar(mesh, ax=left, location="bottom", aspect=40, use_gridspec=False)
     bar.set_label("KL divergence, nats a token (darker is worse)")
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
-    bar.ax.xaxis.set_minor_formatter(NullFormatter())
+    logarithmic(bar.ax.xaxis)
     _worst(right, shown[:WORST])
     notes = [
         "Hatched: within the noise floor. White: not exchanged, as the weights are equal there."
         " Lines: 95 % intervals.",
         f"Not measured: {', '.join(found.unmeasured)}." if found.unmeasured else "",
     ]
-    said = [f"{drawable(piece.name)} {power(float(f'{piece.kl:.2g}'))}" for piece in shown[:3]]
+    said = [f"{drawable(label(piece))} {power(float(f'{piece.kl:.2g}'))}" for piece in shown[:3]]
     return finish(figure, notes, f"Most harmful: {', '.join(said)} nats.")
 
 
@@ -103,7 +101,8 @@ def _cells(
     words = [_OUTSIDE if layers[i] is None else str(layers[i]) for i in marked]
     axes.set_xticks([i + 0.5 for i in marked], words)
     axes.tick_params(length=0)
-    titled(axes, "by layer and kind", f"layer ({_OUTSIDE}: of none, or of several)")
+    outside = f" ({_OUTSIDE}: of none, or of several)" if None in layers else ""
+    titled(axes, "by layer and kind", f"layer{outside}")
     return mesh
 
 
@@ -113,7 +112,7 @@ def _worst(axes: Axes, pieces: Sequence[Piece]) -> None:
     for place, piece in zip(places, pieces, strict=True):
         axes.plot([max(piece.low, least / 3), piece.high], [place, place], color=MUTED, linewidth=2)
         axes.plot(piece.kl, place, marker="o", color=INK, markersize=6)
-    axes.set_yticks(places, [_short(piece.name) for piece in pieces])
+    axes.set_yticks(places, [_short(label(piece)) for piece in pieces])
     axes.set_ylim(len(pieces) - 0.4, -0.6)
     axes.tick_params("y", length=0, labelsize=9.5)
     axes.set_xscale("log")
