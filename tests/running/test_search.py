@@ -93,6 +93,15 @@ def test_text_that_was_searched_on_judges_nothing(
         plan_search(RTN, options(place, **files), ignore)
 
 
+def test_one_seed_of_the_models_own_text_serves_one_purpose(place: Path) -> None:
+    words = ("int4@gptq,group_size=32,calibration=self", "int8@gptq,group_size=32,calibration=self")
+    own = options(place, sensitivity_text=["self"])
+    with pytest.raises(EvalkitError, match="writes both with seed 0; draw the other one with cal"):
+        plan_search(words, own, ignore)
+    others = [f"{word},calibration_seed=1" for word in words]
+    assert plan_search(others, own, ignore).uses.names("sensitivity") == ("self",)
+
+
 def test_budgets_are_read_in_words_and_numbers() -> None:
     read = resolved(SearchOptions, {"bits": "3.6,4.6, 6", "bytes": "90MB,1.2gb,7"})
     assert read["bits"] == (3.6, 4.6, 6.0) and read["bytes"] == (90e6, 1.2e9, 7.0)

@@ -19,6 +19,7 @@ from evalkit.progress import Listener, ignore
 from evalkit.records import UNQUANTIZED
 from evalkit.running.build_job import resolve_subject
 from evalkit.running.calibration import (
+    SELF,
     calibration_seed,
     calibration_source,
     choose_calibration,
@@ -55,7 +56,7 @@ def plan_search(asked: Sequence[str], options: SearchOptions, send: Listener) ->
     if not options["sensitivity_text"]:
         raise UsageError(
             "no text to measure damage on: give --sensitivity-text FILE, other than the text of"
-            " the evaluation and of the calibration"
+            " the evaluation and of the calibration, or self, which the model writes"
         )
     checkpoint = resolve_subject(options, send=send).checkpoint
     found = candidates(asked, checkpoint)
@@ -148,9 +149,12 @@ def _uses(jobs: Mapping[str, Job], options: SearchOptions) -> TextUses:
             seed = calibration_seed(job.variant, options["seed"])
             uses.add(Use("calibration", source, _calibration(job), seed))
     offline = options["offline"]
-    for text in load_texts(
-        words(options["sensitivity_text"]), limit=options["limit"], offline=offline
-    ):
+    asked = words(options["sensitivity_text"])
+    if SELF in asked:
+        own = Use("sensitivity", SELF, seed=options["seed"])
+        uses.add(own, "draw the other one with calibration_seed=1")
+    files = [one for one in asked if one != SELF]
+    for text in load_texts(files, limit=options["limit"], offline=offline):
         uses.add(Use("sensitivity", text.name, text), "give another --sensitivity-text")
     for text in load_texts(jobs[""].sources, limit=options["limit"], offline=offline):
         uses.add(Use("evaluation", text.name, text), "give another --text or --sensitivity-text")
