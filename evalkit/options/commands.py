@@ -200,7 +200,19 @@ class SensitivityOptions(LoadOptions, TextOptions, total=False):
         str | float,
         Option("Stop after this time; run again to go on.", 0.0, metavar="5m", parse=seconds),
     ]
-    fresh: Annotated[bool, Option("Measure everything again.", False)]
+    ray: Annotated[
+        str,
+        Option(
+            "Spread pieces over this Ray cluster; local starts one here.",
+            "",
+            metavar="ADDRESS",
+            neutral="it says where the work is done",
+        ),
+    ]
+    fresh: Annotated[
+        bool,
+        Option("Measure everything again.", False, neutral="it repeats what was measured"),
+    ]
 
 
 class SearchOptions(LoadOptions, SuiteOptions, total=False):

@@ -71,7 +71,8 @@ class Sensitivity(Displayable):
     texts by content, `texts` names them; `claim` says of what the intervals speak.
     `rank_correlation` is Spearman's, of the gradient's prediction and the swaps that were made.
     `unmeasured` names pieces for which no time was left, and the map is not `complete` where more
-    time would have measured more. `id` is the key of the map in the store.
+    time would have measured more. `identity` is that of the model's content, `id` that of
+    the map in the store.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Sensitivity(Displayable):
     rank_correlation: float | None = None
     unmeasured: tuple[str, ...] = ()
     complete: bool = True
+    identity: str = ""
     notes: tuple[str, ...] = ()
     id: str = ""
 

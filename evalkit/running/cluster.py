@@ -159,6 +159,12 @@ def _joined(found: Sequence[Shard], indices: Sequence[int]) -> Job:
     return dataclasses.replace(found[indices[0]].job, parts=parts)
 
 
+def slots(address: str, device: str, listener: Listener) -> int:
+    """How many tasks the cluster at `address` runs at once."""
+    with _connected(address, device, listener) as ray:
+        return _slots(ray, device)
+
+
 def run_each(
     calls: Sequence[tuple[Any, ...]],
     function: Callable[..., Any],

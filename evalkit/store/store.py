@@ -167,6 +167,13 @@ class Store:
         except StoreError:
             return None
 
+    def sensitivities(self) -> list[Sensitivity]:
+        """The stored damage maps that can be read, oldest first."""
+        files = sorted(
+            (self.root / "sensitivity").glob("*.json"), key=lambda file: file.stat().st_mtime_ns
+        )
+        return [one for file in files if (one := self.sensitivity(file.stem)) is not None]
+
 
 def read_run(file: Path) -> Run:
     """Read one run file; raises StoreError in one line with the fix."""

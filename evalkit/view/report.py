@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from evalkit.numbers import clean
 from evalkit.records import Comparison, Flip
+from evalkit.records.sensitivity import Sensitivity
 from evalkit.results.flips import ledger
 from evalkit.results.load_measured import reopen
 from evalkit.store.store import Store
@@ -30,7 +31,7 @@ from evalkit.view.decomposition import decomposition_grid
 from evalkit.view.equal_bytes import TITLE as EQUAL_BYTES
 from evalkit.view.equal_bytes import equal_bytes_grid
 from evalkit.view.pages import asset, templates
-from evalkit.view.report_charts import inline_charts
+from evalkit.view.report_charts import inline_charts, map_charts
 from evalkit.view.report_flips import MOST_FLIPS, flip_section
 from evalkit.view.report_tables import finding, numbers_table, tasks_table
 
@@ -56,6 +57,7 @@ def stored_report(
         flip_count=count,
         definitions=definitions,
         command=comparison.command,
+        maps=_maps(comparison, kept),
     )
 
 
@@ -67,6 +69,7 @@ def render_html(
     flip_count: int | None = None,
     definitions: Sequence[Definition] = (),
     command: str = "",
+    maps: Sequence[Sensitivity] = (),
 ) -> str:
     """The report of a comparison as one self-contained HTML document.
 
@@ -78,6 +81,7 @@ def render_html(
         flip_count: how many there are, where `flips` are not all.
         definitions: of metrics, as (name, unit, definition); those that were measured are shown.
         command: the exact words that repeat the comparison, empty where they are not known.
+        maps: damage maps of its variants, shown behind the other charts.
     """
     charts, missing = inline_charts(comparison, tables or {})
     return _template().render(
@@ -92,7 +96,7 @@ def render_html(
         decomposition_title=DECOMPOSITION,
         tasks=tasks_table(comparison),
         numbers=numbers_table(comparison),
-        charts=charts,
+        charts=[*charts, *map_charts(maps)],
         missing=missing,
         flips=flip_section(comparison, flips, flip_count),
         remarks=remarks(comparison),
@@ -102,6 +106,15 @@ def render_html(
         margin=margin_text(comparison),
         **_assets(),
     )
+
+
+def _maps(comparison: Comparison, store: Store) -> list[Sensitivity]:
+    """The stored damage maps of the comparison's variants."""
+    labels = {row.variant.label for row in comparison.rows}
+    identity = comparison.model.identity
+    return [
+        one for one in store.sensitivities() if one.identity == identity and one.variant in labels
+    ]
 
 
 def _measured(comparison: Comparison, definitions: Sequence[Definition]) -> list[Definition]:

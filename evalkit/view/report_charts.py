@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from evalkit.errors import EvalkitError
 from evalkit.records import Comparison
+from evalkit.records.sensitivity import Sensitivity
 from evalkit.view.charts import draw, in_report_order
 from evalkit.view.charts.canvas import Chart, Tables, image
 from evalkit.view.charts.variants import GRID, INK, MUTED, PAPER
@@ -41,6 +43,17 @@ def inline_charts(comparison: Comparison, tables: Tables) -> tuple[list[InlineCh
         title = figure.description.partition(".")[0]
         found.append(InlineChart(name, title, inline_svg(figure, name)))
     return found, missing
+
+
+def map_charts(maps: Iterable[Sensitivity]) -> list[InlineChart]:
+    """The picture of each damage map in which anything causes a divergence."""
+    found = []
+    for one in maps:
+        if any(piece.kl > 0 for piece in one.pieces):
+            figure = draw("heat_map", one)
+            name = f"heat_map-{one.id}"
+            found.append(InlineChart(name, figure.description, inline_svg(figure, name)))
+    return found
 
 
 def inline_svg(figure: Chart, name: str) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from evalkit.errors import UsageError, VariantError
 from evalkit.options import SensitivityOptions
 from evalkit.progress import ignore
 from evalkit.records.sensitivity import Sensitivity
-from evalkit.running.sensitivity import measuring
+from evalkit.running.sensitivity import measuring, run
 from evalkit.running.sensitivity.plan import plan_sensitivity
 from evalkit.running.sensitivity.worker import measure_sensitivity
 
@@ -124,20 +125,45 @@ def test_time_that_is_up_leaves_a_part_which_the_next_call_completes(
         own(self, one, piece, windows)
 
     monkeypatch.setattr(measuring.Measuring, "_swap", swap)
-    whole = mapped(place, NF4, by="module", out=place / "whole")
+    whole = mapped(place, NF4, by="kind", out=place / "whole")
     every = swapped.copy()
     swapped.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(measuring.Measuring, "_late", property(lambda self: len(swapped) >= 9))
-        part = mapped(place, NF4, by="module", out=place / "parts")
+        patch.setattr(measuring.Measuring, "_late", property(lambda self: len(swapped) >= 4))
+        part = mapped(place, NF4, by="kind", out=place / "parts")
     assert not part.complete and part.unmeasured and part.additivity is None
     assert len(part.pieces) + len(part.unmeasured) == len(whole.pieces)
-    found = mapped(place, NF4, by="module", out=place / "parts")
+    found = mapped(place, NF4, by="kind", out=place / "parts")
     assert len(swapped) == len(set(swapped)) and set(swapped) == set(every)
     assert found.complete and found.pieces == whole.pieces
     swapped.clear()
-    assert mapped(place, NF4, by="module", out=place / "parts").pieces == found.pieces
+    assert mapped(place, NF4, by="kind", out=place / "parts").pieces == found.pieces
     assert not swapped
+
+
+@needs_bitsandbytes
+def test_shares_of_the_pieces_make_the_map_of_one_process(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's workers do, one after the other: what is left is put together."""
+    whole = mapped(place, NF4, by="layer", out=place / "whole")
+    given = options(place, by="layer", out=place / "shares", ray="local")
+    ran: list[tuple[int, int]] = []
+
+    def run_each(calls: Any, function: Any, *_: Any) -> Iterator[tuple[int, Any]]:
+        for index, call in enumerate(calls):
+            ran.append(call[0].share)
+            yield index, function(*call)
+
+    monkeypatch.setattr(run, "slots", lambda *_: 2)
+    monkeypatch.setattr(run, "run_each", run_each)
+    monkeypatch.setattr(run, "run_child", lambda task, work, send, **_: task(work, send))
+    found = run.run_sensitivity(NF4, given, ignore)
+    assert ran == [(0, 2), (1, 2)]
+    assert found.complete and found.pieces == whole.pieces and found.whole == whole.whole
+    monkeypatch.setattr(run, "run_child", None)
+    # In the store now: neither a worker nor a child is asked.
+    assert run.run_sensitivity(NF4, given, ignore).pieces == found.pieces and len(ran) == 2
 
 
 def test_what_cannot_be_exchanged_is_refused_in_one_line(place: Path) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
 from evalkit.errors import EvalkitError
 from evalkit.records.decomposition import Divergence
 from evalkit.records.sensitivity import Piece, Sensitivity
+from evalkit.store.store import Store
 from evalkit.view import render
 from evalkit.view.charts import draw
 from evalkit.view.charts.canvas import image
 from evalkit.view.charts.sensitivity.heat_map import kinds_of, layers_of
+from evalkit.view.report import stored_report
 from evalkit.view.sensitivity import SHOWN, Maps
+from tests.view import charted
 
 
 def piece(layer: int | None, kind: str, kl: float, **more: object) -> Piece:
@@ -99,3 +104,17 @@ def test_the_heat_map_has_layers_across_and_kinds_down_and_hatches_noise() -> No
     nothing = Sensitivity(**{**vars(FOUND), "pieces": (piece(0, "mlp", 0.0),)})
     with pytest.raises(EvalkitError, match="no piece causes a divergence"):
         draw("heat_map", nothing)
+
+
+def test_a_report_shows_the_stored_maps_of_its_own_model_and_variants(tmp_path: Path) -> None:
+    comparison = charted.full()
+    comparison = dataclasses.replace(comparison, store=str(tmp_path))
+    store, identity = Store(tmp_path).prepare(), comparison.model.identity
+    variant = comparison.rows[-1].variant.label
+    mine = dataclasses.replace(FOUND, variant=variant, identity=identity, id="mine")
+    store.save_sensitivity(mine)
+    store.save_sensitivity(dataclasses.replace(mine, identity="another", id="other"))
+    store.save_sensitivity(dataclasses.replace(mine, variant="int2", id="third"))
+    page = stored_report(comparison)
+    assert "heat_map-mine" in page and "Most harmful: layer 1 mlp.down_proj" in page
+    assert "heat_map-other" not in page and "heat_map-third" not in page

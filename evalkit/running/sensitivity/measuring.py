@@ -13,6 +13,7 @@ from evalkit.running.sensitivity.result import Found
 from evalkit.running.sensitivity.values import Columns
 from evalkit.scoring.batching import Indexes
 
+Share = tuple[int, int]
 # Before a piece may be left with less text than others: so many batches, of so many tokens in all.
 _FIRST_BATCHES, _FIRST_TOKENS = 2, 1024
 
@@ -20,11 +21,20 @@ _FIRST_BATCHES, _FIRST_TOKENS = 2, 1024
 class Measuring:
     """Measures what the store lacks; `notes` are lines for the result.
 
-    `started` is when the time of `--seconds` began, by time.monotonic.
+    `started` is when the time of `--seconds` began, by time.monotonic. A `share` (number, of how
+    many) has every nth piece, on all batches; the first also measures what all have in common.
     """
 
-    def __init__(self, found: Found, passes: Passes, started: float, send: Listener) -> None:
+    def __init__(
+        self,
+        found: Found,
+        passes: Passes,
+        started: float,
+        send: Listener,
+        share: Share | None = None,
+    ) -> None:
         self.found, self.passes, self.started, self.send = found, passes, started, send
+        self.share = share
         self.options = found.work.options
         self.notes: tuple[str, ...] = ()
         self.complete = True
@@ -36,8 +46,7 @@ class Measuring:
 
     def run(self) -> None:
         """All batches, until the pieces have their ranks or the time is up."""
-        every = [*self.found.pieces, self._opposite]
-        if not self._left(every, self.found.chosen):
+        if not self._left(self._pieces, self.found.chosen):
             return
         self.send(Event(self.found.work.baseline.variant.label, "reading the text"))
         self.passes.read_baseline(self.found.chosen)
@@ -54,6 +63,15 @@ class Measuring:
                 f"{len(self._swap_seconds)} swaps took {mean / whole:.2f} of a whole pass each",
             )
 
+    @property
+    def _pieces(self) -> list[Exchange]:
+        """All that is exchanged here: the pieces, and everything at once."""
+        if self.share is None:
+            return [self._opposite, *self.found.pieces]
+        number, count = self.share
+        mine = self.found.pieces[number::count]
+        return [*([] if number else [self._opposite]), *mine]
+
     def _left(self, pieces: Sequence[Exchange], windows: Collection[int]) -> list[Exchange]:
         """The pieces that lack a value of the `windows`."""
         return [one for one in pieces if self._lacking(one, windows)]
@@ -69,13 +87,13 @@ class Measuring:
         """What is measured of the next batch, after those `before`: pieces whose rank is open."""
         windows = {int(window) for batch in before for window in batch}
         tokens = int(self.passes.windows.scored[sorted(windows)].sum())
-        pieces = list(self.found.pieces)
-        if len(before) >= _FIRST_BATCHES and tokens >= _FIRST_TOKENS:
-            known = [piece for piece in pieces if windows <= self.found.done(piece)]
-            damage = {piece.name: self.found.damage(piece, windows) for piece in known}
-            ranked = open_ranks(self.found.values.table(WHOLE, windows), damage)
-            pieces = [piece for piece in known if piece.name in ranked]
-        return [self._opposite, *pieces]
+        first = len(before) < _FIRST_BATCHES or tokens < _FIRST_TOKENS
+        if first or self.share is not None:
+            return self._pieces
+        known = [piece for piece in self.found.pieces if windows <= self.found.done(piece)]
+        damage = {piece.name: self.found.damage(piece, windows) for piece in known}
+        ranked = open_ranks(self.found.values.table(WHOLE, windows), damage)
+        return [self._opposite, *(piece for piece in known if piece.name in ranked)]
 
     def _measure(self, batch: Indexes, wanted: Sequence[Exchange], at: int, count: int) -> bool:
         """Measure `wanted` on batch `at` of `count`; False where no time was left for all of it."""
@@ -83,7 +101,8 @@ class Measuring:
             return True
         for one in self.passes.of_batch(batch):
             windows = set(map(int, one.batch))
-            self._keep(self._context, windows, one.context)
+            if not self.share or not self.share[0]:
+                self._keep(self._context, windows, one.context)
             self._whole_seconds.append(one.seconds)
             left = self._left(wanted, windows)
             for index, piece in enumerate(left):
@@ -113,6 +132,6 @@ class Measuring:
 
     def _tell(self, batches: float, count: int) -> None:
         """Say how many swaps were made, in so many of `count` batches."""
-        label, pieces = self.found.work.variant.variant.label, len(self.found.pieces)
+        label, pieces = self.found.work.variant.variant.label, len(self._pieces)
         done, total = round(batches * pieces), count * pieces
         self.send(Event(label, "exchanging pieces", done, total, "swaps"))

@@ -32,6 +32,7 @@ class SensitivityWork:
     """What a process measures: it pickles, and nothing is open.
 
     `key` identifies the raw values (baseline, variant, text, direction), `id` the map made of them.
+    `share` (number, of how many) is a share of the pieces that another process measures.
     """
 
     baseline: Job
@@ -42,6 +43,12 @@ class SensitivityWork:
     direction: Direction
     key: str
     id: str
+    share: tuple[int, int] | None = None
+
+    @property
+    def claim(self) -> str:
+        """What a process that measures it holds, so that no other does the same."""
+        return "-".join([self.key, *map(str, self.share or ())])
 
     @property
     def has_cache(self) -> bool:

@@ -118,6 +118,7 @@ def _map(found: Found, **known: Any) -> Sensitivity:
         suite=suite.id,
         texts=tuple(text.name for text in suite.texts),
         convention=f"{suite.convention}, context {suite.context}",
+        identity=work.baseline.model.identity,
         id=work.id,
         **known,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
@@ -19,7 +20,13 @@ from evalkit.running.process import stop_if_asked
 from evalkit.running.sensitivity.gradient import measure_gradients
 from evalkit.running.sensitivity.measuring import Measuring
 from evalkit.running.sensitivity.passes import Passes
-from evalkit.running.sensitivity.pieces import WHOLE, differences, everything, pieces_of
+from evalkit.running.sensitivity.pieces import (
+    WHOLE,
+    Differences,
+    differences,
+    everything,
+    pieces_of,
+)
 from evalkit.running.sensitivity.plan import SensitivityWork
 from evalkit.running.sensitivity.result import Bytes, Found, gradient_map, sensitivity
 from evalkit.running.sensitivity.values import Values
@@ -32,9 +39,31 @@ from evalkit.texts.windows import Windows
 def measure_sensitivity(work: SensitivityWork, send: Listener) -> Sensitivity:
     """The damage map, with what the store has of it; raises EvalkitError in one line."""
     started = time.monotonic()
+    with _opened(work, send) as (found, differing, notes):
+        if work.options["method"] == "gradient":
+            measure_gradients(found, differing, send)
+            return gradient_map(found, notes)
+        passes = _passes(found, differing)
+        measuring = Measuring(found, passes, started, send)
+        measuring.run()
+        noted = (*notes, *passes.notes, *measuring.notes)
+        return sensitivity(found, noted, complete=measuring.complete)
+
+
+def measure_share(work: SensitivityWork, send: Listener) -> None:
+    """Measure the pieces of `work.share` and store their values only."""
+    with _opened(work, send) as (found, differing, _):
+        Measuring(found, _passes(found, differing), time.monotonic(), send, work.share).run()
+
+
+@contextmanager
+def _opened(
+    work: SensitivityWork, send: Listener
+) -> Iterator[tuple[Found, Differences, tuple[str, ...]]]:
+    """Both variants loaded and compared: the pieces, what they differ in, and notes on both."""
     store, label = Store(work.baseline.store), work.variant.variant.label
     with (
-        claim(store.claim_file(work.key), lambda who: _wait(label, send, who)),
+        claim(store.claim_file(work.claim), lambda who: _wait(label, send, who)),
         open_variant(work.baseline, send) as first,
         open_variant(work.variant, send) as second,
     ):
@@ -48,18 +77,18 @@ def measure_sensitivity(work: SensitivityWork, send: Listener) -> Sensitivity:
         chosen = sample(windows, work.options["tokens"])
         values = Values(store.raw(work.key), windows)
         found = Found(work, pieces, Bytes(own, theirs, weights), values, chosen)
-        notes = (*baseline.quality_notes, *variant.notes)
-        if work.options["method"] == "gradient":
-            measure_gradients(found, differing, send)
-            return gradient_map(found, notes)
-        passes = Passes(
-            differing, windows, everything(pieces, WHOLE), work.direction,
-            work.baseline.settings.batch_tokens,
-        )  # fmt: skip
-        measuring = Measuring(found, passes, started, send)
-        measuring.run()
-        noted = (*notes, *passes.notes, *measuring.notes)
-        return sensitivity(found, noted, complete=measuring.complete)
+        yield found, differing, (*baseline.quality_notes, *variant.notes)
+
+
+def _passes(found: Found, differing: Differences) -> Passes:
+    work = found.work
+    return Passes(
+        differing,
+        found.values.windows,
+        everything(found.pieces, WHOLE),
+        work.direction,
+        work.baseline.settings.batch_tokens,
+    )
 
 
 def sample(windows: Windows, tokens: int) -> frozenset[int]:
