@@ -23,7 +23,7 @@ from evalkit.backends._checks import (
 from evalkit.backends._gptqmodel_dynamic import most_frequent, rules
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._mixed import Parts
-from evalkit.backends._spec import BackendSpec, Option, check_device, resolved_options
+from evalkit.backends._spec import BackendSpec, check_device, resolved_options
 from evalkit.errors import VariantError
 from evalkit.progress import Listener, ignore
 from evalkit.records import Variant
@@ -34,51 +34,6 @@ if TYPE_CHECKING:
     from evalkit.models.checkpoint import Checkpoint
     from evalkit.models.loading import Loaded
     from evalkit.models.shapes import Shape
-
-REQUIRES = ("gptqmodel", "optimum")
-INSTALL = "pip install gptqmodel==7.6.0 optimum"
-DTYPE = Option("dtype", "fp16", "of activations and unquantized weights", allowed=("fp16", "bf16"))
-# Of a checkpoint whose modules differ.
-MIXES = ("group_size",)
-LOADERS = (
-    "GPTQModel",
-    "vLLM and SGLang by their documents (vLLM: 4 and 8 bit on Marlin)",
-    "not plain transformers",
-)
-KERNEL = Option(
-    "kernel",
-    "auto",
-    "what runs the layers on a card; auto is the fastest that can",
-    allowed=_gptqmodel_kernels.NAMES,
-    makes=False,
-)
-CALIBRATION = (
-    Option(
-        "calibration",
-        "",
-        "file of calibration text; self is text that the model itself writes",
-        identifies=False,
-    ),
-    Option("samples", 128, "calibration samples", minimum=1),
-    Option("sample_length", 512, "tokens of a calibration sample; 128 of its own text", minimum=16),
-)
-
-
-def group_size(allowed: tuple[int, ...], precisions: tuple[str, ...] = ()) -> Option:
-    """The option of how many inputs share a scale, of all `precisions` or those given."""
-    return Option(
-        "group_size",
-        128,
-        "inputs that share a scale; -1 is one scale for a whole row",
-        allowed=allowed,
-        shown=True,
-        precisions=precisions,
-    )
-
-
-def bits(variant: Variant) -> int:
-    """4 for int4."""
-    return int(variant.precision.removeprefix("int"))
 
 
 @dataclass(frozen=True)
@@ -255,11 +210,7 @@ class Maker:
         from evalkit.models.random_weights import NOTE
         from evalkit.models.shapes import decoder_shapes
 
-        if _mixed.is_mixed(variant):
-            raise VariantError(
-                f"{variant.text} cannot be made of random weights: leave it out, or give"
-                " --weights checkpoint"
-            )
+        _mixed.refuse_random(variant)
         check_device(self.spec, device)
         self.check(checkpoint, variant)
         model, notes = _gptqmodel_load.load_random(

@@ -131,6 +131,15 @@ def refuse_widths(variant: Variant, why: Mapping[str, str], found: Parts) -> Non
         )
 
 
+def refuse_random(variant: Variant) -> None:
+    """Raise VariantError for a mix where random weights are asked for."""
+    if is_mixed(variant):
+        raise VariantError(
+            f"{variant.text} cannot be made of random weights: leave it out, or give --weights"
+            " checkpoint"
+        )
+
+
 def scheme(
     variant: Variant, spec: BackendSpec, of: Callable[[Variant], Scheme], method: str
 ) -> Scheme:

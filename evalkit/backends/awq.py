@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel_maker, _schemes
-from evalkit.backends._gptqmodel_maker import Maker, bits
+from evalkit.backends import _gptqmodel_options, _schemes
+from evalkit.backends._gptqmodel_maker import Maker
+from evalkit.backends._gptqmodel_options import bits
 from evalkit.backends._spec import BackendSpec, Option, method_label, resolved_options
 from evalkit.records import Variant
 
@@ -23,18 +24,18 @@ SPEC = BackendSpec(
     summary="activation-aware scales and ranges, AutoAWQ's format, made by GPTQModel",
     precisions=("int4",),
     options=(
-        _gptqmodel_maker.group_size((-1, 16, 32, 64, 128)),
-        *_gptqmodel_maker.CALIBRATION,
+        _gptqmodel_options.group_size((-1, 16, 32, 64, 128)),
+        *_gptqmodel_options.CALIBRATION,
         Option(
             "dtype",
             "fp16",
             "of activations and unquantized weights; transformers runs AWQ in no other",
             allowed=("fp16",),
         ),
-        _gptqmodel_maker.KERNEL,
+        _gptqmodel_options.KERNEL,
     ),
-    requires=_gptqmodel_maker.REQUIRES,
-    install=_gptqmodel_maker.INSTALL,
+    requires=_gptqmodel_options.REQUIRES,
+    install=_gptqmodel_options.INSTALL,
     quantizes=True,
     keeps=True,
     needs_calibration=True,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel_maker, _mixed, _schemes
-from evalkit.backends._gptqmodel_maker import Maker, bits
+from evalkit.backends import _gptqmodel_options, _mixed, _schemes
+from evalkit.backends._gptqmodel_maker import Maker
+from evalkit.backends._gptqmodel_options import bits
 from evalkit.backends._spec import BackendSpec, Option, method_label, resolved_options
 from evalkit.records import MIXED, Variant
 
@@ -27,7 +28,7 @@ SPEC = BackendSpec(
     summary="calibrated rounding in groups, AutoGPTQ's format, made by GPTQModel",
     precisions=(*PRECISIONS, MIXED),
     options=(
-        _gptqmodel_maker.group_size(GROUP_SIZES, PRECISIONS),
+        _gptqmodel_options.group_size(GROUP_SIZES, PRECISIONS),
         _mixed.PLAN,
         Option("method", "gptq", "which errors are corrected", allowed=tuple(_TITLES)),
         Option("desc_act", False, "quantize columns by decreasing activation"),
@@ -40,17 +41,17 @@ SPEC = BackendSpec(
             minimum=0,
             maximum=8,
         ),
-        *_gptqmodel_maker.CALIBRATION,
-        _gptqmodel_maker.DTYPE,
-        _gptqmodel_maker.KERNEL,
+        *_gptqmodel_options.CALIBRATION,
+        _gptqmodel_options.DTYPE,
+        _gptqmodel_options.KERNEL,
     ),
-    requires=_gptqmodel_maker.REQUIRES,
-    install=_gptqmodel_maker.INSTALL,
+    requires=_gptqmodel_options.REQUIRES,
+    install=_gptqmodel_options.INSTALL,
     quantizes=True,
     keeps=True,
     needs_calibration=True,
-    mixes=_gptqmodel_maker.MIXES,
-    loaders=_gptqmodel_maker.LOADERS,
+    mixes=_gptqmodel_options.MIXES,
+    loaders=_gptqmodel_options.LOADERS,
 )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.backends import _gptqmodel_maker, _mixed, _schemes
-from evalkit.backends._gptqmodel_maker import Maker, bits
+from evalkit.backends import _gptqmodel_options, _mixed, _schemes
+from evalkit.backends._gptqmodel_maker import Maker
+from evalkit.backends._gptqmodel_options import bits
 from evalkit.backends._spec import BackendSpec, Option, method_label, resolved_options
 from evalkit.records import MIXED, Variant
 
@@ -22,18 +23,18 @@ SPEC = BackendSpec(
     summary="rounding to nearest in groups, without calibration, in GPTQ's format",
     precisions=(*PRECISIONS, MIXED),
     options=(
-        _gptqmodel_maker.group_size((-1, 16, 32, 64, 128, 256, 512, 1024), PRECISIONS),
+        _gptqmodel_options.group_size((-1, 16, 32, 64, 128, 256, 512, 1024), PRECISIONS),
         _mixed.PLAN,
         Option("sym", True, "symmetric around zero"),
-        _gptqmodel_maker.DTYPE,
-        _gptqmodel_maker.KERNEL,
+        _gptqmodel_options.DTYPE,
+        _gptqmodel_options.KERNEL,
     ),
-    requires=_gptqmodel_maker.REQUIRES,
-    install=_gptqmodel_maker.INSTALL,
+    requires=_gptqmodel_options.REQUIRES,
+    install=_gptqmodel_options.INSTALL,
     quantizes=True,
     keeps=True,
-    mixes=_gptqmodel_maker.MIXES,
-    loaders=_gptqmodel_maker.LOADERS,
+    mixes=_gptqmodel_options.MIXES,
+    loaders=_gptqmodel_options.LOADERS,
 )
 
 

@@ -226,11 +226,7 @@ def load_random(checkpoint: Checkpoint, variant: Variant, device: str, *, seed: 
     from evalkit.models.loading import Loaded
     from evalkit.models.random_weights import NOTE, random_model
 
-    if _mixed.is_mixed(variant):
-        raise VariantError(
-            f"{variant.text} cannot be made of random weights: leave it out, or give --weights"
-            " checkpoint"
-        )
+    _mixed.refuse_random(variant)
     _check_device(variant, device)
     options = resolved_options(SPEC, variant)
     model = random_model(

@@ -22,9 +22,9 @@ from evalkit.texts.uses import TextUses, Use
 DEFAULT_SOURCE = "hf:Salesforce/wikitext:wikitext-2-raw-v1:train"
 # In the place of a file: the model's own text. A change of how it is drawn is a new version.
 SELF = "self"
-_SELF_VERSION = 1
+SELF_VERSION = 1
 # Tokens are written one step after another: so many as the Hessians need, in a few minutes.
-_OWN_LENGTH = 128
+SELF_LENGTH = 128
 
 
 def calibration_source(variant: Variant, checkpoint: Checkpoint) -> str:
@@ -49,7 +49,7 @@ def sample_shape(variant: Variant, checkpoint: Checkpoint) -> tuple[int, int]:
     options = resolved_options(spec_of(variant), variant)
     length = int(options["sample_length"])
     if source == SELF:
-        length = int(variant.option("sample_length", _OWN_LENGTH))
+        length = int(variant.option("sample_length", SELF_LENGTH))
     return int(options["samples"]), min(length, checkpoint.positions or length)
 
 
@@ -99,7 +99,7 @@ def calibration_identity(text: Text | None, seed: int, tokenizer: str) -> str:
     `text` is None for the model's own; `tokenizer` is the hash of the tokenizer that cuts it into
     tokens.
     """
-    source = [SELF, _SELF_VERSION] if text is None else text.sha256
+    source = [SELF, SELF_VERSION] if text is None else text.sha256
     return content_hash([source, seed, tokenizer])
 
 

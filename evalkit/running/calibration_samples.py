@@ -54,13 +54,26 @@ def calibration_samples(
     text = None
     if source == SELF:
         model = _model(checkpoint, variant, device, allow_pickle, trust_remote_code)
-        begin = _first_tokens(tokenizer, model, samples, seed)
-        made = _written(model, begin, length, seed, variant, send)
+        made = written_samples(model, tokenizer, samples, length, seed, variant, send)
     else:
         text = load_calibration(source, variant, offline=offline)
         encode = text_encoder(tokenizer).encode
         made = slices(encode, text.documents, samples=samples, length=length, seed=seed)
     return Calibration(made, calibration_identity(text, seed, checkpoint.identity.tokenizer))
+
+
+def written_samples(
+    model: Any,
+    tokenizer: Any,
+    samples: int,
+    length: int,
+    seed: int,
+    variant: Variant,
+    send: Listener,
+) -> list[list[int]]:
+    """What `model` itself writes, drawn by `seed`: `samples` of `length` tokens."""
+    begin = _first_tokens(tokenizer, model, samples, seed)
+    return _written(model, begin, length, seed, variant, send)
 
 
 def _model(

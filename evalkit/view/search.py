@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 
 from evalkit import numbers
+from evalkit.records import UNQUANTIZED
 from evalkit.records.search import SCHEMA, Difference, FoundMix, Rival, Search
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import csv_text, json_text
@@ -113,15 +114,17 @@ def _nats(value: float) -> str:
 
 
 def _made_of(found: Search) -> Grid:
-    """Modules and bytes of each mix by format, predicted and measured divergence."""
-    titles = ("predicted KL", "measured KL", *found.formats, "16bit")
-    lines = []
-    for mix in found.mixes:
-        counts = [sum(one.format == name for one in mix.plan) for name in titles[2:]]
-        measured = numbers.MISSING if mix.kl is None else numbers.small(mix.kl)
-        cells = (numbers.small(mix.predicted_kl), measured, *(f"{n:,}" for n in counts))
-        lines.append(Line(f"{numbers.plain(mix.bits, 2)} bits", cells))
-    return Grid(titles, tuple(lines))
+    """A column a mix: its divergence, predicted and measured, and its modules by format."""
+    mixes = found.mixes
+    measured = [numbers.MISSING if mix.kl is None else numbers.small(mix.kl) for mix in mixes]
+    predicted = [numbers.small(mix.predicted_kl) for mix in mixes]
+    lines = [Line("KL predicted", tuple(predicted)), Line("KL measured", tuple(measured))]
+    for name in (*found.formats, UNQUANTIZED):
+        counts = [sum(one.format == name for one in mix.plan) for mix in mixes]
+        if any(counts):
+            cells = (numbers.counted(count, "module") for count in counts)
+            lines.append(Line(numbers.clean(name), tuple(cells)))
+    return Grid(tuple(f"{numbers.plain(mix.bits, 2)} bits" for mix in mixes), tuple(lines))
 
 
 def _advice(mix: FoundMix, *, several: bool) -> str:

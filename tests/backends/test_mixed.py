@@ -256,6 +256,14 @@ def test_torchao_says_which_format_of_a_mix_needs_a_card(llama: Path, tmp_path: 
     assert chosen.kernel == "Linear Int8Tensor, Linear Int4TilePackedTo4dTensor"
 
 
+@pytest.mark.parametrize("backend", ["gptq", "torchao"])
+def test_random_weights_are_not_mixed(llama: Path, tmp_path: Path, backend: str) -> None:
+    variant = mixed(plan(tmp_path, Mix("int8")), backend)
+    loader = {"gptq": gptq.load_random, "torchao": torchao.load_random}[backend]
+    with pytest.raises(EvalkitError, match="cannot be made of random weights: leave it out"):
+        loader(resolve_config(str(llama)), variant, "cpu")
+
+
 def test_unquantized_modules_count_in_the_plan(llama: Path, tmp_path: Path) -> None:
     checkpoint = resolve_config(str(llama))
     shape = model_shape("llama", checkpoint.config, {2})

@@ -120,7 +120,7 @@ def samples(
 def test_own_samples_are_shorter_unless_asked_for(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "_OWN_LENGTH", 8)
+    monkeypatch.setattr(calibration, "SELF_LENGTH", 8)
     # What a dry run counts is what is made.
     assert calibration.sample_shape(parse_variant(OWN), checkpoint) == (3, 8)
     assert {len(one) for one in samples(checkpoint, [], OWN).samples} == {8}

@@ -12,7 +12,8 @@ from typing import Any
 from evalkit.analysis import allocation
 from evalkit.declaration import declared, resolved, words
 from evalkit.errors import UsageError, VariantError
-from evalkit.models.shapes import Shape, decoder_shapes
+from evalkit.models.checkpoint import Checkpoint
+from evalkit.models.shapes import Shape, decoder_shapes, meta_model
 from evalkit.options import CompareOptions, SearchOptions
 from evalkit.progress import Listener, ignore
 from evalkit.records import UNQUANTIZED
@@ -24,11 +25,10 @@ from evalkit.running.calibration import (
     choose_calibration,
 )
 from evalkit.running.compare.plan import ComparePlan, make_plan
-from evalkit.running.hardware_plan import schemes_of, shape_of
 from evalkit.running.job import Job
 from evalkit.running.search.candidates import Candidates, candidates, groups_of
 from evalkit.running.search.damage import swapped_formats
-from evalkit.texts.documents import load_texts
+from evalkit.texts.documents import Text, load_texts
 from evalkit.texts.uses import TextUses, Use
 
 
@@ -56,13 +56,13 @@ def plan_search(asked: Sequence[str], options: SearchOptions, send: Listener) ->
     if not options["sensitivity_text"]:
         raise UsageError(
             "no text to measure damage on: give --sensitivity-text FILE, other than the text of"
-            " the evaluation and of the calibration"
+            " the evaluation and of the calibration, or self, which the model writes"
         )
     checkpoint = resolve_subject(options, send=send).checkpoint
     found = candidates(asked, checkpoint)
     shapes = decoder_shapes(checkpoint)
     groups = groups_of(found, shapes, {name: {} for name in found.variants})
-    rest = _rest_bytes(found, shapes, checkpoint)
+    rest = _rest_bytes(shapes, checkpoint)
     budgets = _budgets(options, groups, rest)
     for budget in budgets:
         allocation.check_room(groups, budget)
@@ -121,14 +121,12 @@ def _budgets(
     return tuple(size - rest for size in sizes)
 
 
-def _rest_bytes(found: Candidates, shapes: Mapping[str, Shape], checkpoint: Any) -> int:
+def _rest_bytes(shapes: Mapping[str, Shape], checkpoint: Checkpoint) -> int:
     """Bytes of embedding, head, norms and biases, in 16 bit."""
     import evalkit.running.preload  # noqa: F401  imports torch without its libraries' remarks
 
-    schemes = [scheme for _, scheme in schemes_of(list(found.variants.values()), checkpoint)[0]]
-    shape = shape_of(checkpoint.name, checkpoint, schemes)
-    quantizable = sum(outputs * inputs for outputs, inputs in shapes.values())
-    return 2 * (shape.parameters - quantizable)
+    parameters: int = sum(one.numel() for one in meta_model(checkpoint.config).parameters())
+    return 2 * (parameters - sum(outputs * inputs for outputs, inputs in shapes.values()))
 
 
 def _nearest(
@@ -148,19 +146,21 @@ def _uses(jobs: Mapping[str, Job], options: SearchOptions) -> TextUses:
     for job in jobs.values():
         source = calibration_source(job.variant, job.checkpoint)
         if source:
-            text = None if source == SELF else _calibration(job)
-            uses.add(
-                Use("calibration", source, text, calibration_seed(job.variant, options["seed"]))
-            )
+            seed = calibration_seed(job.variant, options["seed"])
+            uses.add(Use("calibration", source, _calibration(job), seed))
     offline = options["offline"]
-    for text in load_texts(
-        words(options["sensitivity_text"]), limit=options["limit"], offline=offline
-    ):
+    asked = words(options["sensitivity_text"])
+    if SELF in asked:
+        own = Use("sensitivity", SELF, seed=options["seed"])
+        uses.add(own, "draw the other one with calibration_seed=1")
+    files = [one for one in asked if one != SELF]
+    for text in load_texts(files, limit=options["limit"], offline=offline):
         uses.add(Use("sensitivity", text.name, text), "give another --sensitivity-text")
     for text in load_texts(jobs[""].sources, limit=options["limit"], offline=offline):
         uses.add(Use("evaluation", text.name, text), "give another --text or --sensitivity-text")
     return uses
 
 
-def _calibration(job: Job) -> Any:
+def _calibration(job: Job) -> Text | None:
+    """The text that the variant of `job` is calibrated on; None for the model's own."""
     return choose_calibration(job.variant, job.checkpoint, offline=job.settings.offline)[1]

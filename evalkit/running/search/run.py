@@ -11,7 +11,7 @@ from evalkit.analysis import allocation
 from evalkit.analysis.allocation import Allocation, Group
 from evalkit.analysis.search import Evidence, held_out, with_verdicts
 from evalkit.backends import keeps, spec_of
-from evalkit.declaration import command_line
+from evalkit.declaration import command_line, words
 from evalkit.options import SearchOptions
 from evalkit.progress import Event, Listener
 from evalkit.records import UNQUANTIZED, Comparison, Mix, Row, content_hash, to_json
@@ -23,12 +23,14 @@ from evalkit.records.search import (
     RivalKind,
     Search,
 )
+from evalkit.running.calibration import SELF
 from evalkit.running.compare.plan import ComparePlan, make_plan
 from evalkit.running.compare.run import run_plan
 from evalkit.running.job import Job
 from evalkit.running.process import run_child
 from evalkit.running.search.candidates import groups_of, module_bytes
 from evalkit.running.search.damage import Damage, damage_map
+from evalkit.running.search.own_text import own_text_file
 from evalkit.running.search.plan import SearchPlan, compared_options, plan_search
 from evalkit.store.files import make_directory, write_json
 from evalkit.store.store import Store
@@ -62,6 +64,7 @@ def run_search(asked: Sequence[str], options: SearchOptions, listener: Listener)
     if others:
         told += f"; that of {', '.join(others)} is scaled by the error of the weights"
     listener(Event("evalkit", "", message=told))
+    options = _with_own_text(plan, options, listener)
     damage = damage_map(found, plan.swapped, plan.jobs, list(plan.shapes), options, listener)
     groups = groups_of(found, plan.shapes, damage.by_format)
     folder = _folder(plan, damage, options)
@@ -77,6 +80,17 @@ def run_search(asked: Sequence[str], options: SearchOptions, listener: Listener)
     )
     write_json(folder / "search.json", {"schema": SCHEMA, "search": to_json(search)})
     return search
+
+
+def _with_own_text(plan: SearchPlan, options: SearchOptions, listener: Listener) -> SearchOptions:
+    """The options with what the model writes as a file, where `self` is a text of them."""
+    asked = words(options["sensitivity_text"])
+    if SELF not in asked:
+        return options
+    tokens = options["sensitivity_tokens"]
+    file = own_text_file(plan.jobs[""], options["seed"], tokens, listener)
+    texts = tuple(str(file) if one == SELF else one for one in asked)
+    return {**options, "sensitivity_text": texts}
 
 
 def _mixes(
@@ -112,18 +126,17 @@ def _contest(
     bits = 8 * mix.bytes / sum(group.weights for group in groups)
     size = f"{bits:.2f}-bits"
     file = _write(folder / f"mix-{size}.yaml", groups, mix)
-    made: list[tuple[RivalKind, str, str]] = []
     heuristic = allocation.head_and_tail(groups, mix.bytes)
-    made.append(("head and tail", "head and tail", _variant(plan, groups, folder, heuristic,
-                                                            f"head-and-tail-{size}")))  # fmt: skip
+    outer = _variant(plan, groups, folder, heuristic, f"head-and-tail-{size}")
+    made: list[tuple[RivalKind, str, str]] = [("head and tail", "head and tail", outer)]
     for number in range(RANDOM_ALLOCATIONS):
         drawn = allocation.at_random(groups, mix.bytes, number)
-        words = _variant(plan, groups, folder, drawn, f"random-{number + 1}-{size}")
-        made.append(("random", f"random {number + 1}", words))
+        name = f"random-{number + 1}-{size}"
+        made.append(("random", f"random {number + 1}", _variant(plan, groups, folder, drawn, name)))
     kinds: tuple[RivalKind, RivalKind] = ("smaller", "larger")
-    for kind, name in zip(kinds, allocation.neighbours(groups, mix.bytes), strict=True):
-        if name is not None and name != UNQUANTIZED:
-            made.append((kind, name, plan.found.variants[name].text))
+    for kind, form in zip(kinds, allocation.neighbours(groups, mix.bytes), strict=True):
+        if form is not None and form != UNQUANTIZED:
+            made.append((kind, form, plan.found.variants[form].text))
     return Contest(budget, mix, plan.found.mix(str(file)), file, tuple(made))
 
 
@@ -147,10 +160,10 @@ def _compare(
     plan: SearchPlan, contests: Sequence[Contest], options: SearchOptions, listener: Listener
 ) -> tuple[ComparePlan, Comparison]:
     """All mixes and rivals beside the baseline, on text that nothing was searched on."""
-    words = [one.words for one in contests]
-    words += [word for one in contests for _, _, word in one.rivals]
-    texts = list(dict.fromkeys([plan.found.baseline.text, *words]))
-    compared = make_plan(texts, compared_options(options), send=listener)
+    asked = [one.words for one in contests]
+    asked += [word for one in contests for _, _, word in one.rivals]
+    asked = list(dict.fromkeys([plan.found.baseline.text, *asked]))
+    compared = make_plan(asked, compared_options(options), send=listener)
     return compared, run_plan(compared, listener, fresh=options["fresh"])
 
 
@@ -169,7 +182,7 @@ def _found_mix(
     rivals, evidence = held_out(
         comparison,
         row.variant.label,
-        [(kind, name, labels[words]) for kind, name, words in contest.rivals],
+        [(kind, name, labels[text]) for kind, name, text in contest.rivals],
     )
     job = next(one for one in compared.jobs if one.variant.text == contest.words)
     kl, size = row.metrics.get("kl_divergence_mean"), row.metrics.get("weight_bytes")
