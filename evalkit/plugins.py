@@ -26,6 +26,7 @@ GROUPS: Mapping[str, str] = {
     "charts.comparison": "view/charts/comparison",
     "charts.bench": "view/charts/bench",
     "charts.plan": "view/charts/plan",
+    "charts.answers": "view/charts/answers",
 }
 
 

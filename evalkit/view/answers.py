@@ -189,13 +189,19 @@ def _length(row: AnswersRow) -> str:
 
 
 def _faults(row: AnswersRow) -> str:
-    """Shares of answers that loop, are empty or hold broken JSON; those that there are."""
-    named = {"loop": row.looping, "empty": row.empty, "broken JSON": row.broken_json}
-    named["other script"] = row.other_script
-    shown = [
-        f"{numbers.percent(one.value)} {name}" for name, one in named.items() if one and one.value
+    """How many answers loop, are empty or hold broken JSON, of how many; those that there are."""
+    named = {
+        "loop": row.looping,
+        "empty": row.empty,
+        "broken JSON": row.broken_json,
+        "other script": row.other_script,
+    }
+    counts = [
+        f"{round(one.value * one.n)} of {one.n} {name}"
+        for name, one in named.items()
+        if one is not None and one.value
     ]
-    return ", ".join(shown) or "none"
+    return ", ".join(counts) or "none"
 
 
 def _percent(estimate: Estimate | None) -> str:

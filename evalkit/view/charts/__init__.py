@@ -1,8 +1,9 @@
-"""Charts of comparisons, benches and plans: one file each, in the folder of what it draws.
+"""Charts of comparisons, benches, plans and answers: one file each, in the folder of what it draws.
 
 `draw("tradeoff", comparison, tables)` draws one by name. Listing names imports no matplotlib; what
 a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
-groups evalkit.charts.comparison, evalkit.charts.bench and evalkit.charts.plan.
+groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan and
+evalkit.charts.answers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "chart_names", "draw", "find_chart", "in_report_order", "kind_of"]
 
-KINDS = ("comparison", "bench", "plan")
+KINDS = ("comparison", "bench", "plan", "answers")
 
 
 def kind_of(result: Any) -> str:
-    """The kind of `result` as charts are sorted by it: "comparison", "bench", "plan"."""
+    """The kind of `result` as charts are sorted by it: one of KINDS where it has any."""
     return type(result).__name__.lower()
 
 
@@ -46,7 +47,7 @@ def find_chart(kind: str, name: str) -> ChartFunction[...]:
 
 
 def draw(name: str, result: Any, tables: Tables | None = None) -> Chart:
-    """The chart `name` of a comparison, a bench or a plan.
+    """The chart `name` of a comparison, a bench, a plan or answers.
 
     `tables` holds the raw values of a comparison by label of the variant and may be empty; charts
     that need them say so. Raises UsageError with a suggestion for an unknown name, and
