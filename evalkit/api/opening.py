@@ -12,8 +12,9 @@ from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.metrics import table_columns
 from evalkit.plain_text import clean_columns
 from evalkit.records import Comparison, Flip, Run
+from evalkit.records.answers import Answers
 from evalkit.records.bench import Bench
-from evalkit.store.store import Store, read_bench, read_comparison, read_run
+from evalkit.store.store import Store, read_answers, read_bench, read_comparison, read_run
 
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs", "comparisons")
 
@@ -52,6 +53,16 @@ def load_bench(bench: str | Path | None = None, store: str | Path | None = None)
     if bench is None:
         return read_bench(_newest(folder, "bench"))
     return read_bench(_one(folder, str(bench)))
+
+
+def load_answers(answers: str | Path | None = None, store: str | Path | None = None) -> Answers:
+    """Stored answers by their id or file, the newest ones by default; needs no torch."""
+    if answers is not None and Path(answers).suffix == ".json":
+        return read_answers(Path(answers))
+    folder = Store(store).root / "answers"
+    if answers is None:
+        return read_answers(_newest(folder, "answers"))
+    return read_answers(_one(folder, str(answers)))
 
 
 def flips(

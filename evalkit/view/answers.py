@@ -211,10 +211,10 @@ def _percent(estimate: Estimate | None) -> str:
 _COLUMNS = (
     ("identical", _identical),
     ("parts at", _parts_at),
-    ("ties", _ties),
+    ("lead there", _lead),
     ("KL", _divergence),
     ("right, paired", _right),
     ("faults", _faults),
     ("tokens", _length),
-    ("lead there", _lead),
+    ("ties", _ties),
 )

@@ -22,7 +22,6 @@ from evalkit.progress import Event
 from evalkit.records.answers import Answers, Message, Prompt
 from evalkit.running.answers.plan import Asked, make_answers_plan
 from evalkit.running.answers.prompt_tokens import prompt_tokens
-from evalkit.store.store import read_answers
 from evalkit.view import render
 
 COUNT, PROMPTS = 12, 9
@@ -142,8 +141,11 @@ def test_what_was_answered_is_found_by_its_content(house: House, no_processes: N
     judged = evalkit.answers(*VARIANTS, **house.words(prompts=other))
     assert judged.rows[0].checks is not None
     assert judged.rows[0].checks.right.n == 2
+    assert evalkit.load_answers(store=house.store) == judged
     files = list((house.store / "answers").glob("*.json"))
-    assert {read_answers(file) == judged for file in files} == {True, False}
+    opened = [evalkit.load_answers(file) for file in files]
+    assert judged in opened
+    assert house.answers in opened
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,21 @@ def test_progress_counts_tokens_and_a_failed_variant_is_a_row(house: House) -> N
     assert "failed: " in render(found)
     with pytest.raises(VariantError):
         evalkit.answers("int4@awq", "fp32", **house.words())
+
+
+def test_a_variant_beside_itself_has_no_difference(house: House) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
+        )
+        found = evalkit.answers("fp32", "fp32", **house.words())
+    same = found.rows[1]
+    assert same.identical is not None
+    assert same.identical.value == 1
+    assert same.divergence is not None
+    assert same.divergence.value == pytest.approx(0, abs=1e-6)
+    assert same.first_difference_median is None
+    assert same.near_ties is None
 
 
 def test_what_an_interruption_left_is_gone_on_with(tmp_path: Path) -> None:
