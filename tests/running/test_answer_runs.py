@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,16 @@ class House:
         } | more  # fmt: skip
 
 
+@contextlib.contextmanager
+def in_this_process() -> Iterator[None]:
+    """Without a process for each variant, which the notebook's test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
+        )
+        yield
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     root = tmp_path_factory.mktemp("answers")
@@ -59,11 +72,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     prompts.write_text("\n".join(map(json.dumps, entries)))
     events: list[Event] = []
     bare = House(model, prompts, root / "store", Answers.__new__(Answers), ())
-    with pytest.MonkeyPatch.context() as patch:
-        # No process of its own: the notebook's test starts one.
-        patch.setattr(
-            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
-        )
+    with in_this_process():
         found = evalkit.answers(*VARIANTS, progress=events.append, **bare.words())
     return House(model, prompts, root / "store", found, tuple(events))
 
@@ -176,11 +185,11 @@ def test_progress_counts_tokens_and_a_failed_variant_is_a_row(house: House) -> N
         evalkit.answers("int4@awq", "fp32", **house.words())
 
 
-def test_a_variant_beside_itself_has_no_difference(house: House) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
-        )
+def test_a_variant_beside_itself_has_no_difference_though_the_reference_was_removed(
+    house: House,
+) -> None:
+    shutil.rmtree(house.store / "references")
+    with in_this_process():
         found = evalkit.answers("fp32", "fp32", **house.words())
     same = found.rows[1]
     assert same.identical is not None
