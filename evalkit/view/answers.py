@@ -12,7 +12,7 @@ from evalkit import numbers
 from evalkit.analysis.answers import most_telling
 from evalkit.records import to_json as plain
 from evalkit.records.answers import Answer, Answers, AnswersRow, Estimate
-from evalkit.view.cells import Grid, Line
+from evalkit.view.cells import Grid, Line, margin_text
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet
 from evalkit.view.side_by_side import Pair
@@ -62,7 +62,7 @@ def grid(found: Answers) -> Grid:
         ending = ("",) if _has_checks(found) else ()
         noise = (*(cells.get(title, "") for title in titles), *ending)
         lines.append(Line("noise floor", noise, finding="noise"))
-    ending = (f"verdict at {found.margin}",) if _has_checks(found) else ()
+    ending = (f"verdict at {margin_text(found)}",) if _has_checks(found) else ()
     return Grid((*titles, *ending), tuple(lines))
 
 

@@ -200,6 +200,19 @@ def test_a_variant_beside_itself_has_no_difference_though_the_reference_was_remo
     assert same.near_ties is None
 
 
+def test_drawn_answers_repeat_by_their_seed(house: House) -> None:
+    words = house.words(temperature=1.2, limit=3, fresh=True)
+    with in_this_process():
+        one, two, other = (evalkit.answers("fp32", "fp32", seed=s, **words) for s in (1, 1, 2))
+    tokens = [[answer.tokens for answer in found.rows[0].answers] for found in (one, two, other)]
+    assert tokens[0] == tokens[1] != tokens[2]
+    assert tokens[0] != [answer.tokens for answer in house.answers.rows[0].answers[:3]]
+    assert one.decoding == "drawn at temperature 1.2 with seed 1, up to 12 tokens"
+    assert one.noise_floor is not None
+    assert one.noise_floor.margin is None  # of what is drawn a lead says nothing
+    assert one.rows[1].near_ties is None
+
+
 def test_what_an_interruption_left_is_gone_on_with(tmp_path: Path) -> None:
     from evalkit.running.answers.worker import _Kept
     from evalkit.store.parts import Parts
