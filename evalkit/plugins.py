@@ -28,6 +28,7 @@ GROUPS: Mapping[str, str] = {
     "charts.plan": "view/charts/plan",
     "charts.sensitivity": "view/charts/sensitivity",
     "charts.search": "view/charts/search",
+    "charts.answers": "view/charts/answers",
 }
 
 

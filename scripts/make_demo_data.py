@@ -1,4 +1,4 @@
-"""Write the demo's tokenizer, test text, calibration text and tasks, all from seeds.
+"""Write the demo's tokenizer, test text, calibration text, tasks and prompts, all from seeds.
 
     python scripts/make_demo_data.py [--out data/demo]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ TOKENIZER_DOCUMENTS = 60_000
 TEST_TOKENS = 60_000
 CALIBRATION_TOKENS = 120_000
 TASK_ITEMS = 500
+PROMPTS_OF_A_TASK = 20
 CONTEXT = 1024
 
 
@@ -57,6 +59,23 @@ def write_tasks(out: Path) -> None:
         (out / f"{task}.yaml").write_text(configuration, encoding="utf-8")
 
 
+def prompt_rows() -> Iterator[dict[str, str]]:
+    """Prompts for `evalkit answers`: items of three tasks, whose answer is to begin rightly."""
+    for task in ("demo_where", "demo_last_word", "demo_sums"):
+        for row in task_rows(task, TASK_ITEMS)[:PROMPTS_OF_A_TASK]:
+            right = row["choices"][row["label"]] if "choices" in row else None
+            right = right or row.get("last_word") or row["answer"]
+            reference = rf"^\s*{re.escape(right)}\b"
+            yield {"prompt": row["context"], "reference": reference, "check": "regex"}
+
+
+def write_prompts(out: Path) -> None:
+    """One JSONL file of prompts with their checks."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = (json.dumps(row) + "\n" for row in prompt_rows())
+    (out / "town_prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "demo")
@@ -65,6 +84,7 @@ def main() -> None:
     save_tokenizer(tokenizer, out / "model", CONTEXT)
     write_texts(out, tokenizer)
     write_tasks(out / "tasks")
+    write_prompts(out / "prompts")
 
 
 if __name__ == "__main__":

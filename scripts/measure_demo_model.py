@@ -42,6 +42,7 @@ MADE_BY = {
     "text/": "scripts/make_demo_data.py",
     "calibration/": "scripts/make_demo_data.py",
     "tasks/": "scripts/make_demo_data.py",
+    "prompts/": "scripts/make_demo_data.py",
     "model/": "scripts/train_demo_model.py",
     "recipe.json": "scripts/train_demo_model.py",
     "training_log.jsonl": "scripts/train_demo_model.py",

@@ -12,7 +12,7 @@ from scoring_models import build
 
 from evalkit.analysis.footprint import CPU, CUDA, Runtime
 from evalkit.backends import _bitsandbytes, parse_variant
-from evalkit.inference import generate, timing
+from evalkit.inference import extending, timing
 from evalkit.metrics import memory
 from evalkit.metrics.memory import PeakMeter, level_before_loading
 from evalkit.models import offload
@@ -224,7 +224,7 @@ def test_drawing_on_a_card_leaves_its_random_state(monkeypatch: pytest.MonkeyPat
     row: Any = SimpleNamespace(prompt=[1, 2])
     model: Any = SimpleNamespace(device=torch.device("cuda", 0))
     with pytest.raises(InterruptedError):
-        generate._alone(model, SimpleNamespace(), row, SimpleNamespace())  # type: ignore[arg-type]
+        extending.extend_alone(model, SimpleNamespace(), row, SimpleNamespace(), False)  # type: ignore[arg-type]
     assert forked == [[torch.device("cuda", 0)]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ def model() -> Any:
 
 def documents(name: str) -> list[str]:
     return (DEMO / name).read_text().rstrip("\n").split(f"\n{corpus.SEPARATOR}\n")
+
+
+def test_the_prompts_are_items_of_the_tasks_with_their_answers() -> None:
+    from make_demo_data import prompt_rows
+
+    from evalkit.texts.prompts import load_prompts
+
+    prompts = load_prompts("demo")
+    assert [one.text for one in prompts] == [row["prompt"] for row in prompt_rows()]
+    assert len(prompts) == 60
+    (pillow,) = [one for one in prompts if one.text.endswith("finds the ancient pillow in the")]
+    assert re.search(pillow.reference, " dungeon. So")
 
 
 def test_the_manifest_lists_every_file_with_its_hash_and_size() -> None:

@@ -9,7 +9,7 @@ import pytest
 from view.comparisons import comparison
 
 from evalkit import cli
-from evalkit.plain_text import use_plain_signs
+from evalkit.plain_text import clean_block, use_plain_signs
 from evalkit.progress import Event, live
 from evalkit.view import render, show
 
@@ -73,3 +73,8 @@ def test_the_command_sees_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     print("± 1")
     sys.stdout.flush()
     assert sys.stdout.buffer.getvalue().endswith(b"+- 1\n")  # type: ignore[attr-defined]
+
+
+def test_a_block_keeps_its_lines_and_loses_what_could_disguise_it() -> None:
+    hostile = "def f():\r\n\treturn\x1b[31m 1 \u202eabc\x07\ud800 \u05e9"
+    assert clean_block(hostile) == "def f():\n\treturn 1 abc   \u05e9"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from view.answered import hostile
 from view.benched import bench
 from view.charted import full
 from view.comparisons import comparison, standard_rows
@@ -35,6 +36,7 @@ RESULTS = {
     "comparison": hostile_comparison(),
     "bench": hostile_bench(),
     "plan": evalkit.plan("fp16", "int8", gpu="rtx-4090"),
+    "answers": hostile(),
     "run": Run("id", Model(SCRIPT, "x"), Variant("fp16", "transformers"), Suite(SCRIPT), "ok"),
 }
 

@@ -12,9 +12,17 @@ from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.metrics import table_columns
 from evalkit.plain_text import clean_columns
 from evalkit.records import Comparison, Flip, Run
+from evalkit.records.answers import Answers
 from evalkit.records.bench import Bench
 from evalkit.records.sensitivity import Sensitivity
-from evalkit.store.store import Store, read_bench, read_comparison, read_run, read_sensitivity
+from evalkit.store.store import (
+    Store,
+    read_answers,
+    read_bench,
+    read_comparison,
+    read_run,
+    read_sensitivity,
+)
 
 LISTS = ("models", "backends", "metrics", "suites", "gpus", "runs", "comparisons")
 
@@ -65,6 +73,16 @@ def load_sensitivity(
     if sensitivity is None:
         return read_sensitivity(_newest(folder, "sensitivity"))
     return read_sensitivity(_one(folder, str(sensitivity)))
+
+
+def load_answers(answers: str | Path | None = None, store: str | Path | None = None) -> Answers:
+    """Stored answers by their id or file, the newest ones by default; needs no torch."""
+    if answers is not None and Path(answers).suffix == ".json":
+        return read_answers(Path(answers))
+    folder = Store(store).root / "answers"
+    if answers is None:
+        return read_answers(_newest(folder, "answers"))
+    return read_answers(_one(folder, str(answers)))
 
 
 def flips(

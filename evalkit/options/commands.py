@@ -220,7 +220,7 @@ class AnswersOptions(LoadOptions, ChatOptions, FreshOption, total=False):
         Annotated[
             str | Path,
             Option(
-                "Prompts: JSONL, JSON, CSV, TSV, Parquet or text; FILE::COLUMN.",
+                "Prompts: JSONL, JSON, CSV, TSV, Parquet or text; FILE::COLUMN; or demo.",
                 metavar="FILE",
                 neutral=PLACE,
             ),

@@ -18,7 +18,8 @@ def unfinished(store: Store, job: Job, part: Part) -> bool:
     if part.missing(stored, job.environment.machine):
         return True
     reference = store.reference(job.reference) / "complete.json"
-    makes_reference = part.kind == "texts" and job.is_baseline and job.divergence
+    records = part.kind in ("texts", "answers")
+    makes_reference = records and job.is_baseline and job.divergence
     return makes_reference and not reference.exists()
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from evalkit.demo_data import demo_directory
 from evalkit.errors import DataError, did_you_mean
 from evalkit.records.answers import Check, Message, Prompt
 from evalkit.texts.columns import SEPARATOR, listed
@@ -26,6 +27,8 @@ from evalkit.texts.formats import (
 )
 
 PROMPT, MESSAGES, REFERENCE, CHECK = "prompt", "messages", "reference", "check"
+# The word for the prompts of the embedded demo.
+DEMO = "demo"
 CHECKS: tuple[str, ...] = get_args(Check)
 ROLES = ("system", "user", "assistant")
 _DELIMITERS = {"CSV": ",", "TSV": "\t"}
@@ -34,11 +37,13 @@ Entry = Mapping[str, Any]
 
 
 def load_prompts(source: str, limit: int | None = None) -> tuple[Prompt, ...]:
-    """The prompts of `PATH` or `PATH::COLUMN`, the first `limit` of them.
+    """The prompts of `PATH` or `PATH::COLUMN`, the first `limit` of them; `demo` has some.
 
     Raises DataError in one line for a file that cannot be read, an entry without a prompt, and a
     check that is not known or lacks its reference.
     """
+    if source == DEMO:
+        source = str(demo_directory() / "prompts" / "town_prompts.jsonl")
     path, column = located(source)
     if path.is_dir():
         raise DataError(f"prompts {source} is a directory: name one file")

@@ -12,7 +12,7 @@ from evalkit import numbers
 from evalkit.analysis.answers import most_telling
 from evalkit.records import to_json as plain
 from evalkit.records.answers import Answer, Answers, AnswersRow, Estimate
-from evalkit.view.cells import Grid, Line
+from evalkit.view.cells import Grid, Line, margin_text
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet
 from evalkit.view.side_by_side import Pair
@@ -65,7 +65,7 @@ def grid(found: Answers) -> Grid:
         return Grid(tuple(titles), tuple(lines))
     # The verdict is the last thing that a narrow table leaves out.
     importance = (*range(1, len(titles) + 1), 0)
-    return Grid((*titles, f"verdict at {found.margin}"), tuple(lines), importance)
+    return Grid((*titles, f"verdict at {margin_text(found)}"), tuple(lines), importance)
 
 
 def remarks(found: Answers) -> list[str]:
@@ -192,13 +192,19 @@ def _length(row: AnswersRow) -> str:
 
 
 def _faults(row: AnswersRow) -> str:
-    """Shares of answers that loop, are empty or hold broken JSON; those that there are."""
-    named = {"loop": row.looping, "empty": row.empty, "broken JSON": row.broken_json}
-    named["other script"] = row.other_script
-    shown = [
-        f"{numbers.percent(one.value)} {name}" for name, one in named.items() if one and one.value
+    """How many answers loop, are empty or hold broken JSON, of how many; those that there are."""
+    named = {
+        "loop": row.looping,
+        "empty": row.empty,
+        "broken JSON": row.broken_json,
+        "other script": row.other_script,
+    }
+    counts = [
+        f"{round(one.value * one.n)} of {one.n} {name}"
+        for name, one in named.items()
+        if one is not None and one.value
     ]
-    return ", ".join(shown) or "none"
+    return ", ".join(counts) or "none"
 
 
 def _percent(estimate: Estimate | None) -> str:
@@ -208,10 +214,10 @@ def _percent(estimate: Estimate | None) -> str:
 _COLUMNS = (
     ("identical", _identical),
     ("parts at", _parts_at),
-    ("ties", _ties),
+    ("lead there", _lead),
     ("KL", _divergence),
     ("right, paired", _right),
     ("faults", _faults),
     ("tokens", _length),
-    ("lead there", _lead),
+    ("ties", _ties),
 )

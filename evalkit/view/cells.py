@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evalkit import numbers
 from evalkit.records import Column, Comparison, Row, Value
+from evalkit.records.answers import Answers
 
 # The verdict is the last thing that a narrow table leaves out.
 _VERDICT_IMPORTANCE = 0
@@ -147,9 +148,9 @@ def label(row: Row) -> str:
     return numbers.clean(row.label or row.variant.text)
 
 
-def margin_text(comparison: Comparison) -> str:
+def margin_text(judged: Comparison | Answers) -> str:
     """The margin with a space before its unit: "1 pp"."""
-    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(comparison.margin))
+    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(judged.margin))
 
 
 def status_words(row: Row) -> str:

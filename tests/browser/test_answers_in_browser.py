@@ -108,5 +108,4 @@ def test_5000_prompts_and_4_variants_open_at_once(tmp_path: Path, watched: Watch
     assert page.locator("article").count() <= 100
     page.locator("#end").scroll_into_view_if_needed()
     page.locator("article").nth(40).wait_for()
-    print(page.evaluate("performance.getEntriesByType('navigation')[0].domComplete"))
     assert watched.errors == []

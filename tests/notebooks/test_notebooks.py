@@ -25,6 +25,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "05_plan_and_speed": BENCH | {"variants": ["fp16", "int8"], "contexts": [64]},
     "06_phi3_small_4090": BENCH | SMALL
     | {"model": "demo", "suite": "demo", "variants": ["fp16", "int8"]},
+    "07_would_i_notice": SMALL | {"generate": 12, "variants": ["fp16", "int4@bitsandbytes"]},
 }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,6 @@ from evalkit.progress import Event
 from evalkit.records.answers import Answers, Message, Prompt
 from evalkit.running.answers.plan import Asked, make_answers_plan
 from evalkit.running.answers.prompt_tokens import prompt_tokens
-from evalkit.store.store import read_answers
 from evalkit.view import render
 
 COUNT, PROMPTS = 12, 9
@@ -50,6 +52,16 @@ class House:
         } | more  # fmt: skip
 
 
+@contextlib.contextmanager
+def in_this_process() -> Iterator[None]:
+    """Without a process for each variant, which the notebook's test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
+        )
+        yield
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     root = tmp_path_factory.mktemp("answers")
@@ -60,11 +72,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     prompts.write_text("\n".join(map(json.dumps, entries)))
     events: list[Event] = []
     bare = House(model, prompts, root / "store", Answers.__new__(Answers), ())
-    with pytest.MonkeyPatch.context() as patch:
-        # No process of its own: the notebook's test starts one.
-        patch.setattr(
-            "evalkit.running.answers.run.run_child", lambda task, job, send, **_: task(job, send)
-        )
+    with in_this_process():
         found = evalkit.answers(*VARIANTS, progress=events.append, **bare.words())
     return House(model, prompts, root / "store", found, tuple(events))
 
@@ -142,8 +150,11 @@ def test_what_was_answered_is_found_by_its_content(house: House, no_processes: N
     judged = evalkit.answers(*VARIANTS, **house.words(prompts=other))
     assert judged.rows[0].checks is not None
     assert judged.rows[0].checks.right.n == 2
+    assert evalkit.load_answers(store=house.store) == judged
     files = list((house.store / "answers").glob("*.json"))
-    assert {read_answers(file) == judged for file in files} == {True, False}
+    opened = [evalkit.load_answers(file) for file in files]
+    assert judged in opened
+    assert house.answers in opened
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,34 @@ def test_progress_counts_tokens_and_a_failed_variant_is_a_row(house: House) -> N
     assert "failed: " in render(found)
     with pytest.raises(VariantError):
         evalkit.answers("int4@awq", "fp32", **house.words())
+
+
+def test_a_variant_beside_itself_has_no_difference_though_the_reference_was_removed(
+    house: House,
+) -> None:
+    shutil.rmtree(house.store / "references")
+    with in_this_process():
+        found = evalkit.answers("fp32", "fp32", **house.words())
+    same = found.rows[1]
+    assert same.identical is not None
+    assert same.identical.value == 1
+    assert same.divergence is not None
+    assert same.divergence.value == pytest.approx(0, abs=1e-6)
+    assert same.first_difference_median is None
+    assert same.near_ties is None
+
+
+def test_drawn_answers_repeat_by_their_seed(house: House) -> None:
+    words = house.words(temperature=1.2, limit=3, fresh=True)
+    with in_this_process():
+        one, two, other = (evalkit.answers("fp32", "fp32", seed=s, **words) for s in (1, 1, 2))
+    tokens = [[answer.tokens for answer in found.rows[0].answers] for found in (one, two, other)]
+    assert tokens[0] == tokens[1] != tokens[2]
+    assert tokens[0] != [answer.tokens for answer in house.answers.rows[0].answers[:3]]
+    assert one.decoding == "drawn at temperature 1.2 with seed 1, up to 12 tokens"
+    assert one.noise_floor is not None
+    assert one.noise_floor.margin is None  # of what is drawn a lead says nothing
+    assert one.rows[1].near_ties is None
 
 
 def test_what_an_interruption_left_is_gone_on_with(tmp_path: Path) -> None:

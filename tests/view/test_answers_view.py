@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from rich.cells import cell_len
 from view.answered import HOSTILE, RIGHT_TO_LEFT, answers, hostile, many
 
+from evalkit.errors import EvalkitError
 from evalkit.records.answers import Prompt
 from evalkit.view import render
 from evalkit.view.side_by_side import FORK, Pair, fork_of, pair_lines
@@ -28,7 +30,7 @@ def test_a_terminal_of_80_columns_has_the_table_and_the_pairs_with_their_fork() 
     assert f"It is {FORK}Paris." in text
     assert f"It is {FORK}Lyon." in text
     assert "failed: no card" in text
-    assert "verdict at 1pp" in text
+    assert "verdict at 1 pp" in text
     assert "\u202e" not in text
 
 
@@ -103,10 +105,18 @@ def test_the_page_holds_everything_as_text() -> None:
 
 
 def test_a_page_of_5000_prompts_and_4_variants_is_below_20_megabytes() -> None:
-    # A tenth of the prompts, of the same length: the rest weighs as much.
-    page = render(many(500, 4), "html")
-    assert 10 * len(page.encode()) < 20e6
+    # Of a part of the prompts, of the same length: the rest weighs as much.
+    page = render(many(200, 4), "html")
+    assert 25 * len(page.encode()) < 20e6
     assert len(re.findall("<article", page)) <= 1
+
+
+def test_the_curve_of_survival_says_where_it_ends() -> None:
+    chart = many(40, 3).plot.survival()
+    assert "int1: " in chart.description
+    assert "The baseline against itself: 100.0 % are the same" in chart.description
+    with pytest.raises(EvalkitError, match="no other variant answered"):
+        answers([Prompt("p")], {"fp16": ["an answer"]}).plot.survival()
 
 
 def test_answers_of_a_single_variant() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from answered import hostile
 from benched import bench
 from comparisons import comparison, standard_rows
 from plans import planned
@@ -16,6 +17,7 @@ from rich.console import Console
 import evalkit
 from evalkit import cli
 from evalkit.analysis.gate import judge, parse_limits
+from evalkit.cli.answering import AnswersFormat
 from evalkit.cli.bench import BenchFormat
 from evalkit.cli.comparing import Format
 from evalkit.cli.examining import CheckFormat
@@ -55,6 +57,7 @@ RESULTS: dict[str, Any] = {
     ),
     "check": Judgements(tuple(judge(comparison(), LIMITS))),
     "flips": Flips((FLIP,)),
+    "answers": hostile(),
     "speculation": Speculations((Speculation("fp16", "int4", 4, 0.8, 3.2, 1.5, True, 512),)),
     "batch": Batch(
         "n.ipynb", Path("grid"), (CellResult("a", {"n": 1}, "failed", f"lost {SCRIPT}"),)
@@ -68,6 +71,7 @@ SCHEMAS = {
     "check": "evalkit.check/1",
     "speculation": "evalkit.speculation/1",
     "batch": "evalkit.batch/1",
+    "answers": "evalkit.answers/1",
 }
 FORMS = [(kind, form) for kind, one in RESULTS.items() for form in formats(type(one))]
 
@@ -103,6 +107,7 @@ def test_the_formats_of_each_kind() -> None:
         "check": ("table", "json", "junit"),
         "flips": ("table", "json", "html"),
         "speculation": ("table", "json"),
+        "answers": ("table", "json", "markdown", "html"),
         "batch": ("table", "json", "html"),
     }
 
@@ -116,9 +121,7 @@ def test_an_unknown_format_is_one_line_with_a_guess() -> None:
 
 
 def test_what_is_no_result_is_named() -> None:
-    with pytest.raises(
-        EvalkitError, match="dict is no result that can be shown: those are Answers, Batch"
-    ):
+    with pytest.raises(EvalkitError, match="dict is no result that can be shown: those are An"):
         render({})
 
 
@@ -127,7 +130,7 @@ def test_what_is_no_result_is_named() -> None:
     [
         ("comparison", Format), ("bench", BenchFormat), ("plan", PlanFormat),
         ("check", CheckFormat), ("flips", Form), ("speculation", Form), ("diagnosis", Form),
-        ("batch", Form),
+        ("batch", Form), ("answers", AnswersFormat),
     ],
 )  # fmt: skip
 def test_commands_offer_formats_that_there_are(kind: str, offered: type[Any]) -> None:
@@ -141,7 +144,7 @@ def test_show_prints_what_render_writes(kind: str, capsys: pytest.CaptureFixture
         assert capsys.readouterr().out.rstrip("\n") == render(RESULTS[kind], form).rstrip("\n")
 
 
-@pytest.mark.parametrize("kind", ["comparison", "bench", "plan", "run"])
+@pytest.mark.parametrize("kind", ["comparison", "bench", "plan", "run", "answers"])
 def test_print_shows_the_table_and_not_the_record(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

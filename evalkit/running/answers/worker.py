@@ -57,9 +57,10 @@ def measure_answers(work: Work, send: Listener) -> None:
         with open_variant(job, send) as session:
             run = begin(store, part, session)
             answering = _Answering(store, work, loaded(session), run, send)
-            missing = part.missing(run, job.environment.machine)
-            for name in missing:
+            for name in part.missing(run, job.environment.machine):
                 run = add(store, run, [answering.measure(name)])
+            if job.is_baseline:
+                answering.record()
             notes = (*run.notes, *session.quality_notes, *answering.lm.notes)
             notes = tuple(dict.fromkeys(notes))
             store.save(dataclasses.replace(run, status="ok", message="", notes=notes))
@@ -85,10 +86,18 @@ class _Answering:
         if name == AGAIN:
             step = -(-len(self.prompts) // NOISE_PROMPTS)
             again = range(0, len(self.prompts), step)
-            table = self._answers(name, again, at_once=-(-len(again) // 2))
-            self._record()
-            return self._measurement(name, table)
+            return self._measurement(name, self._answers(name, again, -(-len(again) // 2)))
         return self._measurement(ALONG, self._along(), self.job.parts[0].baseline)
+
+    def record(self) -> None:
+        """Keep the baseline's hidden states along its own answers, unless they are there."""
+        scoring = self._scoring()
+        table = scoring.table("self")
+        record = scoring.record(table)
+        assert record is not None
+        scoring.score(table, token_metrics("", is_baseline=True), record=record)
+        scoring.put_together(table)
+        record.complete()
 
     def _measurement(self, name: str, table: Path, baseline: str = "") -> Measurement:
         return Measurement(
@@ -149,16 +158,6 @@ class _Answering:
         answers = [said[index] for index in range(len(self.prompts))]
         windows = answer_windows(self.prompts, answers)
         return Scoring(self.store, self.run, windows, self.session, self.send)
-
-    def _record(self) -> None:
-        """Keep the baseline's hidden states along its own answers."""
-        scoring = self._scoring()
-        table = scoring.table("self")
-        record = scoring.record(table)
-        assert record is not None
-        scoring.score(table, token_metrics("", is_baseline=True), record=record)
-        scoring.put_together(table)
-        record.complete()
 
     def _along(self) -> Path:
         scoring = self._scoring()

@@ -1,9 +1,9 @@
-"""Charts of comparisons, benches, plans, damage maps and searches: a file each, by their kind.
+"""Charts of comparisons, benches, plans, damage maps, searches and answers.
 
-`draw("tradeoff", comparison, tables)` draws one by name. Listing names imports no matplotlib; what
+`draw("tradeoff", comparison, tables)` draws one by name, from the folder of what it draws. Listing names imports no matplotlib; what
 a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
 groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan,
-evalkit.charts.sensitivity and evalkit.charts.search.
+evalkit.charts.sensitivity, evalkit.charts.search and evalkit.charts.answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "chart_names", "draw", "find_chart", "in_report_order", "kind_of"]
 
-KINDS = ("comparison", "bench", "plan", "sensitivity", "search")
+KINDS = ("comparison", "bench", "plan", "sensitivity", "search", "answers")
 
 
 def kind_of(result: Any) -> str:
@@ -47,7 +47,7 @@ def find_chart(kind: str, name: str) -> ChartFunction[...]:
 
 
 def draw(name: str, result: Any, tables: Tables | None = None) -> Chart:
-    """The chart `name` of a comparison, a bench, a plan or a damage map.
+    """The chart `name` of a result: a comparison, a bench, or another of `KINDS`.
 
     `tables` holds the raw values of a comparison by label of the variant and may be empty; charts
     that need them say so. Raises UsageError with a suggestion for an unknown name, and
