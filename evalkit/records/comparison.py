@@ -66,9 +66,10 @@ class Row:
 class Flip:
     """A task item that is right under one variant and wrong under the other.
 
-    Margins are in nats: by how much the right choice beats the best wrong one (None for generated
-    answers). `is_coin_flip` marks an item whose margins are within the noise of rounding, which is
-    no damage.
+    `target` is the right answer in words, `gold` its place among the choices (None where the answer
+    is generated, or several are right). Margins are in nats: by how much the right choice beats the
+    best wrong one (None for generated answers). `is_coin_flip` marks an item whose margins are
+    within the noise of rounding, which is no damage.
     """
 
     task: str
@@ -85,6 +86,13 @@ class Flip:
     baseline_answer: str = ""
     variant_answer: str = ""
     is_coin_flip: bool = False
+    gold: int | None = None
+
+    def is_right(self, choice: int) -> bool:
+        """Whether the choice at this place is the right answer."""
+        if self.gold is not None:
+            return choice == self.gold
+        return self.choices[choice].strip() == self.target.strip()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from matplotlib.patches import Patch
 from evalkit import numbers
 from evalkit.analysis.planner import Plan, PlanRow
 from evalkit.analysis.roofline import decode_expected
+from evalkit.paths import called_words
 from evalkit.view.charts.canvas import HEIGHT, Chart, chart, finish, legend, not_measured, page
 from evalkit.view.charts.canvas import titled as name_panel
 from evalkit.view.charts.variants import (
@@ -84,7 +85,9 @@ def _memory(axes: Axes, plan: Plan) -> None:
                       edgecolor=PAPER, linewidth=0.5)  # fmt: skip
             left += size
     axes.axvline(plan.card.memory / 1e9, color=INK, linewidth=2, linestyle="--")
-    axes.set_yticks(range(len(plan.rows)), [drawable(row.variant) for row in plan.rows])
+    axes.set_yticks(
+        range(len(plan.rows)), [drawable(called_words(row.variant)) for row in plan.rows]
+    )
     axes.tick_params("y", length=0)
     axes.set_ylim(len(plan.rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.05 * most / 1e9)
@@ -100,7 +103,8 @@ def _speed(axes: Axes, plan: Plan) -> None:
         axes.plot(at, rates, color=colour, marker=PLACE_MARKERS[place % len(PLACE_MARKERS)],
                   linestyle=PLACE_LINES[place % len(PLACE_LINES)], linewidth=2)  # fmt: skip
         if at:
-            axes.annotate(drawable(row.variant), (at[-1], rates[-1]), (6, 0), color=colour,
+            name = drawable(called_words(row.variant))
+            axes.annotate(name, (at[-1], rates[-1]), (6, 0), color=colour,
                           textcoords="offset points", va="center", fontsize=10)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
