@@ -128,3 +128,49 @@ def test_bars_show_stages_that_have_no_count(capsys: pytest.CaptureFixture[str])
         listener(Event("int4", "scoring", 500, 1000, "tokens"))
         listener(Event("int4", "loading"))
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_result_prints_as_its_table_and_its_repr_is_one_line() -> None:
+    one = comparison(*standard_rows())
+    assert repr(one) == f"<Comparison: {one.sentence}>"
+    assert len(repr(bench())) < 300
+    assert "verdict at 1 pp" in str(one)
+
+
+def test_a_cell_of_a_notebook_has_the_colour_of_its_own_metric() -> None:
+    name = "decode_tokens_per_second"
+    base, fast, *_ = standard_rows()
+    slow = dataclasses.replace(fast.metrics[name], verdict="worse", details={"ratio": 0.51})
+    rows = (base, dataclasses.replace(fast, metrics={**fast.metrics, name: slow}))
+    styled = comparison(*rows).table()._compute()
+    colours = {
+        styled.data.columns[column]: dict(style).get("color")
+        for (line, column), style in styled.ctx.items()
+        if line == 1
+    }
+    assert colours["decode"] == "#b3261e"
+    assert colours["size"] == colours["verdict at 1 pp"] == "#1a6e33"
+
+
+def test_the_numbers_are_a_tidy_frame_and_a_wide_one() -> None:
+    base, one, other = standard_rows()
+    lost = dataclasses.replace(other, status="failed", metrics={})
+    result = comparison(base, one, lost)
+    frame = result.frame()
+    row = frame[(frame.variant == "int8 LLM.int8()") & (frame.metric == "perplexity")].iloc[0]
+    assert (row.unit, row.verdict, row.n) == ("perplexity", "no loss", 60_312)
+    assert row.delta_low < row.delta < row.delta_high
+    failed = frame[frame.status == "failed"]
+    assert len(failed) == 1
+    assert failed.value.isna().all()
+    wide = result.frame(wide=True)
+    assert wide.index.tolist() == ["fp16", "int8 LLM.int8()", "int4 GPTQ g128"]
+    assert wide.loc["fp16", "perplexity"] == 3.694
+    assert wide.perplexity.isna().tolist() == [False, False, True]
+
+
+def test_a_mistyped_metric_is_told_with_those_that_are_near() -> None:
+    metrics = standard_rows()[0].metrics
+    with pytest.raises(KeyError, match="did you mean 'perplexity'"):
+        _ = metrics["perplexty"]
+    assert metrics.get("perplexty") is None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
+from evalkit.errors import unknown
 from evalkit.records.column import Column
 from evalkit.records.decomposition import Decomposition
 from evalkit.records.equal_bytes import EqualBytes
@@ -39,6 +40,13 @@ class Value:
     direction: Direction = "none"
 
 
+class Metrics(dict[str, Value]):
+    """Values by the name of their metric; the error for a mistyped name has those that are near."""
+
+    def __missing__(self, name: str) -> Value:
+        raise KeyError(str(unknown("metric", name, self)))
+
+
 @dataclass(frozen=True)
 class Row:
     """One variant of a comparison.
@@ -60,6 +68,11 @@ class Row:
     runs: tuple[str, ...] = ()
     label: str = ""
     decomposition: Decomposition | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", Metrics(self.metrics))
+        slices = {text: Metrics(values) for text, values in self.slices.items()}
+        object.__setattr__(self, "slices", slices)
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Flip:
         return self.choices[choice].strip() == self.target.strip()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Displayable):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor.
 
@@ -125,6 +138,14 @@ class Comparison(Displayable):
         done = [row.status == "ok" for row in self.rows]
         unfinished = any(row.status in ("interrupted", "running") for row in self.rows)
         return unfinished or not all(done[:1]) or not any(done[1:] or done)
+
+    def frame(self, *, wide: bool = False) -> Any:
+        """The numbers as a pandas DataFrame.
+
+        One value a row, with unit, interval, paired difference and verdict; or, where `wide`, one
+        variant a row and one metric a column.
+        """
+        return display().frame(self, wide=wide)
 
     def flips(self, task: str | None = None) -> Any:
         """The items that changed between right and wrong, to browse in a notebook."""
