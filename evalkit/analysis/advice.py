@@ -44,6 +44,8 @@ def sentence(comparison: Comparison) -> str:
     if not rows:
         if len(comparison.rows) == 1:
             return f"Only the baseline {_baseline(comparison)} was measured: add a variant."
+        if comparison.rows[0].status != "ok":
+            return "Nothing could be measured: see the messages."
         return f"No variant could be measured beside {_baseline(comparison)}: see the messages."
     most = _channel_bytes(comparison.rows[0])
     harmless = [
@@ -52,17 +54,17 @@ def sentence(comparison: Comparison) -> str:
         if Word(row.verdict.word).is_harmless and (_is_smaller(row) or _channel_bytes(row) < most)
     ]
     other = [row for row in rows if row not in harmless]
-    words = []
+    margin, words = numbers.spaced(comparison.margin), []
     if harmless:
         best = min(harmless, key=lambda row: (_size(row), _channel_bytes(row)))
         kept = "loses nothing beyond" if best.verdict.word == Word.NO_LOSS else "is better, margin"
         gains = f" ({', '.join(_gains(best))})" if _gains(best) else ""
-        words.append(f"Use {name_in_words(best)}: it {kept} {comparison.margin}{gains}")
+        words.append(f"Use {name_in_words(best)}: it {kept} {margin}{gains}")
     else:
         words.append(f"Stay with {_baseline(comparison)}")
     said: dict[str, list[str]] = {}
     for row in sorted(other, key=_size):
-        said.setdefault(_objection(row, comparison.margin), []).append(name_in_words(row))
+        said.setdefault(_objection(row, margin), []).append(name_in_words(row))
     words += [_of_all(names, objection) for objection, names in said.items()]
     return "; ".join(words) + "."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,7 +148,7 @@ def label(row: Row) -> str:
 
 def margin_text(comparison: Comparison) -> str:
     """The margin with a space before its unit: "1 pp"."""
-    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(comparison.margin))
+    return numbers.spaced(comparison.margin)
 
 
 def status_words(row: Row) -> str:

@@ -146,12 +146,12 @@ def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
         _measured("int4", _table(3, 0.2), size=4),
     ]
     result = compare(MODEL, SUITE, rows, MARGIN)
-    assert result.sentence.startswith("Use int8: it loses nothing beyond 1pp (weights ÷ 2.0")
+    assert result.sentence.startswith("Use int8: it loses nothing beyond 1 pp (weights ÷ 2.0")
     assert "int4 is worse" in result.sentence
     only_bad = compare(MODEL, SUITE, [rows[0], rows[2]], MARGIN)
     assert only_bad.sentence.startswith("Stay with fp16")
     larger = compare(MODEL, SUITE, [rows[1], rows[0]], MARGIN)
-    stays = "Stay with int8; fp16 loses nothing beyond 1pp, but its weights are no smaller."
+    stays = "Stay with int8; fp16 loses nothing beyond 1 pp, but its weights are no smaller."
     assert larger.sentence == stays
     assert "add a variant" in compare(MODEL, SUITE, rows[:1], MARGIN).sentence
 
@@ -291,7 +291,7 @@ def test_strong_evidence_of_the_text_decides_where_few_items_do_not() -> None:
     assert four.evidence[0].startswith("perplexity + 22")
     assert four.evidence[-1] == "KL × 200 that of int8"
     assert result.sentence.startswith("Use int8: ")
-    assert result.sentence.endswith("int4 is worse by more than 1pp allows.")
+    assert result.sentence.endswith("int4 is worse by more than 1 pp allows.")
     assert "undecided" not in result.sentence
 
 
@@ -314,7 +314,7 @@ def test_the_sentence_is_short_for_many_variants_and_names_the_first_few() -> No
     rows = [_measured("fp16", _table(1), size=16), _measured("int8", _table(1), size=8)]
     rows += [_measured(f"bad{i}", _table(1, 0.2), size=4) for i in range(5)]
     sentence = compare(MODEL, SUITE, rows, MARGIN).sentence
-    assert sentence.endswith("; bad0, bad1, bad2 and 2 more are worse by more than 1pp allows.")
+    assert sentence.endswith("; bad0, bad1, bad2 and 2 more are worse by more than 1 pp allows.")
     assert "tokens" not in sentence
 
 

@@ -24,6 +24,7 @@ from evalkit.analysis.summaries import TokenTable
 from evalkit.analysis.task_values import ItemScores
 from evalkit.analysis.verdicts import parse_margin
 from evalkit.metrics import gate_limits, table_columns
+from evalkit.numbers import spaced
 from evalkit.records import (
     Comparison,
     Measurement,
@@ -250,7 +251,7 @@ def test_the_advice_uses_what_is_harmless_and_says_of_the_others_what_the_interv
     made: list[tuple[Comparison, dict[str, Any]]],
 ) -> None:
     for one, content in made:
-        said, margin = content["sentence"], content["margin"]
+        said, margin = content["sentence"], spaced(content["margin"])
         rows = {row["variant"]: row["verdict"] for row in content["rows"][1:]}
         harmless = [name for name in rows if rows[name]["word"] in ("better", "no loss")]
         best = harmless[-1] if harmless else None  # the smallest stands last
