@@ -156,11 +156,16 @@ def _categories(row: PlanRow) -> str:
     width = f"in {8 * row.scheme.rest_bytes} bit"
     parts = [
         f"{numbers.byte_size(weights.packed)} packed" if weights.packed else "",
-        f"{numbers.byte_size(weights.scales)} scales" if weights.scales else "",
+        f"{numbers.byte_size(weights.scales)} {_scales(row)}" if weights.scales else "",
         f"{numbers.byte_size(weights.zeros)} zero points" if weights.zeros else "",
         f"{numbers.byte_size(weights.rest)} {width}",
     ]
     return " + ".join(part for part in parts if part)
+
+
+def _scales(row: PlanRow) -> str:
+    """What stands beside packed weights: of some methods also an index of groups, or codebooks."""
+    return "scales and indexes" if row.scheme.input_bytes or row.scheme.layer_bytes else "scales"
 
 
 def _bits(plan: Plan, row: PlanRow) -> str:

@@ -82,6 +82,7 @@ def test_a_path_in_an_option_stands_whole_in_no_chart() -> None:
     one = charted.full((FP16, made))
     for name in ("tradeoff", "tasks", "flips"):
         assert "/a/very" not in draw(name, one, {}).description
-    assert "/a/very" not in draw("batches", bench(("fp16", asked))).axes[1].get_legend().texts[
-        1
-    ].get_text()
+    assert (
+        "/a/very"
+        not in draw("batches", bench(("fp16", asked))).axes[1].get_legend().texts[1].get_text()
+    )
