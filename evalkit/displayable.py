@@ -13,6 +13,9 @@ from typing import Any
 class Displayable:
     """A result with a face: a table when printed and in notebooks, charts by short names."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {display().brief(self)}>"
+
     def __str__(self) -> str:
         return str(display().text(self))
 

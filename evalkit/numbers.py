@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from evalkit.plain_text import clean as clean  # noqa: PLC0414  used as numbers.clean
 
@@ -39,6 +40,11 @@ def signed(value: float, decimals: int) -> str:
     if not text.strip("0.,"):
         return text
     return f"{'+' if value > 0 else MINUS} {text}"
+
+
+def spaced(margin: str) -> str:
+    """A margin with a space before its unit: "1 pp"."""
+    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", clean(margin))
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# A word is a path where it begins as one or has more than the one slash of a hub id.
+_PATH = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:[\\/]|[^/]*/[^/]*/")
 
 
 def expanded(text: str | Path) -> Path:
@@ -30,3 +34,22 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def called(reference: str, parts: int = 1) -> str:
+    """What a model, file or option is called: the last `parts` of a path; other words as they are.
+
+    A hub id such as "org/model" is no path.
+    """
+    if not _PATH.match(reference):
+        return reference
+    names = [name for name in re.split(r"[/\\]", reference) if name not in ("", ".", "..", "~")]
+    return "/".join(names[-parts:]) or reference
+
+
+def called_words(text: str) -> str:
+    """The text form of a variant in which each path is what it is called."""
+    words = [word.partition("=") for word in text.split(",")]
+    return ",".join(
+        f"{key}={called(value)}" if equals else called(key) for key, equals, value in words
+    )

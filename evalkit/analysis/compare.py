@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from evalkit.analysis.advice import advise
 from evalkit.analysis.decompose import decomposition
 from evalkit.analysis.equal_bytes import equal_bytes
+from evalkit.analysis.names import distinct_labels
 from evalkit.analysis.row_verdict import row_verdict
 from evalkit.analysis.samples import not_measured, sampled_value
 from evalkit.analysis.stopped_tasks import alike, stopped_notes, stopped_values
@@ -95,6 +96,10 @@ def compare(
     `environment` is that of the machine now; without it the first run's is the comparison's.
     `columns` are those of the table.
     """
+    labels = distinct_labels([(one.variant, one.label) for one in measured])
+    measured = [
+        dataclasses.replace(one, label=label) for one, label in zip(measured, labels, strict=True)
+    ]
     baseline = measured[0]
     floor = noise_floor(baseline)
     rows = tuple(
@@ -111,12 +116,23 @@ def compare(
         rows=rows,
         noise_floor=floor,
         environment=environments[0] if environments else None,
-        notes=notes,
+        notes=(*notes, *_repeated(measured)),
         store=store,
         columns=columns,
         equal_bytes=equal_bytes(rows, measured, floor.get("kl_divergence_mean", 0.0)),
     )
     return advise(comparison)
+
+
+def _repeated(measured: Sequence[Measured]) -> list[str]:
+    """A note on each variant that stands in several rows, which have nothing to tell apart."""
+    texts = [one.variant.text for one in measured]
+    return [
+        f"{text} stands in {texts.count(text)} rows: they share their measurements, so their "
+        "difference is zero and shows nothing (the noise floor does)"
+        for text in dict.fromkeys(texts)
+        if texts.count(text) > 1
+    ]
 
 
 def noise_floor(baseline: Measured) -> dict[str, float]:

@@ -88,7 +88,7 @@ class PlanRow:
         return self.headroom_bytes >= 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(Displayable):
     """Rows of one model on one card at one context and batch.
 

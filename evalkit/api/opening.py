@@ -233,7 +233,7 @@ def _one(folder: Path, start: str) -> Path:
     found = "none begins so" if not files else f"{len(files)} begin so"
     if not folder.is_dir():
         found = "there is no store; give its directory"
-    raise StoreError(f"{start!r} is not one entry of {folder}: {found}")
+    raise UsageError(f"{start!r} is not one entry of {folder}: {found}")
 
 
 def _comparison_line(file: Path, one: Comparison) -> str:

@@ -43,6 +43,7 @@ from dataclasses import dataclass
 
 from evalkit.analysis.cache_formats import FORMATS
 from evalkit.errors import VariantError
+from evalkit.paths import called
 from evalkit.records import OptionValue, Variant
 
 
@@ -156,7 +157,7 @@ def _option_word(name: str, value: OptionValue) -> str:
     if isinstance(value, bool):
         return name if value else f"no {name}"
     if isinstance(value, str):
-        return value
+        return called(value)
     if name == CALIBRATION_SEED.name:
         return f"seed {value}"
     return f"g{value}" if name == "group_size" else f"{name}={value}"

@@ -12,6 +12,7 @@ from evalkit.backends._autogptq import standard_names
 from evalkit.backends._kernels import Capability, KernelChoice
 from evalkit.backends._spec import BackendSpec, check_device
 from evalkit.errors import EvalkitError, ModelError, VariantError, did_you_mean
+from evalkit.paths import called
 from evalkit.progress import Listener
 from evalkit.records import Variant
 
@@ -64,8 +65,8 @@ def check(checkpoint: Checkpoint, variant: Variant) -> None:
 
 
 def label(variant: Variant) -> str:
-    """The directory or hub id."""
-    return _reference(variant)
+    """The directory's name or the hub id."""
+    return called(_reference(variant))
 
 
 def run_settings(variant: Variant) -> tuple[str, ...]:

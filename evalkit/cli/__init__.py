@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(app(args=words, prog_name="evalkit", standalone_mode=False) or 0)
     except typer.TyperException as error:
-        print(f"evalkit: {clean(error.format_message())} (see evalkit --help)", file=sys.stderr)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "evalkit"
+        message = clean(error.format_message()).removesuffix(".")
+        print(f"evalkit: {message} (see {command} --help)", file=sys.stderr)
         sys.exit(2)
     except EvalkitError as error:
         if os.environ.get("EVALKIT_DEBUG"):

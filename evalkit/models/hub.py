@@ -128,7 +128,7 @@ def _out_of_reach(
     why = "offline was asked for" if off else f"the hub is out of reach{reason and f' ({reason})'}"
     folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     return ModelError(
-        f"{repository} is not in the cache {folder} and {why}: {', '.join(patterns)} are looked "
-        f"for; where there is a network run `hf download {repository} --local-dir DIR`, copy DIR "
+        f"{repository} is not in the cache {folder} and {why}; looked for {', '.join(patterns)}; "
+        f"where there is a network run `hf download {repository} --local-dir DIR`, copy DIR "
         "here and give --model DIR; speed and memory need no download: --weights random"
     )

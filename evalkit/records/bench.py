@@ -163,7 +163,7 @@ class Speculation:
     prompt: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bench(Displayable):
     """Speed, memory and energy of variants of one model on one machine.
 

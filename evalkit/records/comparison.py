@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evalkit.displayable import Displayable, display
+from evalkit.errors import unknown
 from evalkit.records.column import Column
 from evalkit.records.decomposition import Decomposition
 from evalkit.records.equal_bytes import EqualBytes
@@ -39,6 +40,13 @@ class Value:
     direction: Direction = "none"
 
 
+class Metrics(dict[str, Value]):
+    """Values by the name of their metric; the error for a mistyped name has those that are near."""
+
+    def __missing__(self, name: str) -> Value:
+        raise KeyError(str(unknown("metric", name, self)))
+
+
 @dataclass(frozen=True)
 class Row:
     """One variant of a comparison.
@@ -61,14 +69,20 @@ class Row:
     label: str = ""
     decomposition: Decomposition | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", Metrics(self.metrics))
+        slices = {text: Metrics(values) for text, values in self.slices.items()}
+        object.__setattr__(self, "slices", slices)
+
 
 @dataclass(frozen=True)
 class Flip:
     """A task item that is right under one variant and wrong under the other.
 
-    Margins are in nats: by how much the right choice beats the best wrong one (None for generated
-    answers). `is_coin_flip` marks an item whose margins are within the noise of rounding, which is
-    no damage.
+    `target` is the right answer in words, `gold` its place among the choices (None where the answer
+    is generated, or several are right). Margins are in nats: by how much the right choice beats the
+    best wrong one (None for generated answers). `is_coin_flip` marks an item whose margins are
+    within the noise of rounding, which is no damage.
     """
 
     task: str
@@ -85,9 +99,16 @@ class Flip:
     baseline_answer: str = ""
     variant_answer: str = ""
     is_coin_flip: bool = False
+    gold: int | None = None
+
+    def is_right(self, choice: int) -> bool:
+        """Whether the choice at this place is the right answer."""
+        if self.gold is not None:
+            return choice == self.gold
+        return self.choices[choice].strip() == self.target.strip()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Displayable):
     """A baseline run and its variants: values, paired differences, verdicts, noise floor.
 
@@ -117,6 +138,14 @@ class Comparison(Displayable):
         done = [row.status == "ok" for row in self.rows]
         unfinished = any(row.status in ("interrupted", "running") for row in self.rows)
         return unfinished or not all(done[:1]) or not any(done[1:] or done)
+
+    def frame(self, *, wide: bool = False) -> Any:
+        """The numbers as a pandas DataFrame.
+
+        One value a row, with unit, interval, paired difference and verdict; or, where `wide`, one
+        variant a row and one metric a column.
+        """
+        return display().frame(self, wide=wide)
 
     def flips(self, task: str | None = None) -> Any:
         """The items that changed between right and wrong, to browse in a notebook."""

@@ -61,7 +61,7 @@ class DryRunRow:
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DryRun(Displayable):
     """The plan of a comparison in numbers.
 

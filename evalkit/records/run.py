@@ -76,7 +76,7 @@ class Cost:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(Displayable):
     """One variant of one model on one suite, with its measurements, environment and status.
 

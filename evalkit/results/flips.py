@@ -169,7 +169,7 @@ def _flip(
         direction=RIGHT_TO_WRONG if before["correct"] else WRONG_TO_RIGHT,
         prompt=item.requests[0].context,
         choices=item.choices,
-        target=item.target,
+        target=item.target if item.gold is None else item.choices[item.gold],
         baseline_loglikelihoods=_likelihoods(before, item),
         variant_loglikelihoods=_likelihoods(after, item),
         baseline_margin=known[0],
@@ -177,6 +177,7 @@ def _flip(
         baseline_answer=_answer(before),
         variant_answer=_answer(after),
         is_coin_flip=any(margin is not None and abs(margin) <= noise for margin in known),
+        gold=item.gold,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from evalkit import numbers
 from evalkit.analysis.sweep import CERTAIN, CLEAR, ratio, verdict
+from evalkit.paths import called, called_words
 from evalkit.records.bench import Bench, BenchPoint, MachineRates, MemoryUse, Soak
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import csv_text, json_text
@@ -56,7 +57,7 @@ def to_csv(bench: Bench) -> str:
 
 def heading(bench: Bench) -> list[str]:
     """Model, machine and what the machine can do at most."""
-    found = [numbers.clean(bench.model.name)]
+    found = [numbers.clean(called(bench.model.name))]
     if bench.model.weights == "random":
         found.append("random weights")
     if bench.environment:
@@ -78,7 +79,7 @@ def bench_grid(bench: Bench) -> Grid:
     lines, before = [], ""
     baseline = _by_setting(bench)
     for point in bench.points:
-        label = numbers.clean(point.variant) if point.variant != before else ""
+        label = _name(point.variant) if point.variant != before else ""
         before = point.variant
         if point.tokens_per_second is None:
             what = f"{point.phase} batch {point.batch_size}: {point.message or point.status}"
@@ -108,6 +109,11 @@ def remarks(bench: Bench) -> list[str]:
     return found
 
 
+def _name(variant: str) -> str:
+    """What a variant is called, without the folders of its paths."""
+    return numbers.clean(called_words(variant))
+
+
 def _rows(bench: Bench) -> list[dict[str, Any]]:
     return [{key: getattr(point, key) for key in KEYS} for point in bench.points]
 
@@ -117,7 +123,7 @@ def _warnings(bench: Bench) -> list[str]:
     places: dict[str, list[str]] = {}
     for point in bench.points:
         for warning in point.warnings:
-            where = f"{numbers.clean(point.variant)} {point.phase} at batch {point.batch_size}"
+            where = f"{_name(point.variant)} {point.phase} at batch {point.batch_size}"
             places.setdefault(warning, []).append(where)
     return [f"{warning}: {', '.join(where)}" for warning, where in places.items()]
 
@@ -194,7 +200,7 @@ def _memory_line(use: MemoryUse, bench: Bench) -> str:
     plan = f"; planned {numbers.byte_size(use.planned)}" if use.planned else ""
     cache = "" if use.kv_cache is None else f", KV cache {numbers.byte_size(use.kv_cache)}"
     return (
-        f"memory of {numbers.clean(use.variant)} at batch {use.batch_size}: weights"
+        f"memory of {_name(use.variant)} at batch {use.batch_size}: weights"
         f" {numbers.byte_size(sum(use.weights.values()))}{cache}; peaks {stages}{plan}"
     )
 
@@ -202,7 +208,7 @@ def _memory_line(use: MemoryUse, bench: Bench) -> str:
 def _soak_line(soak: Soak) -> str:
     held = "held" if soak.held else "did not hold"
     line = (
-        f"soak of {numbers.clean(soak.variant)} at batch {soak.batch_size}: speed {held},"
+        f"soak of {_name(soak.variant)} at batch {soak.batch_size}: speed {held},"
         f" {numbers.rate(soak.first)} at first, {numbers.rate(soak.last)} at last"
     )
     if soak.throttled_after is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -150,7 +149,7 @@ def label(row: Row) -> str:
 
 def margin_text(judged: Comparison | Answers) -> str:
     """The margin with a space before its unit: "1 pp"."""
-    return re.sub(r"(?<=[\d.])(?=pp|%)", " ", numbers.clean(judged.margin))
+    return numbers.spaced(judged.margin)
 
 
 def status_words(row: Row) -> str:

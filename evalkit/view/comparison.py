@@ -34,6 +34,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from evalkit import numbers
+from evalkit.paths import called, called_words
 from evalkit.records import Column, Comparison, Environment, Row, Value
 from evalkit.view.cells import (
     against_baseline,
@@ -107,7 +108,7 @@ def to_csv(comparison: Comparison) -> str:
 def header_pieces(comparison: Comparison) -> list[str]:
     """Model, parameters, device, suite and baseline in a few words each."""
     model, suite = comparison.model, comparison.suite
-    pieces = [numbers.clean(model.name)]
+    pieces = [numbers.clean(called(model.name))]
     if model.weights == "random":
         pieces.append("random weights")
     if model.parameters:
@@ -117,7 +118,7 @@ def header_pieces(comparison: Comparison) -> list[str]:
     pieces.append(f"suite {numbers.clean(suite.name)}{_amount(comparison)}")
     if suite.texts:
         pieces.append(f"{suite.convention} windows of {suite.context}")
-    pieces.append(f"baseline {numbers.clean(comparison.baseline)}")
+    pieces.append(f"baseline {numbers.clean(called_words(comparison.baseline))}")
     return pieces
 
 

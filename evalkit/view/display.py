@@ -37,6 +37,19 @@ def text(record: Any) -> str:
     return render(record, width=terminal_width())
 
 
+def brief(record: Any) -> str:
+    """The record in one line: its sentence, or what it is about."""
+    shown = sheet_of(record)
+    return shown.sentence or " · ".join(shown.heading)
+
+
+def frame(comparison: Comparison, *, wide: bool = False) -> Any:
+    """The numbers of a comparison as a pandas DataFrame."""
+    from evalkit.view.frame import comparison_frame
+
+    return comparison_frame(comparison, wide=wide)
+
+
 class Plots:
     """Charts of a result by their short names: `result.plot.tradeoff()`."""
 

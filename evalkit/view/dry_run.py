@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any
 
 from evalkit import numbers
+from evalkit.paths import called, called_words
 from evalkit.plain_text import duration
 from evalkit.records import to_json as plain
 from evalkit.records.dry_run import DryRun, DryRunRow, Step, TextCounts
@@ -33,7 +34,7 @@ SCHEMA = "evalkit.dry_run/1"
 def sheet(found: DryRun) -> Sheet:
     """Notes, heading, one line a variant with its memory and the time of each step, totals."""
     heading = [
-        numbers.clean(f"{found.model.name} ({found.model.architecture})"),
+        numbers.clean(f"{called(found.model.name)} ({found.model.architecture})"),
         numbers.clean(f"{found.device}: {found.machine}"),
         f"suite {numbers.clean(found.suite.name)}",
     ]
@@ -78,7 +79,7 @@ def _grid(rows: Sequence[DryRunRow]) -> Grid:
     names = tuple(dict.fromkeys(step.name for row in most_first for step in row.steps))
     lines = []
     for row in rows:
-        label = numbers.clean(row.variant)
+        label = numbers.clean(called_words(row.variant))
         if row.status != "to measure":
             why = f"{row.status}: {row.message}" if row.message else row.status
             lines.append(Line(label, message=numbers.clean(why)))

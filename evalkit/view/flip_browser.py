@@ -1,13 +1,13 @@
-"""Flipped items to browse in a notebook: three menus over a table, or the table alone."""
+"""Flipped items to browse in a notebook: folded tables, and on request menus over them."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from evalkit.numbers import clean
+from evalkit.numbers import clean, counted
+from evalkit.paths import called_words
 from evalkit.records import Flip
 
 ALL = "all"
@@ -16,7 +16,10 @@ _PROMPT = 400
 
 
 class FlipBrowser:
-    """Shows `flips` as widgets where ipywidgets is installed, else as a table."""
+    """Shows `flips` as tables to unfold; `widget()` has menus, where ipywidgets is installed.
+
+    A widget is not shown of itself: of one, an exported notebook keeps nothing.
+    """
 
     def __init__(self, flips: Sequence[Flip]) -> None:
         self.flips = list(flips)
@@ -39,12 +42,6 @@ class FlipBrowser:
 
     def _repr_html_(self) -> str:
         return flips_html(self.flips)
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
-        with contextlib.suppress(ImportError):
-            shown |= self.widget()._repr_mimebundle_()
-        return shown | {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def widget(self) -> Any:
         """Menus for task, variant and direction over the table; raises ImportError without
@@ -71,16 +68,31 @@ class FlipBrowser:
 
 
 def flips_html(flips: Sequence[Flip], limit: int = SHOWN) -> str:
-    """A table of the first `limit` flips, real damage first; everything is escaped."""
+    """The flips by variant, task and direction, the first `limit` of each; everything is escaped.
+
+    It is whole without widgets and scripts, so that an exported notebook holds it as it was.
+    """
     if not flips:
         return "<p>No item changed between right and wrong.</p>"
-    rows = "".join(_row(flip) for flip in flips[:limit])
-    more = f"<p>{len(flips) - limit} more: evalkit flips --format json lists all.</p>"
+    groups: dict[tuple[str, str, str], list[Flip]] = {}
+    for flip in flips:
+        groups.setdefault((flip.variant, flip.task, flip.direction), []).append(flip)
+    said = f"{counted(len(flips), 'flip')}; log-likelihoods in nats, baseline → variant."
+    shown = [
+        _group(key, group, limit, not place) for place, (key, group) in enumerate(groups.items())
+    ]
+    return f"<p>{said} The right answer is bold.</p>{''.join(shown)}"
+
+
+def _group(key: tuple[str, str, str], flips: Sequence[Flip], limit: int, is_open: bool) -> str:
+    variant, task, direction = key
+    title = escape(clean(f"{called_words(variant)} · {task} · {direction}: {len(flips):,}"))
+    rows = "".join(map(_row, flips[:limit]))
+    more = f"<p>{len(flips) - limit:,} more: evalkit flips --format json lists all.</p>"
     return (
-        f"<p>{len(flips)} flips; log-likelihoods in nats, baseline → variant.</p>"
-        "<table><thead><tr><th>task</th><th>item</th><th>variant</th><th>direction</th>"
-        "<th>end of the prompt</th><th>answers</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>{more if len(flips) > limit else ''}"
+        f"<details{' open' if is_open else ''}><summary>{title}</summary>"
+        "<table><thead><tr><th>item</th><th>end of the prompt</th><th>answers</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{more if len(flips) > limit else ''}</details>"
     )
 
 
@@ -88,9 +100,10 @@ def _row(flip: Flip) -> str:
     coin = " (within the noise)" if flip.is_coin_flip else ""
     prompt = clean(flip.prompt)
     shown = prompt if len(prompt) <= _PROMPT else f"…{prompt[-_PROMPT:]}"
-    cells = (flip.task, str(flip.item), flip.variant, flip.direction + coin, shown)
-    left = "".join(f'<td style="text-align:left">{escape(clean(cell))}</td>' for cell in cells)
-    return f'<tr>{left}<td style="text-align:left">{_answers(flip)}</td></tr>'
+    cells = (escape(f"{flip.item}{coin}"), escape(shown), _answers(flip))
+    return "".join(
+        ["<tr>", *(f'<td style="text-align:left">{cell}</td>' for cell in cells), "</tr>"]
+    )
 
 
 def _answers(flip: Flip) -> str:
@@ -105,5 +118,5 @@ def _answers(flip: Flip) -> str:
             for side in (flip.baseline_loglikelihoods, flip.variant_loglikelihoods)
         ]
         text = f"{escape(clean(choice))} {values[0]} → {values[1]}"
-        lines.append(f"<strong>{text}</strong>" if choice.strip() == flip.target.strip() else text)
+        lines.append(f"<strong>{text}</strong>" if flip.is_right(number) else text)
     return "<br>".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit.numbers import clean
+from evalkit.paths import called_words
 from evalkit.records import Flip
 from evalkit.records import to_json as plain
 from evalkit.view.export import json_text
@@ -52,7 +53,7 @@ def _counts(flips: Sequence[Flip]) -> list[str]:
     groups = Counter((flip.variant, flip.task, flip.direction) for flip in flips)
     coins = Counter((f.variant, f.task, f.direction) for f in flips if f.is_coin_flip)
     return [
-        f"{variant} · {task}: {count} {direction}"
+        f"{called_words(variant)} · {task}: {count} {direction}"
         + (f" ({coins[key]} within the noise)" if coins[key] else "")
         for key, count in groups.items()
         for variant, task, direction in [key]
@@ -63,7 +64,7 @@ def _item(flip: Flip) -> list[str]:
     coin = ", within the noise" if flip.is_coin_flip else ""
     prompt = clean(flip.prompt)
     shown = prompt if len(prompt) <= _PROMPT_LENGTH else "…" + prompt[-_PROMPT_LENGTH:]
-    lines = [f"{flip.variant} · {flip.task} item {flip.item}: {flip.direction}{coin}"]
+    lines = [f"{called_words(flip.variant)} · {flip.task} item {flip.item}: {flip.direction}{coin}"]
     lines += textwrap.wrap(shown, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     if len(flip.choices) > 1:
         lines += [_choice(flip, number) for number in range(len(flip.choices))]
@@ -81,4 +82,5 @@ def _choice(flip: Flip, number: int) -> str:
         f"{side[number]:.2f}" if number < len(side) else "–"
         for side in (flip.baseline_loglikelihoods, flip.variant_loglikelihoods)
     ]
-    return f"    {values[0]:>8} → {values[1]:>8}  {clean(flip.choices[number])}"
+    right = "  ← right" if flip.is_right(number) else ""
+    return f"    {values[0]:>8} → {values[1]:>8}  {clean(flip.choices[number])}{right}"

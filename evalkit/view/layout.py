@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,8 +119,9 @@ def _row_texts(line: Line, layout: _Layout) -> list[Text]:
     cells = [_parts(line.cells[place], layout.folded) for place in layout.places if line.cells]
     findings = [line.findings[place] if line.findings else "" for place in layout.places]
     texts = []
-    for number in range(max(map(len, cells), default=1)):
-        name = _shortened(line.label, layout.label) if number == 0 else ""
+    names = _label_lines(line.label, layout.label)
+    for number in range(max(map(len, [names, *cells]))):
+        name = names[number] if number < len(names) else ""
         text = Text(set_cell_size(name, layout.label))
         for parts, size, finding in zip(cells, layout.widths, findings, strict=False):
             part = parts[number] if number < len(parts) else ""
@@ -151,7 +153,9 @@ def _line_texts(line: Line, layout: _Layout) -> list[Text]:
 def _message_texts(line: Line, layout: _Layout) -> list[Text]:
     start = layout.label + layout.gap
     parts = wrap(line.message, None if layout.width is None else layout.width - start)
-    heads = [_shortened(line.label, layout.label), *[""] * (len(parts) - 1)]
+    heads = _label_lines(line.label, layout.label)
+    lines = max(len(parts), len(heads))
+    heads, parts = ([*one, *[""] * (lines - len(one))] for one in (heads, parts))
     return [
         Text(set_cell_size(head, start)).append(part, _STYLES["failed"])
         for head, part in zip(heads, parts, strict=True)
@@ -167,6 +171,16 @@ def _dropped(grid: Grid, layout: _Layout) -> list[Text]:
         f"not shown in {layout.width} columns: {names} (a wider terminal or --format json has all)"
     )
     return [styled(line, "dim") for line in wrap(said, layout.width, "  ")]
+
+
+def _label_lines(name: str, size: int) -> list[str]:
+    """`name` in lines of at most `size` cells, broken before an option or a word."""
+    lines = [""]
+    for word in re.split(r"(?<=[, ])", name):
+        if lines[-1] and cell_len(lines[-1] + word.rstrip()) > size:
+            lines.append("")
+        lines[-1] += word
+    return [_shortened(line.rstrip(), size) for line in lines]
 
 
 def _shortened(name: str, size: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -39,17 +40,17 @@ def section(sheet: Sheet) -> str:
 def styled_table(grid: Grid) -> Styler:
     """A grid as a DataFrame with the labels as index; a message stands in the first column.
 
-    Everything is escaped; findings are coloured as in the terminal.
+    Everything is escaped. A cell has the colour of its own finding, as in the terminal.
     """
     rows = [_row(line, len(grid.titles)) for line in grid.lines]
     index = pd.Index(_unique([line.label for line in grid.lines]), name=None)
     frame = pd.DataFrame(rows, columns=list(grid.titles), index=index)
-    colours = [_colour(line.finding) for line in grid.lines]
+    colours = np.array([_colours(line, len(grid.titles)) for line in grid.lines])
     return (
         frame.style.format(escape="html")
         .format_index(escape="html", axis=0)
         .format_index(escape="html", axis=1)
-        .apply(lambda column: [f"color: {c}" if c else "" for c in colours], axis=0, subset=None)
+        .apply(lambda _: colours, axis=None)
         .set_table_styles(
             [{"selector": "th, td", "props": "text-align: left; white-space: nowrap"}]
         )
@@ -89,5 +90,12 @@ def _unique(labels: Sequence[str]) -> list[str]:
     return found
 
 
+def _colours(line: Line, columns: int) -> list[str]:
+    """The style of each cell: its own finding's, of a message and of the noise floor the row's."""
+    whole = line.finding if line.finding in ("failed", "noise") and not line.findings else ""
+    return [_colour(finding) for finding in line.findings or (whole,) * columns]
+
+
 def _colour(finding: str) -> str:
-    return next((c for word, c in _COLOURS.items() if finding.startswith(word)), "")
+    colour = next((c for word, c in _COLOURS.items() if finding.startswith(word)), "")
+    return f"color: {colour}" if colour else ""

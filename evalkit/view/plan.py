@@ -13,6 +13,7 @@ from typing import Any
 from evalkit import numbers
 from evalkit.analysis.cards import CARDS, Card
 from evalkit.analysis.planner import SCHEMA, Plan, PlanRow, most_sequences
+from evalkit.paths import called, called_words
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import json_text
 from evalkit.view.sheet import Sheet
@@ -53,7 +54,7 @@ def to_json(plan: Plan) -> str:
 def heading(plan: Plan) -> list[str]:
     """Model, card, context and batch in a few words each."""
     return [
-        numbers.clean(plan.shape.name),
+        numbers.clean(called(plan.shape.name)),
         f"{numbers.count(plan.shape.parameters)} parameters",
         card_line(plan.card),
         f"context {plan.context}",
@@ -146,7 +147,7 @@ def _headroom(spare: float) -> str:
 
 def _name(row: PlanRow) -> str:
     title = row.scheme.title
-    name = numbers.clean(row.variant)
+    name = numbers.clean(called_words(row.variant))
     return f"{name} {title}" if row.scheme.quantized else name
 
 
@@ -155,11 +156,16 @@ def _categories(row: PlanRow) -> str:
     width = f"in {8 * row.scheme.rest_bytes} bit"
     parts = [
         f"{numbers.byte_size(weights.packed)} packed" if weights.packed else "",
-        f"{numbers.byte_size(weights.scales)} scales" if weights.scales else "",
+        f"{numbers.byte_size(weights.scales)} {_scales(row)}" if weights.scales else "",
         f"{numbers.byte_size(weights.zeros)} zero points" if weights.zeros else "",
         f"{numbers.byte_size(weights.rest)} {width}",
     ]
     return " + ".join(part for part in parts if part)
+
+
+def _scales(row: PlanRow) -> str:
+    """What stands beside packed weights: of some methods also an index of groups, or codebooks."""
+    return "scales and indexes" if row.scheme.input_bytes or row.scheme.layer_bytes else "scales"
 
 
 def _bits(plan: Plan, row: PlanRow) -> str:
@@ -174,7 +180,7 @@ def _activations(plan: Plan) -> str:
     chunk = plan.prefill_chunk
     how = f"passes of at most {chunk} tokens" if chunk else "one pass over all prompts"
     parts = [
-        f"{row.variant} {numbers.byte_size(row.memory.prefill)} prefill, "
+        f"{called_words(row.variant)} {numbers.byte_size(row.memory.prefill)} prefill, "
         f"{numbers.byte_size(row.memory.decode)} decode"
         for row in plan.rows
     ]

@@ -16,6 +16,7 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from evalkit.numbers import clean
+from evalkit.paths import called
 from evalkit.records import Comparison, Flip
 from evalkit.records.sensitivity import Sensitivity
 from evalkit.results.flips import ledger
@@ -83,8 +84,9 @@ def render_html(
     """
     charts, missing = inline_charts(comparison, tables or {})
     return _template().render(
-        title=clean(comparison.model.name),
-        sentence=clean(comparison.sentence) or f"Comparison of {clean(comparison.model.name)}",
+        title=clean(called(comparison.model.name)),
+        sentence=clean(comparison.sentence)
+        or f"Comparison of {clean(called(comparison.model.name))}",
         header=header_pieces(comparison),
         main=main_grid(comparison),
         slices=slice_grid(comparison),

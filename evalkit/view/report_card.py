@@ -9,6 +9,7 @@ import yaml
 
 from evalkit import numbers
 from evalkit.errors import EvalkitError
+from evalkit.paths import called
 from evalkit.records import Comparison, Row, Value
 from evalkit.view.cells import baseline_row, label
 from evalkit.view.charts.scores import shares, task_scores
@@ -23,7 +24,7 @@ def render_model_card(comparison: Comparison) -> str:
     metrics of type, name and value. Raises EvalkitError where no quality was measured.
     """
     entries = [
-        {"name": f"{numbers.clean(comparison.model.name)} {label(row)}", "results": results}
+        {"name": f"{numbers.clean(called(comparison.model.name))} {label(row)}", "results": results}
         for row in comparison.rows
         if row.status == "ok" and (results := list(_results(comparison, row)))
     ]

@@ -117,8 +117,7 @@ def _choices(flip: Flip) -> Iterator[ShownChoice]:
             numbers.plain(side[number], 2) if number < len(side) else numbers.MISSING
             for side in sides
         ]
-        is_target = text.strip() == flip.target.strip()
-        yield ShownChoice(_short(text), f"{values[0]} → {values[1]}", is_target)
+        yield ShownChoice(_short(text), f"{values[0]} → {values[1]}", flip.is_right(number))
 
 
 def _answers(flip: Flip) -> Iterator[ShownChoice]:

@@ -6,6 +6,7 @@ import math
 import statistics
 
 from evalkit import numbers
+from evalkit.paths import called, called_words
 from evalkit.records import Measurement, Run
 from evalkit.view.cells import Grid, Line
 from evalkit.view.sheet import Sheet
@@ -13,13 +14,13 @@ from evalkit.view.sheet import Sheet
 
 def sheet(run: Run) -> Sheet:
     """Model, suite, status and kernel, then the measurements; its sentence says how it ended."""
-    pieces = [run.model.name, run.suite.name, run.status, run.kernel, run.created]
+    pieces = [called(run.model.name), run.suite.name, run.status, run.kernel, run.created]
     return Sheet(
         title="Run",
         heading=[numbers.clean(piece) for piece in pieces if piece],
         grid=run_grid(run),
         remarks=run.notes,
-        sentence=f"{run.variant.label}: {run.message or run.status}",
+        sentence=f"{called_words(run.variant.label)}: {run.message or run.status}",
     )
 
 

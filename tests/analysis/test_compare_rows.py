@@ -146,12 +146,12 @@ def test_the_sentence_recommends_the_smallest_harmless_variant() -> None:
         _measured("int4", _table(3, 0.2), size=4),
     ]
     result = compare(MODEL, SUITE, rows, MARGIN)
-    assert result.sentence.startswith("Use int8: it loses nothing beyond 1pp (weights ÷ 2.0")
+    assert result.sentence.startswith("Use int8: it loses nothing beyond 1 pp (weights ÷ 2.0")
     assert "int4 is worse" in result.sentence
     only_bad = compare(MODEL, SUITE, [rows[0], rows[2]], MARGIN)
     assert only_bad.sentence.startswith("Stay with fp16")
     larger = compare(MODEL, SUITE, [rows[1], rows[0]], MARGIN)
-    stays = "Stay with int8; fp16 loses nothing beyond 1pp, but its weights are no smaller."
+    stays = "Stay with int8; fp16 loses nothing beyond 1 pp, but its weights are no smaller."
     assert larger.sentence == stays
     assert "add a variant" in compare(MODEL, SUITE, rows[:1], MARGIN).sentence
 
@@ -286,10 +286,12 @@ def test_strong_evidence_of_the_text_decides_where_few_items_do_not() -> None:
     assert (eight.word, eight.metric, eight.claim) == ("no loss", "perplexity", "texts like this")
     assert (four.word, four.metric, four.is_beyond_margin) == ("worse", "perplexity", True)
     assert result.rows[2].metrics["t.acc"].verdict == "inconclusive"
-    assert [words.partition(" ")[0] for words in four.evidence] == ["perplexity", "t.acc", "mean"]
+    firsts = [words.partition(" ")[0] for words in four.evidence]
+    assert firsts == ["perplexity", "t.acc", "mean", "KL"]
+    assert four.evidence[0].startswith("perplexity + 22")
+    assert four.evidence[-1] == "KL × 200 that of int8"
     assert result.sentence.startswith("Use int8: ")
-    assert "int4 is worse by more than 1pp allows (perplexity + 22" in result.sentence
-    assert "KL × 200 that of int8" in result.sentence
+    assert result.sentence.endswith("int4 is worse by more than 1 pp allows.")
     assert "undecided" not in result.sentence
 
 
@@ -306,3 +308,18 @@ def test_one_task_that_loses_is_not_hidden_by_the_mean() -> None:
     assert (row.verdict.word, row.verdict.metric) == ("worse", "a.acc")
     assert row.verdict.claim == "items like these"
     assert row.verdict.judged == ("a.acc", "b.acc", "perplexity")
+
+
+def test_the_sentence_is_short_for_many_variants_and_names_the_first_few() -> None:
+    rows = [_measured("fp16", _table(1), size=16), _measured("int8", _table(1), size=8)]
+    rows += [_measured(f"bad{i}", _table(1, 0.2), size=4) for i in range(5)]
+    sentence = compare(MODEL, SUITE, rows, MARGIN).sentence
+    assert sentence.endswith("; bad0, bad1, bad2 and 2 more are worse by more than 1 pp allows.")
+    assert "tokens" not in sentence
+
+
+def test_one_variant_in_two_rows_is_told() -> None:
+    rows = [_measured("fp16", _table(1)), _measured("fp16", _table(1))]
+    notes = compare(MODEL, SUITE, rows, MARGIN).notes
+    assert any("stands in 2 rows: they share their measurements" in note for note in notes)
+    assert not compare(MODEL, SUITE, rows[:1], MARGIN).notes

@@ -94,6 +94,23 @@ def test_it_is_used_with_the_keyboard(report: Path, watched: Watched) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
+@pytest.mark.parametrize("width", [360, 768, 1024, 1190, 1300, 1440])
+def test_the_table_is_whole_and_the_verdict_in_sight_at_every_width(
+    report: Path, watched: Watched, screenshots: Path, width: int
+) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table = page.locator("#table .scroll").first
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    verdicts = table.locator("tbody td:last-child").all()
+    boxes = [verdict.bounding_box() for verdict in verdicts if verdict.inner_text()]
+    assert len(boxes) >= 3
+    assert all(box is not None and box["x"] + box["width"] <= width for box in boxes)
+    page.screenshot(path=screenshots / f"report-{width}.png")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(report: Path, watched: Watched, scheme: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

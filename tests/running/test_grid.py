@@ -58,7 +58,7 @@ def test_the_same_cell_asked_for_twice_runs_once(tmp_path: Path) -> None:
         ("notebook: note\ngrid: {variants: [[fp16, int9]]}", "did you mean 'int"),
         ("notebook: note\ngird: {model: [demo]}", "did you mean 'grid'"),
         ("notebook: nothing\ngrid: {model: [demo]}", "unknown notebook 'nothing.ipynb'"),
-        ("notebook: ../note.ipynb", "outside the grid's folder"),
+        ("notebook: ../none.ipynb", "unknown notebook '../none.ipynb'"),
         ("grid: {model: [demo]}", "names no notebook"),
         ("notebook: note\ngrid: {out: [a]}", "give the folder with --out"),
         ("notebook: note\ngrid: {model: demo}", "is not a list"),
@@ -79,6 +79,28 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, words: str) -> Non
         read_grid(file)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_notebook_may_lie_beside_the_folder_of_its_grids(tmp_path: Path) -> None:
+    folder = tmp_path / "grids"
+    folder.mkdir()
+    write_notebook(tmp_path / "elsewhere.ipynb")
+    for path in ("../elsewhere.ipynb", str(tmp_path / "elsewhere")):
+        grid = folder / "grid.yaml"
+        grid.write_text(f"notebook: {path}\ngrid: {{model: [demo]}}", encoding="utf-8")
+        assert read_grid(grid).notebook == (tmp_path / "elsewhere.ipynb").resolve()
+
+
+def test_papermill_can_read_every_line_of_the_shipped_parameters(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    translators = pytest.importorskip("papermill.translators")
+    nbformat = pytest.importorskip("nbformat")
+    for notebook in shipped_notebooks().glob("*.ipynb"):
+        for cell in nbformat.read(notebook, 4).cells:
+            if "parameters" in cell.metadata.get("tags", ()):
+                translators.PythonTranslator.inspect(cell)
+    assert "Unable to parse" not in caplog.text
 
 
 def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path: Path) -> None:

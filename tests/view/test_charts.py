@@ -140,7 +140,8 @@ def test_flips_show_both_directions_and_zero():
     none = drawn("flips", charted.with_rows(FULL, *rows))
     assert "int8 LLM.int8(): 0 right to wrong, 0 wrong to right" in none.description
     shown = [text.get_text() for text in none.axes[0].texts]
-    assert shown.count("0") == shown.count("0\u2003p = 1.000") == 8
+    assert shown.count("0") == 16
+    assert not any(text.startswith("p ") for text in shown)
     widths = [bar.get_width() for bar in drawn("flips", FULL).axes[0].patches]
     lost = FULL.rows[2].metrics["demo_where.flips"].details["right_to_wrong"]
     assert -lost in widths and all(width != 0 for width in widths[:4])

@@ -71,7 +71,7 @@ def make_bench_plan(
         checkpoint=subject.checkpoint,
         jobs=tuple(jobs),
         batches=batches,
-        contexts=_numbers(options["contexts"]) or (),
+        contexts=_further(options["contexts"], measured["prompt"]),
         notes=(*subject.notes, *(note for job in jobs for note in job.notes)),
         id=_bench_id(measured, jobs),
     )
@@ -101,6 +101,11 @@ def _bench_id(options: BenchOptions, jobs: Sequence[Job]) -> str:
     protocol = {f.name: options[f.name] for f in fields if not f.option.neutral}  # type: ignore[literal-required]
     protocol.pop("model")
     return content_hash([VERSION, protocol, [bench_key(job) for job in jobs]])
+
+
+def _further(contexts: object, prompt: int) -> tuple[int, ...]:
+    """The contexts that are no length of the prompt's own points, each once."""
+    return tuple(one for one in dict.fromkeys(_numbers(contexts) or ()) if one != prompt)
 
 
 def _numbers(value: object) -> tuple[int, ...] | None:

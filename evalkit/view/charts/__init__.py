@@ -1,9 +1,9 @@
 """Charts of comparisons, benches, plans, damage maps, searches and answers.
 
-`draw("tradeoff", comparison, tables)` draws one by name, from the folder of what it draws. Listing names imports no matplotlib; what
-a chart is made with is in `evalkit.view.charts.canvas`. Entry points of other packages are in the
-groups evalkit.charts.comparison, evalkit.charts.bench, evalkit.charts.plan,
-evalkit.charts.sensitivity, evalkit.charts.search and evalkit.charts.answers.
+`draw("tradeoff", comparison, tables)` draws one by name. Each is a file in the folder of what it
+draws; listing names imports no matplotlib, and what a chart is made with is in
+`evalkit.view.charts.canvas`. Entry points of other packages are in a group for each of `KINDS`, as
+evalkit.charts.comparison.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from evalkit.records.bench import Bench, BenchPoint
 from evalkit.view.charts.canvas import not_measured
 from evalkit.view.charts.variants import PLACE_COLOURS, PLACE_LINES, PLACE_MARKERS, shortened
 
+# An axis of speeds ends so far above the highest.
+HEADROOM = 1.15
 MORE = "measure it with evalkit bench"
 
 
@@ -34,16 +36,17 @@ def short_names(bench: Bench) -> dict[str, str]:
     return shortened(point.variant for point in bench.points)
 
 
-def looks() -> list[dict[str, Any]]:
-    """Colour, marker and line of each variant by its place."""
-    return [
-        {
+def looks(bench: Bench) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each variant by its place in the bench, alike in every chart."""
+    names = dict.fromkeys(point.variant for point in bench.points)
+    return {
+        name: {
             "color": PLACE_COLOURS[place % len(PLACE_COLOURS)],
             "marker": PLACE_MARKERS[place % len(PLACE_MARKERS)],
             "linestyle": PLACE_LINES[place % len(PLACE_LINES)],
         }
-        for place in range(64)
-    ]
+        for place, name in enumerate(names)
+    }
 
 
 def plot_speeds(
@@ -57,6 +60,15 @@ def plot_speeds(
     axes.errorbar(xs, speeds, yerr=bars, capsize=3, linewidth=2, markersize=7, **look)
 
 
+def speed_axis(axes: Axes, shown: Mapping[str, Sequence[BenchPoint]]) -> None:
+    """From zero to above the highest speed.
+
+    A longer bar leaves the panel, so that one unsteady point does not flatten all others.
+    """
+    speeds = [cast(float, point.tokens_per_second) for points in shown.values() for point in points]
+    axes.set_ylim(0, HEADROOM * max(speeds))
+
+
 def powers_of_two(axes: Axes) -> None:
     """Scale the horizontal axis by powers of two, written as plain numbers."""
     axes.set_xscale("log", base=2)
@@ -66,13 +78,13 @@ def powers_of_two(axes: Axes) -> None:
 
 def variant_handles(bench: Bench, shown: Mapping[str, Any], *, line: bool = True) -> list[Line2D]:
     """A legend entry for each variant shown, with its line unless it has none."""
-    names = short_names(bench)
+    names, known = short_names(bench), looks(bench)
     return [
-        Line2D([], [], label=names[name], linewidth=2, **look)
+        Line2D([], [], label=names[name], linewidth=2, **known[name])
         if line
-        else Line2D([], [], label=names[name], color=look["color"], marker=look["marker"],
-                    linestyle="none")
-        for look, name in zip(looks(), shown, strict=False)
+        else Line2D([], [], label=names[name], color=known[name]["color"],
+                    marker=known[name]["marker"], linestyle="none")
+        for name in shown
     ]  # fmt: skip
 
 
@@ -81,7 +93,8 @@ def intervals_note(shown: Mapping[str, Sequence[BenchPoint]]) -> str:
     first = next(iter(shown.values()))[0]
     return (
         f"Median of {first.n} repetitions in {len(first.rounds)} rounds; bars: 95 % interval over"
-        " rounds. Knee: beyond it 25 % more sequences gain less than 5 %."
+        " rounds, cut where they leave the panel. Knee: beyond it 25 % more sequences gain less"
+        " than 5 %."
     )
 
 

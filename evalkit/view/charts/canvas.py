@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evalkit.analysis.compare import Measured
 from evalkit.analysis.verdicts import parse_margin
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, UsageError
 from evalkit.records import Comparison
 from evalkit.view.charts.variants import FONT, GRID, INK, MUTED, PAPER, drawable
 from evalkit.view.comparison import header_pieces
@@ -104,11 +104,11 @@ def image(figure: Figure, form: str) -> bytes:
 def write(figure: Figure, path: Path) -> Path:
     """Write the figure to `path`; its suffix (.svg, .png, .pdf) names the form.
 
-    Raises EvalkitError for another suffix or where the file cannot be written.
+    Raises UsageError for another suffix, EvalkitError where the file cannot be written.
     """
     form = path.suffix.lower().removeprefix(".")
     if form not in ("svg", "png", "pdf"):
-        raise EvalkitError(f"{path.name}: a chart is written as .svg, .png or .pdf; change --out")
+        raise UsageError(f"{path.name}: a chart is written as .svg, .png or .pdf; end the name so")
     try:
         path.write_bytes(image(figure, form))
     except OSError as error:

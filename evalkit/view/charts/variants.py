@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from evalkit import numbers
+from evalkit.paths import called_words
 from evalkit.records import Comparison, Row, Value
 from evalkit.view.cells import baseline_row, label
 
@@ -130,7 +131,8 @@ def drawable(text: str) -> str:
 def shortened(names: Iterable[str]) -> dict[str, str]:
     """Each name as charts show it: drawable, no longer than LONGEST_NAME, all different."""
     known = list(dict.fromkeys(names))
-    return dict(zip(known, _unique([drawable(name) for name in known]), strict=True))
+    names = [drawable(called_words(name)) for name in known]
+    return dict(zip(known, _unique(names), strict=True))
 
 
 def bounds(value: Value) -> tuple[float, float] | None:

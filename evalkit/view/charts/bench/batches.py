@@ -15,6 +15,7 @@ from evalkit.view.charts.bench_series import (
     plot_speeds,
     points_by_variant,
     powers_of_two,
+    speed_axis,
     speeds_in_words,
     variant_handles,
 )
@@ -27,7 +28,9 @@ def batches(bench: Bench) -> Chart:
     """Decode tokens/s and time per step over the batch size, with the knee of each variant."""
     shown = points_by_variant(bench, lambda p: p.phase == "decode" and p.context == bench.prompt)
     figure, (left, right) = page(heading(bench), "Decode over the batch size", columns=2)
-    for look, (name, points) in zip(looks(), shown.items(), strict=False):
+    known = looks(bench)
+    for name, points in shown.items():
+        look = known[name]
         sizes = [point.batch_size for point in points]
         plot_speeds(left, sizes, points, look)
         right.plot(sizes, [cast(float, p.latency_ms_p50) for p in points], **look, linewidth=2)
@@ -38,7 +41,8 @@ def batches(bench: Bench) -> Chart:
                           fillstyle="none", markeredgewidth=1.6)  # fmt: skip
     for axes in (left, right):
         powers_of_two(axes)
-        axes.set_ylim(bottom=0)
+    speed_axis(left, shown)
+    right.set_ylim(bottom=0)
     titled(left, "throughput", "sequences at once", "tokens/s of all together (up is better)")
     titled(right, "one step", "sequences at once", "milliseconds, median (down is better)")
     legend(right, [*variant_handles(bench, shown), _ring()])

@@ -12,6 +12,7 @@ from evalkit.view.charts.bench_series import (
     plot_speeds,
     points_by_variant,
     powers_of_two,
+    speed_axis,
     speeds_in_words,
     variant_handles,
 )
@@ -26,12 +27,13 @@ def contexts(bench: Bench) -> Chart:
     if all(len(points) < 2 for points in decode.values()):
         raise not_measured("more than one prompt length", f"{MORE} --contexts 512,2048")
     figure, panels = page(heading(bench), "Speed over the length of the prompt", columns=2)
+    known = looks(bench)
     for axes, shown, title in zip(panels, (prefill, decode), ("prefill", "decode"), strict=True):
-        for look, points in zip(looks(), shown.values(), strict=False):
+        for name, points in shown.items():
             ordered = sorted(points, key=lambda point: point.context)
-            plot_speeds(axes, [point.context for point in ordered], ordered, look)
+            plot_speeds(axes, [point.context for point in ordered], ordered, known[name])
         powers_of_two(axes)
-        axes.set_ylim(bottom=0)
+        speed_axis(axes, shown)
         titled(axes, title, "tokens of the prompt", "tokens/s at batch 1 (up is better)")
     legend(panels[-1], variant_handles(bench, decode))
     return finish(

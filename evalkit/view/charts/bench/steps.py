@@ -24,9 +24,10 @@ def steps(bench: Bench) -> Chart:
     }
     height = max(HEIGHT, 2.4 + 0.42 * len(shown))
     figure, (axes,) = page(heading(bench), "Time between tokens", height=height)
-    for place, (look, point) in enumerate(zip(looks(), shown.values(), strict=False)):
+    known = looks(bench)
+    for place, (name, point) in enumerate(shown.items()):
         low, first, middle, third, high = (percentile(point.latencies_ms, s) for s in WHISKERS)
-        colour = look["color"]
+        colour = known[name]["color"]
         axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
         axes.barh(place, third - first, 0.5, first, color=colour, alpha=0.35, edgecolor=colour)
         axes.plot([middle, middle], [place - 0.25, place + 0.25], color=INK, linewidth=2)

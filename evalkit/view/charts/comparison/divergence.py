@@ -88,7 +88,7 @@ def divergence(comparison: Comparison, tables: Tables) -> Chart:
     n = max(entry.row.metrics["kl_divergence_mean"].n for entry in shown)
     notes = [
         f"{n:,} tokens. Lines at the markers: 95 % intervals. At the left edge: {power(SMALLEST)}"
-        " and less.",
+        f" and less{_at_rounding(shown, tables)}.",
         "Noise floor: the baseline scored again with another batch size; around it a divergence"
         " does not rank."
         if has_noise
@@ -99,10 +99,17 @@ def divergence(comparison: Comparison, tables: Tables) -> Chart:
 
 
 def _ridge(axes: Axes, place: int, values: Floats | None, colour: str) -> None:
-    """The share of tokens in ranges of equal ratio, as an area on the line of the variant."""
+    """The share of tokens in ranges of equal ratio, as an area on the line of the variant.
+
+    Those at rounding have no place on the axis: a bar for them would dwarf the shape of the others,
+    so a note counts them. Where they are most of all there is no shape.
+    """
     if values is None or not len(values):
         return
-    logs = np.log10(np.maximum(values, SMALLEST))
+    seen = values[values > SMALLEST]
+    if len(seen) < len(values) / 2:
+        return
+    logs = np.log10(seen)
     counts, edges = np.histogram(logs, bins=np.arange(np.log10(SMALLEST), 2.01, 0.1))
     heights = 0.75 * counts / counts.max()
     middles = 10 ** ((edges[:-1] + edges[1:]) / 2)
@@ -112,6 +119,17 @@ def _ridge(axes: Axes, place: int, values: Floats | None, colour: str) -> None:
         middles[filled], place, place - heights[filled], color=colour, alpha=0.3, linewidth=0
     )
     axes.plot(middles[filled], place - heights[filled], color=colour, linewidth=1)
+
+
+def _at_rounding(shown: Sequence[Entry], tables: Tables) -> str:
+    """The share of each variant's tokens that the shapes leave out, in words."""
+    found = [(entry.name, _tokens(tables, entry, "kl")) for entry in shown]
+    said = [
+        f"{name} {numbers.percent(float(np.mean(values <= SMALLEST)))}"
+        for name, values in found
+        if values is not None and len(values)
+    ]
+    return f" (tokens that the shapes leave out: {', '.join(said)})" if said else ""
 
 
 def _percentiles(axes: Axes, place: int, values: Any, colour: str) -> None:

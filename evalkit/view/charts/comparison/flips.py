@@ -54,13 +54,14 @@ def flips(comparison: Comparison, tables: Tables) -> Chart:
         for column, entry in enumerate(shown):
             if measured([entry], key):
                 _flip_bars(axes, entry, entry.row.metrics[key], places[row, column], largest)
+                _p_label(axes, entry.row.metrics[key], places[row, column])
     names = [
         f"{drawable(key.removesuffix(FLIPS))}\nn = {max(_items(e, key) for e in shown):,}"
         for key in chosen
     ]
     task_axis(axes, names, places)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlim(-1.25 * largest, 1.25 * largest)
+    axes.set_xlim(-1.2 * largest, 1.6 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
     axes.set_xlabel("items: ← right became wrong\u2003wrong became right →")
@@ -81,10 +82,17 @@ def _flip_bars(axes: Axes, entry: Entry, value: Value, y: float, largest: float)
         axes.barh(y, width, 0.86, color=look.colour, edgecolor=PAPER, hatch=look.hatch, linewidth=0)
         gap = 0.015 * largest * (-1 if side == "right" else 1)
         text = f"{abs(width):,.0f}"
-        p = value.details.get("mcnemar_p")
-        if side == "left" and p is not None:
-            text += f"\u2003p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-        axes.text(width + gap, y, text, ha=side, va="center", fontsize=8.5, color=INK)
+        axes.text(width + gap, y, text, ha=side, va="center", fontsize=9.5, color=INK)
+
+
+def _p_label(axes: Axes, value: Value, y: float) -> None:
+    """How likely so uneven counts are by chance, in a column of its own beside the bars."""
+    p = value.details.get("mcnemar_p")
+    if p is None or not value.value:
+        return
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    place = axes.get_yaxis_transform()
+    axes.text(0.995, y, text, ha="right", va="center", fontsize=9.5, color=INK, transform=place)
 
 
 def _count(entry: Entry, key: str) -> float:

@@ -47,6 +47,8 @@ CATEGORIES = {
     "other": ("#949494", "++"),
 }
 ABOVE = "above the weights"
+# Parts below this share of the longest bar are narrower than the lines between parts.
+SMALLEST_SHARE = 0.008
 
 
 @chart(place=80)
@@ -71,12 +73,12 @@ def memory(comparison: Comparison, tables: Tables, card: Card | None = None) -> 
         height=max(HEIGHT, 2.4 + 0.42 * len(shown)),
     )
     for place, entry in enumerate(shown):
-        _stack(axes, entry, place, scale)
+        _stack(axes, entry, place, scale, SMALLEST_SHARE * most)
     axes.set_yticks(range(len(shown)), [entry.name for entry in shown])
     axes.tick_params("y", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(f"memory, {unit} (left is better)")
-    axes.set_xlim(0, 1.5 * most / scale)
+    axes.set_xlim(0, 1.4 * most / scale)
     axes.grid(True, axis="x")
     notes = [
         "One measurement each. On top of the weights: what loading, one prefill or a short decode"
@@ -84,7 +86,7 @@ def memory(comparison: Comparison, tables: Tables, card: Card | None = None) -> 
         _limit(axes, card, most, scale),
         left_out(known, shown),
     ]
-    legend(axes, _handles(shown))
+    legend(axes, _handles(shown, SMALLEST_SHARE * most))
     said = [f"{e.name}: weights {numbers.byte_size(_weights(e))}" for e in shown]
     return finish(figure, notes, f"{'; '.join(said)}.")
 
@@ -99,12 +101,20 @@ def parts(entry: Entry) -> dict[str, float]:
     return found
 
 
-def _stack(axes: Axes, entry: Entry, place: int, scale: float) -> None:
+def drawn_parts(entry: Entry, least: float) -> dict[str, float]:
+    """The parts of at least `least` bytes; the others, too narrow to be seen, are "other"."""
+    found = parts(entry)
+    large = {name: size for name, size in found.items() if size >= least and name != "other"}
+    rest = sum(found.values()) - sum(large.values())
+    return large | ({"other": rest} if rest >= 1 else {})
+
+
+def _stack(axes: Axes, entry: Entry, place: int, scale: float, least: float) -> None:
     left = 0.0
-    for name, size in parts(entry).items():
+    for name, size in drawn_parts(entry, least).items():
         colour, hatch = CATEGORIES[name]
         axes.barh(place, size / scale, 0.7, left / scale, color=colour, hatch=hatch,
-                  edgecolor=PAPER, linewidth=0.5)  # fmt: skip
+                  edgecolor=PAPER, linewidth=0)  # fmt: skip
         left += size
     text = numbers.byte_size(left)
     above = _peak(entry) - left
@@ -145,8 +155,9 @@ def _limit(axes: Axes, card: Card | None, most: float, scale: float) -> str:
     return f"Dashed: {limit}."
 
 
-def _handles(shown: Sequence[Entry]) -> list[Patch]:
-    used = [name for name in CATEGORIES if any(name in parts(entry) for entry in shown)]
+def _handles(shown: Sequence[Entry], least: float) -> list[Patch]:
+    drawn = [drawn_parts(entry, least) for entry in shown]
+    used = [name for name in CATEGORIES if any(known.get(name, 0.0) >= least for known in drawn)]
     handles = [
         Patch(
             facecolor=CATEGORIES[name][0],

@@ -33,6 +33,7 @@ from evalkit.view.charts.comparison.divergence import (
 from evalkit.view.charts.variants import MUTED, Entry, entries, left_out, marker_handle, measured
 
 POSITIONS = 12
+POSITION = "position in the window, tokens"
 CONFIDENT = 1.959964  # two-sided 95 % of the normal distribution
 
 
@@ -60,19 +61,21 @@ def position(comparison: Comparison, tables: Tables) -> Chart:
     others = [e for e in shown if not e.is_baseline and "kl_divergence_mean" in e.row.metrics]
     title = "Perplexity and divergence by position in the window"
     figure, panels = canvas(comparison, title, columns=2 if others else 1)
-    for entry in shown:
+    # The curves of all variants lie on one another: the first panel says where text is hard, the
+    # second what quantizing adds there.
+    first = [entry for entry in shown if entry.is_baseline] or shown[:1]
+    for entry in first:
         curve = by_position(token_table(tables, entry), "nll")
-        _curve(panels[0], entry, _exponential(curve), band=entry.is_baseline)
-    titled(panels[0], "perplexity", "position, tokens", "perplexity (lower is better)")
+        _curve(panels[0], entry, _exponential(curve), band=True)
+    titled(panels[0], f"perplexity of {first[0].name}", POSITION, "perplexity (lower is better)")
     if others:
         _divergences(panels[1], others, tables, comparison.noise_floor)
     for axes in panels:
         axes.grid(True)
-    legend(panels[-1], [marker_handle(e, line=True) for e in shown])
+    legend(panels[-1], [marker_handle(e, line=True) for e in (*first, *others)])
     n = max(entry.row.metrics["perplexity"].n for entry in shown)
     notes = [
-        f"{n:,} tokens in bins of as many each; bands: 95 % interval over windows"
-        " (of perplexity: the baseline's, not paired).",
+        f"{n:,} tokens in bins of as many each; bands: 95 % interval over windows.",
         f"{power(SMALLEST)} nats stands for that and less." if others else "",
         left_out(known, shown),
     ]
@@ -131,7 +134,7 @@ def _divergences(
 ) -> None:
     for entry in others:
         _curve(axes, entry, by_position(token_table(tables, entry), "kl"), band=True)
-    titled(axes, "KL divergence", "position, tokens", "nats per token, logarithmic")
+    titled(axes, "KL divergence from it", POSITION, "nats per token, logarithmic (lower is closer)")
     floor = noise_floor.get("kl_divergence_mean", 0.0)
     if floor > SMALLEST:
         axes.axhline(floor, color=MUTED, linestyle=":", linewidth=1.5)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
@@ -35,13 +37,12 @@ from evalkit.view.charts.task_bars import (
 from evalkit.view.charts.variants import (
     INK,
     MUTED,
-    PAPER,
     Entry,
-    bar_handle,
     bounds,
     drawable,
     entries,
     left_out,
+    marker_handle,
     measured,
 )
 
@@ -73,13 +74,13 @@ def tasks(comparison: Comparison, tables: Tables) -> Chart:
         for column, entry in enumerate(shown):
             if measured([entry], score.key):
                 value = entry.row.metrics[score.key]
-                _bar(panels[0], entry, value, places[row, column])
+                _score(panels[0], entry, value, places[row, column])
                 if has_differences:
                     _difference(panels[1], entry, value, places[row, column])
     task_axis(panels[0], [f"{drawable(s.task)}\n{drawable(s.score)}" for s in chosen], places)
-    panels[0].set_xlim(0, 100)
+    _share_axis(panels[0])
     titled(panels[0], "score", "% of items (right is better)")
-    handles = [bar_handle(entry) for entry in shown]
+    handles: list[Artist] = [marker_handle(entry) for entry in shown]
     if has_differences:
         _band(panels[1], comparison)
         handles.append(_band_handle(comparison))
@@ -87,16 +88,20 @@ def tasks(comparison: Comparison, tables: Tables) -> Chart:
     return finish(figure, _notes(comparison, scores, chosen, known, shown), _summary(shown))
 
 
-def _bar(axes: Axes, entry: Entry, value: Value, y: float) -> None:
+def _score(axes: Axes, entry: Entry, value: Value, y: float) -> None:
     assert value.value is not None
     look = entry.look
-    axes.barh(
-        y, 100 * value.value, 0.86, color=look.colour, edgecolor=PAPER, hatch=look.hatch,
-        linewidth=0,
-    )  # fmt: skip
     known = bounds(value)
     if known is not None:
-        axes.plot([100 * known[0], 100 * known[1]], [y, y], color=INK, linewidth=1.4)
+        axes.plot([100 * known[0], 100 * known[1]], [y, y], color=look.colour, linewidth=2)
+    axes.plot(100 * value.value, y, color=look.colour, marker=cast(Any, look.marker), markersize=7)
+
+
+def _share_axis(axes: Axes) -> None:
+    """From the ten below what is drawn to the ten above, so that close scores can be told apart."""
+    low, high = (place / 10 for place in axes.get_xlim())
+    axes.set_xlim(max(0, 10 * math.floor(low)) - 0.5, min(100, 10 * math.ceil(high)) + 0.5)
+    axes.grid(True, axis="x")
 
 
 def _difference(axes: Axes, entry: Entry, value: Value, y: float) -> None:
@@ -141,11 +146,11 @@ def _notes(
     sizes = {e.row.metrics[s.key].n for s in chosen for e in shown if s.key in e.row.metrics}
     items = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
     paired = (
-        "Markers: difference on the same items with its 95 % interval; beyond the"
+        "Right: difference on the same items with its 95 % interval; beyond the"
         f" {margin_text(comparison)} band a loss is not tolerated."
     )
     return [
-        f"{items} items a task. Bars: score with its 95 % interval.",
+        f"{items} items a task. Left: score with its 95 % interval.",
         paired if any(not entry.is_baseline for entry in shown) else "",
         dropped_note(len(scores), len(chosen), "largest differences"),
         left_out(known, shown),

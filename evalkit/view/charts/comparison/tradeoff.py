@@ -99,6 +99,9 @@ MEMORY = Gain(
 )  # fmt: skip
 
 
+GREYED_NOTE = "Greyed: another variant is at least as good in both, whatever the intervals allow."
+
+
 @chart(place=10)
 def tradeoff(comparison: Comparison, tables: Tables) -> Chart:
     """Quality lost against decode speed, with intervals, the Pareto front and the margin.
@@ -115,7 +118,7 @@ def draw_tradeoff(comparison: Comparison, gain: Gain) -> Chart:
         QUALITIES, key=lambda quality: (len(_have(known, quality, gain)), _judged(known, quality))
     )
     points = _have(known, quality, gain)
-    if not points:
+    if all(point.entry.is_baseline for point in points):
         raise not_measured(f"{gain.title} and quality of one variant", gain.missing)
     figure, (axes,) = canvas(comparison, f"{quality.title} against {gain.title}")
     scale, unit = _unit(points) if gain is MEMORY else (1.0, "")
@@ -134,7 +137,9 @@ def draw_tradeoff(comparison: Comparison, gain: Gain) -> Chart:
     axes.grid(True)
     handles = [_handle(point, point.entry.name in dominated) for point in points]
     legend(axes, [*handles, *front, *margin])
-    return finish(figure, _notes(points, known, quality, gain), _summary(points, quality, gain))
+    notes = _notes(points, known, quality, gain)
+    notes += [GREYED_NOTE] if dominated else []
+    return finish(figure, notes, _summary(points, quality, gain))
 
 
 def _have(known: Sequence[Entry], quality: Quality, gain: Gain) -> list[Point]:
@@ -218,7 +223,7 @@ def _margin(axes: Axes, comparison: Comparison, quality: Quality) -> list[Patch]
 
 
 def _handle(point: Point, greyed: bool) -> Line2D:
-    word = "" if point.entry.is_baseline else f": {point.entry.row.verdict.text}"
+    word = "" if point.entry.is_baseline else f"\n{point.entry.row.verdict.text}"
     if not greyed:
         return marker_handle(point.entry, word)
     handle = marker_handle(point.entry, f"{word} (dominated)", GREYED)
@@ -235,7 +240,6 @@ def _notes(
     speed = f"; speed: median and range of {samples} samples" if not gain.is_exact else ""
     return [
         f"Loss: paired difference to the baseline with its 95 % interval, {n:,} {what}{speed}.",
-        "Greyed: another variant is at least as good in both, whatever the intervals allow.",
         left_out(known, [point.entry for point in points]),
     ]
 

@@ -17,6 +17,7 @@ from evalkit.view.charts.variants import (
     PLACE_LINES,
     PLACE_MARKERS,
     drawable,
+    shortened,
 )
 from evalkit.view.plan import heading
 
@@ -46,7 +47,7 @@ def memory(plan: Plan) -> Chart:
     _memory(left, plan)
     _speed(right, plan)
     used = [name for name in PARTS if any(parts(row)[name] for row in plan.rows)]
-    legend(right, [_patch(name) for name in used])
+    legend(right, [*right.get_lines(), *(_patch(name) for name in used)])
     notes = [
         f"Dashed: memory of the {drawable(plan.card.title)}, "
         f"{numbers.byte_size(plan.card.memory)}.",
@@ -54,7 +55,7 @@ def memory(plan: Plan) -> Chart:
         " KV cache read behind a full context; lines end at the largest batch that fits.",
         _refused(plan),
     ]
-    said = [f"{row.variant} {numbers.byte_size(row.memory.total)}" for row in plan.rows]
+    said = [f"{drawable(row.variant)} {numbers.byte_size(row.memory.total)}" for row in plan.rows]
     return finish(figure, notes, f"{'; '.join(said)}.")
 
 
@@ -84,7 +85,8 @@ def _memory(axes: Axes, plan: Plan) -> None:
                       edgecolor=PAPER, linewidth=0.5)  # fmt: skip
             left += size
     axes.axvline(plan.card.memory / 1e9, color=INK, linewidth=2, linestyle="--")
-    axes.set_yticks(range(len(plan.rows)), [drawable(row.variant) for row in plan.rows])
+    names = shortened(row.variant for row in plan.rows)
+    axes.set_yticks(range(len(plan.rows)), [names[row.variant] for row in plan.rows])
     axes.tick_params("y", length=0)
     axes.set_ylim(len(plan.rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.05 * most / 1e9)
@@ -93,19 +95,17 @@ def _memory(axes: Axes, plan: Plan) -> None:
 
 
 def _speed(axes: Axes, plan: Plan) -> None:
+    names = shortened(row.variant for row in plan.rows)
     for place, row in enumerate(plan.rows):
         at = batches(row)
         rates = [decode_expected(plan.shape, row.scheme, plan.card, n, plan.context) for n in at]
         colour = PLACE_COLOURS[place % len(PLACE_COLOURS)]
         axes.plot(at, rates, color=colour, marker=PLACE_MARKERS[place % len(PLACE_MARKERS)],
-                  linestyle=PLACE_LINES[place % len(PLACE_LINES)], linewidth=2)  # fmt: skip
-        if at:
-            axes.annotate(drawable(row.variant), (at[-1], rates[-1]), (6, 0), color=colour,
-                          textcoords="offset points", va="center", fontsize=10)  # fmt: skip
+                  linestyle=PLACE_LINES[place % len(PLACE_LINES)], linewidth=2,
+                  label=names[row.variant] + ("" if at else ": does not fit"))  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.2)
     axes.grid(True)
     name_panel(axes, "decode to expect", "sequences at once", "tokens/s (up is better)")
 
