@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from evalkit.records.bench import Bench, BenchPoint
 from evalkit.view.charts.canvas import not_measured
-from evalkit.view.charts.variants import PLACE_COLOURS, PLACE_LINES, PLACE_MARKERS, shortened
+from evalkit.view.charts.variants import looks_of, shortened
 
 # An axis of speeds ends so far above the highest.
 HEADROOM = 1.15
@@ -37,16 +37,8 @@ def short_names(bench: Bench) -> dict[str, str]:
 
 
 def looks(bench: Bench) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line of each variant by its place in the bench, alike in every chart."""
-    names = dict.fromkeys(point.variant for point in bench.points)
-    return {
-        name: {
-            "color": PLACE_COLOURS[place % len(PLACE_COLOURS)],
-            "marker": PLACE_MARKERS[place % len(PLACE_MARKERS)],
-            "linestyle": PLACE_LINES[place % len(PLACE_LINES)],
-        }
-        for place, name in enumerate(names)
-    }
+    """The look of each variant of the bench, alike in every chart."""
+    return looks_of(point.variant for point in bench.points)
 
 
 def plot_speeds(

@@ -128,6 +128,18 @@ def drawable(text: str) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in numbers.clean(text))
 
 
+def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each of `names`, by the place where it first occurs."""
+    return {
+        name: {
+            "color": PLACE_COLOURS[place % len(PLACE_COLOURS)],
+            "marker": PLACE_MARKERS[place % len(PLACE_MARKERS)],
+            "linestyle": PLACE_LINES[place % len(PLACE_LINES)],
+        }
+        for place, name in enumerate(dict.fromkeys(names))
+    }
+
+
 def shortened(names: Iterable[str]) -> dict[str, str]:
     """Each name as charts show it: drawable, no longer than LONGEST_NAME, all different."""
     known = list(dict.fromkeys(names))

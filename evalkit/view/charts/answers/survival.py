@@ -7,9 +7,8 @@ from matplotlib.lines import Line2D
 from evalkit.numbers import percent
 from evalkit.records.answers import Answers, AnswersRow
 from evalkit.view.answers import heading
-from evalkit.view.charts.bench_series import looks
 from evalkit.view.charts.canvas import Chart, chart, finish, legend, not_measured, page, titled
-from evalkit.view.charts.variants import drawable
+from evalkit.view.charts.variants import drawable, looks_of
 
 
 @chart(place=10)
@@ -23,7 +22,9 @@ def survival(answers: Answers) -> Chart:
         raise not_measured("no other variant answered", "name two variants, such as fp16 int4")
     figure, (axes,) = page(heading(answers), "Answers that are still the baseline's")
     handles = []
-    for look, row in zip(looks(), rows, strict=False):
+    known = looks_of(row.label for row in rows)
+    for row in rows:
+        look = known[row.label]
         tokens, shares = zip(*[(0, 1.0), *((n, one.value) for n, one in row.survival)], strict=True)
         axes.step(tokens, shares, where="post", linewidth=2, **look)
         low, high = zip(*_bounds(row), strict=True)
