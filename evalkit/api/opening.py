@@ -10,6 +10,7 @@ from typing import Any
 from evalkit import plugins
 from evalkit.errors import StoreError, UsageError, unknown
 from evalkit.metrics import table_columns
+from evalkit.paths import called, called_words
 from evalkit.plain_text import clean_columns
 from evalkit.records import Comparison, Flip, Run
 from evalkit.records.answers import Answers
@@ -240,11 +241,12 @@ def _comparison_line(file: Path, one: Comparison) -> str:
     """Id, when, model, suite, and the verdict of each variant."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(file.stat().st_mtime))
     rows = ", ".join(
-        f"{row.variant.label} ({row.verdict.text if row.status == 'ok' else row.status})"
+        f"{called_words(row.variant.label)}"
+        f" ({row.verdict.text if row.status == 'ok' else row.status})"
         for row in one.rows
     )
     partial = "  partial" if one.is_partial else ""
-    return f"{file.stem}  {when}  {one.model.name}  {one.suite.name}  {rows}{partial}"
+    return f"{file.stem}  {when}  {called(one.model.name)}  {one.suite.name}  {rows}{partial}"
 
 
 def _run_line(run: Run) -> str:

@@ -274,5 +274,5 @@ def test_charts_name_the_same_word(made: list[tuple[Comparison, dict[str, Any]]]
         words = [text.get_text() for legend in legends for text in legend.get_texts()]
         for row in content["rows"][1:]:
             word = row["verdict"]["word"]
-            assert any(text.startswith(f"{row['variant']}: {word}") for text in words)
+            assert any(text.startswith(f"{row['variant']}\n{word}") for text in words)
             assert word in figure.description

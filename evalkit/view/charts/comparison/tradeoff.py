@@ -119,7 +119,9 @@ def draw_tradeoff(comparison: Comparison, gain: Gain) -> Chart:
     )
     points = _have(known, quality, gain)
     if all(point.entry.is_baseline for point in points):
-        raise not_measured(f"{gain.title} and quality of one variant", gain.missing)
+        raise not_measured(
+            f"{gain.title} and quality of a variant beside the baseline", gain.missing
+        )
     figure, (axes,) = canvas(comparison, f"{quality.title} against {gain.title}")
     scale, unit = _unit(points) if gain is MEMORY else (1.0, "")
     dominated = {
