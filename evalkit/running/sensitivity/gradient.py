@@ -24,9 +24,9 @@ from evalkit.running.sensitivity.result import Found
 
 def measure_gradients(found: Found, differences: Differences, send: Listener) -> None:
     """Store what is predicted of every piece, window by window, where the store lacks it."""
-    values, windows = found.values, found.values.windows
+    values, windows, seed = found.values, found.values.windows, found.work.baseline.seed
     pieces = [one for one in found.pieces if not one.cache]
-    done = set.intersection(*(values.done(one.gradient_key) for one in pieces))
+    done = set.intersection(*(values.done(one.gradient_key(seed)) for one in pieces))
     left = sorted(found.chosen - done)
     label = found.work.variant.variant.label
     # Gradients of the weights that differ, and of no others.
@@ -37,11 +37,11 @@ def measure_gradients(found: Found, differences: Differences, send: Listener) ->
             stop_if_asked()
             ids = torch.from_numpy(windows.window(window)[:-1].astype(np.int64))[None]
             scored = int(windows.scored[window])
-            predicted = _squared_errors(differences, ids, scored, found.work.baseline.seed + window)
+            predicted = _squared_errors(differences, ids, scored, seed + window)
             for piece in pieces:
                 total = sum(predicted.get(name, 0.0) for name in piece.parameters)
                 columns = {"window": np.array([window]), "predicted": np.array([total])}
-                values.add(piece.gradient_key, columns)
+                values.add(piece.gradient_key(seed), columns)
 
 
 def _squared_errors(found: Differences, ids: Tensor, scored: int, seed: int) -> dict[str, float]:

@@ -80,7 +80,7 @@ class Measuring:
         """The keys of values that are lacking: of the swap itself, and of its control."""
         wanted = [piece.key]
         if self.options["control"] and self.passes.can_control(piece):
-            wanted.append(piece.control_key)
+            wanted.append(piece.control_key(self.options["seed"]))
         return [key for key in wanted if not self.found.values.done(key).issuperset(windows)]
 
     def _wanted(self, before: Sequence[Indexes]) -> list[Exchange]:
@@ -118,8 +118,9 @@ class Measuring:
             self._keep(piece.key, windows, one.swapped(piece))
             if piece is not self._opposite:
                 self._swap_seconds.append(time.monotonic() - begun)
-        if piece.control_key in lacking:
-            self._keep(piece.control_key, windows, one.controlled(piece, self.options["seed"]))
+        seed = self.options["seed"]
+        if piece.control_key(seed) in lacking:
+            self._keep(piece.control_key(seed), windows, one.controlled(piece, seed))
 
     def _keep(self, key: str, windows: Collection[int], columns: Columns) -> None:
         if not self.found.values.done(key).issuperset(windows):

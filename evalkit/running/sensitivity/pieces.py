@@ -48,15 +48,13 @@ class Exchange:
             return self.name
         return content_hash([sorted(self.parameters), self.cache])
 
-    @property
-    def control_key(self) -> str:
-        """The same of the noise in place of its error."""
-        return f"{self.key}-control"
+    def control_key(self, seed: int) -> str:
+        """The same of noise in place of its error, drawn by `seed`."""
+        return f"{self.key}-control-{seed}"
 
-    @property
-    def gradient_key(self) -> str:
-        """The same of what squared gradients predict."""
-        return f"{self.key}-gradient"
+    def gradient_key(self, seed: int) -> str:
+        """The same of what squared gradients predict, of tokens drawn by `seed`."""
+        return f"{self.key}-gradient-{seed}"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,13 @@ def plan_sensitivity(word: str, options: SensitivityOptions, send: Listener) -> 
     key = content_hash(
         [SENSITIVITY_VERSION, first.reference, variant_key(second), options["direction"]]
     )
-    shape = [options["by"], options["method"], options["tokens"], options["control"]]
+    shape = [
+        options["by"],
+        options["method"],
+        options["tokens"],
+        options["control"],
+        options["seed"],
+    ]
     return SensitivityWork(
         first,
         second,

@@ -164,18 +164,18 @@ def _additivity(found: Found, noise: float) -> float | None:
 
 
 def _control(found: Found, piece: Exchange) -> float | None:
-    windows = found.chosen & found.values.done(piece.control_key)
-    if not windows:
-        return None
-    return _mean_divergence(found.values.table(piece.control_key, windows))
+    key = piece.control_key(found.work.baseline.seed)
+    windows = found.chosen & found.values.done(key)
+    return _mean_divergence(found.values.table(key, windows)) if windows else None
 
 
 def _gradient(found: Found, piece: Exchange) -> float | None:
     """The divergence that squared gradients predict; None where they were not measured."""
-    windows = found.chosen & found.values.done(piece.gradient_key)
+    key = piece.gradient_key(found.work.baseline.seed)
+    windows = found.chosen & found.values.done(key)
     if not windows:
         return None
-    sums, tokens = found.values.of_windows(piece.gradient_key, "predicted", windows)
+    sums, tokens = found.values.of_windows(key, "predicted", windows)
     return float(sums.sum()) / float(tokens.sum())
 
 
@@ -231,8 +231,9 @@ def gradient_map(found: Found, notes: tuple[str, ...]) -> Sensitivity:
 
 
 def _predicted(found: Found, piece: Exchange) -> Piece:
-    windows = found.chosen & found.values.done(piece.gradient_key)
-    sums, tokens = found.values.of_windows(piece.gradient_key, "predicted", windows)
+    key = piece.gradient_key(found.work.baseline.seed)
+    windows = found.chosen & found.values.done(key)
+    sums, tokens = found.values.of_windows(key, "predicted", windows)
     mean = statistics.mean_of_windows(sums, tokens)
     stored, saved = found.bytes.of(piece)
     return Piece(
