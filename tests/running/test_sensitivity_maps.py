@@ -142,6 +142,17 @@ def test_time_that_is_up_leaves_a_part_which_the_next_call_completes(
 
 
 @needs_bitsandbytes
+def test_a_map_of_more_text_takes_what_one_of_less_has_read(place: Path) -> None:
+    less = mapped(place, NF4, out=place / "more", tokens=300)
+    more = mapped(place, NF4, out=place / "more")
+    whole = mapped(place, NF4, out=place / "whole")
+    assert less.tokens < more.tokens == whole.tokens
+    for piece in more.pieces:
+        assert piece.kl == pytest.approx(whole.piece(piece.name).kl, rel=1e-4)
+        assert piece.tokens == whole.tokens
+
+
+@needs_bitsandbytes
 def test_shares_of_the_pieces_make_the_map_of_one_process(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

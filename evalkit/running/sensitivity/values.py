@@ -36,10 +36,14 @@ class Values:
         return self._done[key]
 
     def add(self, key: str, columns: Columns) -> None:
-        """Store the values of one batch; on return they survive a power loss."""
-        self.done(key)
-        self._parts(key).append(columns)
-        self._done[key].update(map(int, np.unique(columns["window"])))
+        """Store the values of one batch; on return they survive a power loss.
+
+        Those of windows that are `done` are left out: another map may have read them before.
+        """
+        new = ~np.isin(columns["window"], list(self.done(key)))
+        left = {name: column[new] for name, column in columns.items()}
+        self._parts(key).append(left)
+        self._done[key].update(map(int, np.unique(left["window"])))
         self._known.pop(key, None)
 
     def table(self, key: str, chosen: Collection[int]) -> TokenTable:
