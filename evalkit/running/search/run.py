@@ -74,7 +74,7 @@ def run_search(asked: Sequence[str], options: SearchOptions, listener: Listener)
         *(_found_mix(plan, groups, damage, one, *compared, listener) for one in contests),
         strict=True,
     )
-    search = _search(plan, groups, damage, with_verdicts(mixes, evidences), options, (told,))
+    search = _search(plan, groups, damage, with_verdicts(mixes, evidences), options)
     search = dataclasses.replace(
         search, command=command_line("search", asked, SearchOptions, {**options, "fresh": False})
     )
@@ -246,7 +246,6 @@ def _search(
     damage: Damage,
     mixes: tuple[FoundMix, ...],
     options: SearchOptions,
-    notes: tuple[str, ...],
 ) -> Search:
     weights = sum(group.weights for group in groups)
     share = damage.additivity or 1.0
@@ -272,6 +271,6 @@ def _search(
         sensitivity_texts=plan.uses.names("sensitivity"),
         evaluation_texts=plan.uses.names("evaluation"),
         environment=plan.compared.environment,
-        notes=(*plan.compared.notes, *notes),
+        notes=plan.compared.notes,
         store=str(plan.compared.store),
     )
