@@ -4,9 +4,9 @@ from evalkit.api.answering import answers
 from evalkit.api.batching import batch
 from evalkit.api.benching import bench
 from evalkit.api.comparing import compare, dry_run
+from evalkit.api.damage_map import sensitivity
 from evalkit.api.examining import check, doctor
 from evalkit.api.making import plan, pull, quantize
-from evalkit.api.mapping import sensitivity
 from evalkit.api.opening import (
     chart,
     flips,
