@@ -39,9 +39,9 @@ def is_file(path: Path) -> bool:
 def called(reference: str, parts: int = 1) -> str:
     """What a model, file or option is called: the last `parts` of a path; other words as they are.
 
-    A hub id such as "org/model" is no path.
+    A hub id such as "org/model" is no path, nor is the address of a server.
     """
-    if not _PATH.match(reference):
+    if "://" in reference or not _PATH.match(reference):
         return reference
     names = [name for name in re.split(r"[/\\]", reference) if name not in ("", ".", "..", "~")]
     return "/".join(names[-parts:]) or reference

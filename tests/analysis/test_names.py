@@ -20,6 +20,7 @@ from evalkit.records import Row, Variant
         ("org/model", "org/model"),
         ("one/two/three", "three"),
         ("demo", "demo"),
+        ("http://host:8000/v1", "http://host:8000/v1"),
         ("/", "/"),
     ],
 )
