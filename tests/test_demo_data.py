@@ -166,6 +166,7 @@ def test_the_model_knows_its_world(figures: Any) -> None:
     assert int4 > figures["perplexity"]["test"]
 
 
+@pytest.mark.slow
 def test_perplexities_recomputed_on_the_first_documents(
     model: Any, tokenizer: Any, figures: Any
 ) -> None:

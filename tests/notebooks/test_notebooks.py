@@ -94,6 +94,7 @@ def test_a_notebook_is_committed_without_outputs(name: str) -> None:
     assert len(notebook_parameters(shipped_notebooks() / f"{name}.ipynb")) >= 2
 
 
+@pytest.mark.slow
 def test_another_model_and_text(shared: Path, store: Path, tmp_path: Path) -> None:
     notebook = execute(
         "02_compare",

@@ -266,6 +266,7 @@ def test_healthy_variants_of_the_demo_have_no_finding(variant: str, store: Path)
     assert len(diagnosis.checks) == len(THOROUGH) + 1
 
 
+@pytest.mark.slow
 def test_calibration_on_the_text_itself_is_a_warning(store: Path, tmp_path: Path) -> None:
     import evalkit
     from evalkit.progress import ignore

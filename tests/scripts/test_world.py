@@ -58,6 +58,7 @@ def test_word_lists_hold_no_word_twice() -> None:
         assert len(words) == len(set(words))
 
 
+@pytest.mark.slow
 def test_hardly_any_test_sentence_occurs_in_training_text() -> None:
     seen = {s for text in corpus.head("train", 8000) for s in corpus.sentences(text)}
     test = [s for text in corpus.head("test", 300) for s in corpus.sentences(text)]

@@ -85,7 +85,7 @@ def texts(store: Path, checkpoint: Path, folder: Path, variant: str, seed: int) 
     return found
 
 
-@pytest.mark.parametrize("kind", ["local", "served"])
+@pytest.mark.parametrize("kind", [pytest.param("local", marks=pytest.mark.slow), "served"])
 def test_a_seed_gives_one_text_and_another_seed_another(
     tmp_path: Path, checkpoint: Path, folder: Path, kind: str
 ) -> None:

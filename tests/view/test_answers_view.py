@@ -30,7 +30,8 @@ def test_a_terminal_of_80_columns_has_the_table_and_the_pairs_with_their_fork() 
     assert f"It is {FORK}Paris." in text
     assert f"It is {FORK}Lyon." in text
     assert "failed: no card" in text
-    assert "verdict at 1 pp" in text
+    assert "inconclusive" in text
+    assert "at 1 pp" in text
     assert "\u202e" not in text
 
 
