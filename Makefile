@@ -10,9 +10,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Without bytecode every process would compile anew what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 # Two workers of two threads each would wait for one another on two cores.
-# Without bytecode every process that a test starts would compile evalkit anew.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 DEV := [dev,torchao,ray]
 # Python compiles a file when it is first imported: of the libraries' 26,000 files under 6,000 are.
