@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from evalkit import numbers
 from evalkit.analysis.answers import most_telling
+from evalkit.paths import called
 from evalkit.records import to_json as plain
 from evalkit.records.answers import Answer, Answers, AnswersRow, Estimate
 from evalkit.view.cells import Grid, Line, margin_text
@@ -43,7 +44,11 @@ def sheet(found: Answers) -> Sheet:
 
 def heading(found: Answers) -> list[str]:
     """What was asked, in pieces of a few words."""
-    pieces = [found.model.name, numbers.counted(len(found.prompts), "prompt"), found.decoding]
+    pieces = [
+        called(found.model.name),
+        numbers.counted(len(found.prompts), "prompt"),
+        found.decoding,
+    ]
     return [*pieces, f"baseline {found.baseline}"]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.numbers import clean
+from evalkit.paths import called
 from evalkit.plain_text import clean_block
 from evalkit.records.answers import Answer, Answers, AnswersRow, Prompt
 from evalkit.view.answers import faults, grid, heading, remarks
@@ -26,7 +27,7 @@ def render_answers(found: Answers) -> str:
     """The page of the answers."""
     script = asset("answers.js")
     return templates(finding=finding).get_template("answers.html").render(
-        title=clean(found.model.name),
+        title=clean(called(found.model.name)),
         sentence=clean(found.sentence),
         heading=heading(found),
         grid=grid(found),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 
 from evalkit import numbers
+from evalkit.paths import called
 from evalkit.records import UNQUANTIZED
 from evalkit.records.search import SCHEMA, Difference, FoundMix, Rival, Search
 from evalkit.view.cells import Grid, Line
@@ -72,7 +73,7 @@ def heading(found: Search) -> list[str]:
         if names
     ]
     return [
-        numbers.clean(found.model.name),
+        numbers.clean(called(found.model.name)),
         f"{found.backend}: {numbers.clean(' '.join(found.formats))}",
         f"baseline {numbers.clean(found.baseline)}",
         *texts,

@@ -15,6 +15,7 @@ from typing import Any
 
 from evalkit import numbers
 from evalkit.analysis.sensitivity import additivity_words, control_words
+from evalkit.paths import called, called_words
 from evalkit.records.sensitivity import SCHEMA, Piece, Sensitivity
 from evalkit.view.cells import Grid, Line
 from evalkit.view.export import csv_text, json_text
@@ -80,8 +81,8 @@ def heading(found: Sensitivity) -> list[str]:
     if found.method == "gradient":
         how = f"predicted by squared gradients, by {found.by}"
     return [
-        numbers.clean(found.model),
-        numbers.clean(found.variant),
+        numbers.clean(called(found.model)),
+        numbers.clean(called_words(found.variant)),
         how,
         f"{found.tokens:,} tokens of {numbers.clean(', '.join(found.texts))}",
     ]

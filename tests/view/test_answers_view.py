@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from rich.cells import cell_len
 from view.answered import HOSTILE, RIGHT_TO_LEFT, answers, hostile, many
 
 from evalkit.errors import EvalkitError
+from evalkit.records import Model
 from evalkit.records.answers import Prompt
 from evalkit.view import render
+from evalkit.view.answers import heading
 from evalkit.view.side_by_side import FORK, Pair, fork_of, pair_lines
 
 
@@ -33,6 +36,12 @@ def test_a_terminal_of_80_columns_has_the_table_and_the_pairs_with_their_fork() 
     assert "inconclusive" in text
     assert "at 1 pp" in text
     assert "\u202e" not in text
+
+
+def test_a_model_is_called_by_its_folder() -> None:
+    found = replace(hostile(), model=Model("/a/long/way/smollm2", "x"))
+    assert heading(found)[0] == "smollm2"
+    assert "<title>smollm2" in render(found, "html")
 
 
 def test_a_pair_shows_the_fork_and_dims_what_follows() -> None:

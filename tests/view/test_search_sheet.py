@@ -11,11 +11,12 @@ from dataclasses import replace
 import pytest
 
 from evalkit.errors import EvalkitError
-from evalkit.records import from_json, to_json
+from evalkit.records import Model, from_json, to_json
 from evalkit.records.search import Search
 from evalkit.view import render
 from evalkit.view.charts import chart_names, draw
 from evalkit.view.charts.canvas import image
+from evalkit.view.search import sheet
 from tests.view.searches import FORMATS, mix, searched
 
 
@@ -34,6 +35,10 @@ def test_the_table_fits_80_columns_with_every_column() -> None:
     assert "damage scaled by the squared error of the weights: int8,group_size=64" in text
     assert "loads in GPTQModel; not plain transformers" in text
     assert "\x1b" not in text
+
+
+def test_a_model_is_called_by_its_folder() -> None:
+    assert sheet(searched(model=Model("/a/long/way/smollm2", "i"))).heading[0] == "smollm2"
 
 
 def test_several_budgets_are_told_apart() -> None:

@@ -20,7 +20,7 @@ from evalkit.view.charts import draw
 from evalkit.view.charts.canvas import image
 from evalkit.view.charts.sensitivity.heat_map import kinds_of, layers_of
 from evalkit.view.report import stored_report
-from evalkit.view.sensitivity import SHOWN, Maps
+from evalkit.view.sensitivity import SHOWN, Maps, heading
 from tests.view import charted
 
 
@@ -54,6 +54,12 @@ def test_the_table_says_the_worst_first_and_what_sum_and_control_mean() -> None:
     assert "better rounding" in text and "more bits" in text
     assert "sum of the pieces / whole = 1.03" in text and "rank correlation of 0.80" in text
     assert "all together" in text and "noise floor" in text and "− 0.30" in text
+
+
+def test_paths_are_called_by_their_last_part() -> None:
+    variant = "int4@gptq,calibration=/a/long/way/c4.txt"
+    found = dataclasses.replace(FOUND, model="/a/long/way/smollm2", variant=variant)
+    assert heading(found)[:2] == ["smollm2", "int4@gptq,calibration=c4.txt"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, None])
