@@ -182,10 +182,10 @@ def tolerated(comparison: Comparison, unit: str) -> str:
     return f"tolerated: {100 * parse_margin(comparison.margin).value:g} {unit}"
 
 
-def logarithmic(axis: Axis) -> None:
-    """Powers of ten on a logarithmic axis, and 1, 2, 5 in between where there are few."""
+def logarithmic(axis: Axis, between: int = 100) -> None:
+    """Powers of ten on a logarithmic axis, and 1, 2, 5 where it spans a factor below `between`."""
     low, high = sorted(axis.get_view_interval())
-    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    subs = (1.0, 2.0, 5.0) if high < between * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axis.set_minor_formatter(NullFormatter())

@@ -112,13 +112,22 @@ def _worst(axes: Axes, pieces: Sequence[Piece]) -> None:
     for place, piece in zip(places, pieces, strict=True):
         axes.plot([max(piece.low, least / 3), piece.high], [place, place], color=MUTED, linewidth=2)
         axes.plot(piece.kl, place, marker="o", color=INK, markersize=6)
-    axes.set_yticks(places, [_short(label(piece)) for piece in pieces])
+    axes.set_yticks(places, [_piece_name(piece) for piece in pieces])
     axes.set_ylim(len(pieces) - 0.4, -0.6)
     axes.tick_params("y", length=0, labelsize=9.5)
     axes.set_xscale("log")
-    logarithmic(axes.xaxis)
+    # The panel is narrow: in between, numbers such as 2·10⁻⁵ would run into each other.
+    logarithmic(axes.xaxis, between=10)
     axes.grid(True, axis="x")
     titled(axes, "most harmful", "nats a token")
+
+
+def _piece_name(piece: Piece) -> str:
+    """The label of a piece; of a long one its layer and the module's own name."""
+    name = drawable(label(piece))
+    if len(name) <= LONGEST or piece.layer is None:
+        return _short(name)
+    return _short(f"layer {piece.layer} {drawable(piece.kind.rpartition('.')[2])}")
 
 
 def _short(name: str) -> str:
