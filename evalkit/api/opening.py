@@ -56,34 +56,19 @@ def load_comparison(
 
 def load_bench(bench: str | Path | None = None, store: str | Path | None = None) -> Bench:
     """A stored bench by its id or file, the newest one by default; needs no torch."""
-    if bench is not None and Path(bench).suffix == ".json":
-        return read_bench(Path(bench))
-    folder = Store(store).root / "benches"
-    if bench is None:
-        return read_bench(_newest(folder, "bench"))
-    return read_bench(_one(folder, str(bench)))
+    return read_bench(_stored_file(bench, store, "benches", "bench"))
 
 
 def load_sensitivity(
     sensitivity: str | Path | None = None, store: str | Path | None = None
 ) -> Sensitivity:
     """A stored damage map by its id or file, the newest one by default; needs no torch."""
-    if sensitivity is not None and Path(sensitivity).suffix == ".json":
-        return read_sensitivity(Path(sensitivity))
-    folder = Store(store).root / "sensitivity"
-    if sensitivity is None:
-        return read_sensitivity(_newest(folder, "sensitivity"))
-    return read_sensitivity(_one(folder, str(sensitivity)))
+    return read_sensitivity(_stored_file(sensitivity, store, "sensitivity", "sensitivity"))
 
 
 def load_answers(answers: str | Path | None = None, store: str | Path | None = None) -> Answers:
     """Stored answers by their id or file, the newest ones by default; needs no torch."""
-    if answers is not None and Path(answers).suffix == ".json":
-        return read_answers(Path(answers))
-    folder = Store(store).root / "answers"
-    if answers is None:
-        return read_answers(_newest(folder, "answers"))
-    return read_answers(_one(folder, str(answers)))
+    return read_answers(_stored_file(answers, store, "answers", "answers"))
 
 
 def flips(
@@ -214,6 +199,16 @@ def _stored_comparison(comparison: str | Path | None, store: Store) -> Path:
         if found is not None and not found.is_partial:
             return file
     return _newest(folder, "compare")
+
+
+def _stored_file(
+    given: str | Path | None, store: str | Path | None, kind: str, command: str
+) -> Path:
+    """The file `given`, else the stored one of that id, else the newest of its `kind`."""
+    if given is not None and Path(given).suffix == ".json":
+        return Path(given)
+    folder = Store(store).root / kind
+    return _newest(folder, command) if given is None else _one(folder, str(given))
 
 
 def _newest(folder: Path, command: str) -> Path:
